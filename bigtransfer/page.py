@@ -1,0 +1,71 @@
+"""How our one-page reports look: self-contained HTML, readable offline, light and dark."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2330; --dim: #5b6577; --paper: #ffffff; --soft: #f3f5f9;
+  --line: #dde2ea; --blue: #2563a8; --orange: #c2610c; --good: #18794e; --bad: #b42318; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --dim: #9aa5b8; --paper: #14181f;
+  --soft: #1d232d; --line: #313a48; --blue: #7ab3f0; --orange: #f2a35c; --good: #5fc794; --bad: #f58a80; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 32px 24px 80px; }
+h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; }
+h2 { font-size: 21px; margin: 44px 0 10px; padding-top: 14px; border-top: 1px solid var(--line); }
+h3 { font-size: 16px; margin: 22px 0 6px; }
+p, li { max-width: 76ch; } .lead { color: var(--dim); margin: 0 0 22px; }
+.dim { color: var(--dim); } .small { font-size: 13px; } .good { color: var(--good); } .bad { color: var(--bad); }
+.cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0; }
+.card { background: var(--soft); border-radius: 10px; padding: 12px 18px; min-width: 130px; }
+.card b { display: block; font-size: 24px; line-height: 1.25; } .card span { color: var(--dim); font-size: 13px; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { font-weight: 600; color: var(--dim); } td.n, th.n { text-align: right; }
+tr.head td { font-weight: 600; } .scroll { overflow-x: auto; max-width: 100%; }
+code, pre { font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
+pre { background: var(--soft); padding: 14px 16px; border-radius: 8px; overflow-x: auto; }
+.px { image-rendering: pixelated; background: #000; border-radius: 4px; }
+.grid { display: flex; flex-wrap: wrap; gap: 14px; }
+figure { margin: 0; } figcaption { font-size: 12px; line-height: 1.35; color: var(--dim); }
+.charts { display: flex; flex-wrap: wrap; gap: 26px; } .charts svg { max-width: 100%; height: auto; }
+.bar { display: inline-block; height: 9px; border-radius: 3px; background: var(--blue); vertical-align: middle; }
+svg text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: var(--ink); } svg .tick { fill: var(--dim); }
+svg .grid { stroke: var(--line); } details { margin: 10px 0; } summary { cursor: pointer; color: var(--blue); }
+"""
+
+
+def render(template: Path, **values: Any) -> str:
+    """Return the page of a Jinja template beside the calling module.
+
+    Args:
+        template: Path of the template; it gets `style`, and the filters `percent` and `thousands`.
+        values: What the template names.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
+    environment.filters["thousands"] = lambda value: f"{value:,}"
+    return environment.get_template(template.name).render(style=_STYLE, **values)
+
+
+def picture(image: Image.Image, longest: int = 96) -> str:
+    """Return an image as a `data:` URI, made smaller (never larger) to `longest` pixels."""
+    image = image.copy()
+    image.thumbnail((longest, longest))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

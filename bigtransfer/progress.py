@@ -1,0 +1,80 @@
+"""What a person sees while waiting: a bar with ETA on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+_SECONDS_BEFORE_SHOWN = 2.0
+_SECONDS_BETWEEN_LINES = 10.0
+
+Advance = Callable[[int, str], None]
+"""`advance(done, note)`: `done` units are finished in all; `note` is shown behind the bar."""
+
+
+@contextmanager
+def progress(label: str, total: int, *, unit: str, start: int = 0) -> Iterator[Advance]:
+    """Show the progress of `total` units under `label`; nothing is shown before two seconds.
+
+    Args:
+        label: What is being done, in two or three words.
+        total: Units in all.
+        unit: Name of one unit, e.g. `step` or `image`.
+        start: Units that were already done when this began (a resumed run).
+    """
+    if sys.stderr.isatty():
+        with _bar(label, total, unit, start) as advance:
+            yield advance
+    else:
+        yield _lines(label, total, unit, start)
+
+
+def tracked(items: Iterable[_Item], label: str, total: int, *, unit: str) -> Iterator[_Item]:
+    """Yield the items while showing how many are done."""
+    with progress(label, total, unit=unit) as advance:
+        for done, item in enumerate(items, start=1):
+            yield item
+            advance(done, "")
+
+
+@contextmanager
+def _bar(label: str, total: int, unit: str, start: int) -> Iterator[Advance]:
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, initial=start, desc=label, unit=f" {unit}", delay=_SECONDS_BEFORE_SHOWN,
+        leave=False, dynamic_ncols=True,
+    ) as bar:  # fmt: skip
+
+        def advance(done: int, note: str) -> None:
+            if note:
+                bar.set_postfix_str(note, refresh=False)
+            bar.update(done - bar.n)
+
+        yield advance
+
+
+def _lines(label: str, total: int, unit: str, start: int) -> Advance:
+    began = time.monotonic()
+    shown = began - _SECONDS_BETWEEN_LINES + _SECONDS_BEFORE_SHOWN
+
+    def advance(done: int, note: str) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown < _SECONDS_BETWEEN_LINES or done >= total:
+            return
+        shown = now
+        rate = (done - start) / (now - began)
+        left = (total - done) / rate if rate else float("inf")
+        tail = f", {note}" if note else ""
+        print(
+            f"{label}: {done:,} of {total:,} {unit}s, {rate:.1f}/s, {left:.0f} s left{tail}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    return advance
