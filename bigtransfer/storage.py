@@ -6,9 +6,11 @@ is there and agrees with the SHA-256 of every file beside it; nobody reads one u
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -57,6 +59,15 @@ def read_json(path: Path) -> Any:
 def as_json(value: Any) -> str:
     """Return the JSON text our files hold: two-space indent, one trailing newline."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """Return rows as CSV text; the columns of the last row, None or absent is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[-1]), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 @contextmanager

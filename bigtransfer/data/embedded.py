@@ -66,7 +66,9 @@ def write_glyphs(folder: Path, characters: tuple[str, ...], images: int, seed: i
             (partial / name).mkdir()
         for i in tracked(range(images), f"render {folder.name}", images, unit="image"):
             which = i % len(characters)
-            rng = np.random.Generator(np.random.Philox(key=[seed, ord(characters[which])], counter=i))
+            rng = np.random.Generator(
+                np.random.Philox(key=[seed, ord(characters[which])], counter=i)
+            )
             image = _glyph(characters[which], fonts, rng)
             image.save(partial / names[which] / f"{i:05d}.png")
 

@@ -115,7 +115,9 @@ def _notes(rows: list[dict[str, Any]], listing: Listing) -> list[str]:
     notes = []
     splits = {row["split"] for row in rows}
     if listing.has_splits and len(splits) == 1:
-        notes.append(f"only the split {splits.pop()!r} is there; nothing can be trained on it alone")
+        notes.append(
+            f"only the split {splits.pop()!r} is there; nothing can be trained on it alone"
+        )
     rotated = sum(row["orientation"] not in (0, 1) for row in rows)
     if rotated:
         notes.append(f"{rotated:,} images carry an EXIF rotation; their pixels are used as stored")
@@ -124,9 +126,7 @@ def _notes(rows: list[dict[str, Any]], listing: Listing) -> list[str]:
     return notes
 
 
-def _page(
-    root: Path, rows: list[dict[str, Any]], listing: Listing, verdict: dict[str, Any]
-) -> str:
+def _page(root: Path, rows: list[dict[str, Any]], listing: Listing, verdict: dict[str, Any]) -> str:
     usable = [row for row in rows if row["fault"] is None]
     sides = [side for row in usable for side in (row["height"], row["width"])]
     origin = "The folder brings its own splits." if listing.has_splits else (
@@ -147,9 +147,7 @@ def _page(
     )
 
 
-def _class_rows(
-    root: Path, rows: list[dict[str, Any]], listing: Listing
-) -> list[dict[str, Any]]:
+def _class_rows(root: Path, rows: list[dict[str, Any]], listing: Listing) -> list[dict[str, Any]]:
     by_class: dict[str, list[dict[str, Any]]] = {label: [] for label in listing.labels}
     for row in rows:
         by_class[row["label"]].append(row)

@@ -1,0 +1,55 @@
+# `make run`: from images to a registered model.  `make test`: proves it.  `make help` lists all.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# Nothing calls home. (DVC's own switches are in .dvc/config.)
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export GX_ANALYTICS_ENABLED := false
+export DVC_NO_ANALYTICS := true
+
+.PHONY: help install run test lint ui clean lock
+
+help:
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+install: $(VENV)/installed ## set up .venv from requirements.lock; does nothing when it is up to date
+
+# Three steps, in this order (docs/decisions/0002): torch with its own dependencies, the rest of the
+# lock without resolving anything, the project alone and editable.
+$(VENV)/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say `make PYTHON=python3.11 run`")'
+	@echo "Setting up $(VENV) (once; some minutes, 1.5 GB with the CPU build of torch) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --constraint requirements.lock "$$(grep '^torch==' requirements.lock)"
+	$(PIP) --no-deps --requirement requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: install ## from images to a registered model and artifacts/report/index.html
+	@$(BIN)/bigtransfer run
+
+test: install ## all tests, offline (some minutes)
+	@$(BIN)/python -m pytest
+
+lint: install ## format, lint, types, import layers, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+ui: install ## MLflow in the browser: runs, curves, registered models (http://localhost:5000)
+	@$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+clean: ## remove everything that `make run` made, not .venv and not your own data
+	rm -rf artifacts .work mlflow.db mlruns dvc.lock data/upstream data/digits data/alphabets
+
+lock: ## resolve pyproject.toml anew into requirements.lock (needs network and uv)
+	uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml \
+	  | grep -vE '^(nvidia-|cuda-|triton)' > requirements.lock.new
+	@echo 'setuptools==84.2.1' >> requirements.lock.new
+	mv requirements.lock.new requirements.lock

@@ -1,0 +1,1 @@
+"""The `bigtransfer` command: a thin entrance for people; wires rooms as components do."""

@@ -1,0 +1,69 @@
+"""`bigtransfer check-params | run`: parse, call, exit with the right code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import bigtransfer
+from bigtransfer.errors import BigTransferError
+
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        sys.exit(_call(arguments))
+    except BigTransferError as error:
+        print(f"bigtransfer {arguments.command}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; run the same again to go on", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+
+
+def _call(arguments: argparse.Namespace) -> int:
+    if arguments.command == "check-params":
+        from bigtransfer.command.check_params import check_params
+
+        check_params(arguments.params)
+        print(f"{arguments.params}: all sections and paths are fine")
+        return 0
+    from bigtransfer.command.workflow import run
+
+    return run(Path.cwd(), arguments.targets)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bigtransfer", description="Big Transfer as a workflow.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=bigtransfer.__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    check = commands.add_parser(
+        "check-params",
+        help="check all of params.yaml and the paths in it; every fault in one report",
+        allow_abbrev=False,
+    )
+    check.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), metavar="FILE",
+        help="file to check (default: %(default)s)",
+    )  # fmt: skip
+    run = commands.add_parser(
+        "run",
+        help="check-params, then dvc repro, then what was made (this is `make run`)",
+        allow_abbrev=False,
+    )
+    run.add_argument(
+        "targets", nargs="*", metavar="STAGE",
+        help="only these stages and what they need, e.g. shard@photos (default: all)",
+    )  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    main()

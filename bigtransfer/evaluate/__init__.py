@@ -1,0 +1,1 @@
+"""What a checkpoint is worth on a split, in numbers and as a report."""

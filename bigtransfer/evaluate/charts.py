@@ -1,0 +1,128 @@
+"""Charts for the report page: matplotlib's SVG, small, in the page's own colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+# Stand-ins that the page's style sheet replaces, so that a chart follows light and dark.
+_INK, _DIM, _LINE, _BLUE, _ORANGE = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {_INK: "--ink", _DIM: "--dim", _LINE: "--line", _BLUE: "--blue", _ORANGE: "--orange"}
+_COLOURS = {"upstream": _BLUE, "scratch": _ORANGE}
+_LABELS = {"upstream": "transfer from upstream", "scratch": "from scratch"}
+_MOST_CLASSES_NAMED = 20
+
+
+def few_shot(rows: list[dict[str, Any]]) -> str:
+    """Return top-1 over examples per class, a line per init: median, with min and max as a bar."""
+    figure, axes = _figure(5.2, 3.3)
+    for init in dict.fromkeys(row["init"] for row in rows):
+        mine = sorted(
+            (row for row in rows if row["init"] == init), key=lambda r: int(r["examples_per_class"])
+        )
+        x = [row["examples_per_class"] for row in mine]
+        y = np.array([row["median"] for row in mine])
+        spread = [y - [row["min"] for row in mine], [row["max"] for row in mine] - y]
+        axes.errorbar(
+            x, y, yerr=spread, color=_COLOURS[init], label=_LABELS[init], marker="o", capsize=4,
+            linewidth=2, linestyle="-" if init == "upstream" else "--",
+        )  # fmt: skip
+        for across, up in zip(x, y, strict=True):
+            axes.annotate(
+                f"{100 * up:.0f}", (across, up), (9, 0), textcoords="offset points", color=_INK,
+                va="center",
+            )  # fmt: skip
+    shots = sorted({row["examples_per_class"] for row in rows})
+    axes.set_xscale("log")
+    axes.set_xlim(shots[0] / 1.3, shots[-1] * 1.5)
+    axes.set_xticks(shots, [str(k) for k in shots])
+    axes.minorticks_off()
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
+    axes.set_xlabel("examples per class", color=_DIM)
+    axes.set_title("test top-1", loc="left", color=_INK, fontsize=10)
+    axes.legend(frameon=False, labelcolor=_INK, fontsize=9, loc="lower right")
+    return _svg(figure)
+
+
+def learning_curve(history: list[dict[str, str]]) -> tuple[str, str]:
+    """Return two charts of pretraining over steps: the loss, and the validation top-1."""
+    steps = [int(row["step"]) for row in history]
+    figure, axes = _figure(5.2, 2.8)
+    axes.plot(steps, [float(row["loss"]) for row in history], color=_BLUE, linewidth=1.5)
+    axes.set_ylim(bottom=0)
+    axes.set_title("training loss of single batches", loc="left", color=_INK, fontsize=10)
+    axes.set_xlabel("step", color=_DIM)
+    loss = _svg(figure)
+    figure, axes = _figure(5.2, 2.8)
+    scored = [row for row in history if row["val_top1"]]
+    axes.plot(
+        [int(row["step"]) for row in scored], [float(row["val_top1"]) for row in scored],
+        color=_BLUE, marker="o", linewidth=1.5, markersize=4,
+    )  # fmt: skip
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
+    axes.set_title("upstream validation top-1", loc="left", color=_INK, fontsize=10)
+    axes.set_xlabel("step", color=_DIM)
+    return loss, _svg(figure)
+
+
+def confusion(matrix: NDArray[np.int64], classes: list[str]) -> str:
+    """Return the confusion matrix as a heat map, each row scaled to its class's images."""
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = 4.6 if len(classes) <= _MOST_CLASSES_NAMED else 6.2
+    figure, axes = _figure(side, side)
+    blues = LinearSegmentedColormap.from_list("share", ["#ffffff00", "#3b82c4ff"])
+    axes.pcolormesh(share, cmap=blues, vmin=0, vmax=1, rasterized=True)
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    axes.grid(visible=False)
+    axes.set_xlabel("predicted", color=_DIM)
+    axes.set_ylabel("true", color=_DIM)
+    if len(classes) <= _MOST_CLASSES_NAMED:
+        ticks = np.arange(len(classes)) + 0.5
+        axes.set_xticks(ticks, classes, rotation=0 if max(map(len, classes)) < 3 else 90)
+        axes.set_yticks(ticks, classes)
+        for (i, j), n in np.ndenumerate(matrix):
+            if n:
+                axes.text(
+                    j + 0.5, i + 0.5, str(n), ha="center", va="center", fontsize=7, color=_INK
+                )
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_LINE)
+    axes.tick_params(colors=_LINE, labelcolor=_DIM, labelsize=9)
+    axes.grid(axis="y", color=_LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    import matplotlib
+
+    buffer = io.StringIO()
+    salt = {"svg.fonttype": "none", "svg.hashsalt": f"{figure.get_size_inches()}{id(figure) * 0}"}
+    with matplotlib.rc_context(salt):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=150)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"font: [^;\"]*;?", "", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return text

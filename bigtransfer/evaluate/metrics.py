@@ -1,0 +1,53 @@
+"""Accuracy, confusion and their summary over seeds, from predictions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import median, pstdev
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def topk_accuracy(scores: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> float:
+    """Return the share of images whose label is among the k highest scores, in [0, 1].
+
+    Ties are broken by class order, as a stable sort does; with fewer than k classes all count.
+
+    Args:
+        scores: (N, C).
+        labels: (N,).
+        k: Guesses allowed per image.
+    """
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return float((best == labels[:, None]).any(axis=1).mean())
+
+
+def confusion_matrix(
+    predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """Return counts (C, C): row = true class, column = predicted class."""
+    flat = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return flat.reshape(classes, classes).astype(np.int64)
+
+
+def per_class_recall(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the share of each class that was recognised, (C,); NaN for a class without images."""
+    totals = confusion.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        recall: NDArray[np.float64] = np.diag(confusion) / totals
+    return recall
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return probabilities (N, C) of logits (N, C)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    powers = np.exp(shifted)
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def median_and_sd(values: Iterable[float]) -> tuple[float, float]:
+    """Return the median and the population standard deviation, as the paper's tables use them."""
+    listed = list(values)
+    return median(listed), pstdev(listed)

@@ -1,0 +1,128 @@
+"""One self-contained page over all tasks, and its headline figures as JSON."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bigtransfer
+from bigtransfer import page
+from bigtransfer.evaluate import charts
+from bigtransfer.evaluate.table import headline_rows
+from bigtransfer.storage import as_json, digest_of, new_folder, read_json
+
+
+def write_report(
+    output: Path,
+    *,
+    pretrain: Path,
+    datasets: dict[str, Path],
+    evaluations: dict[str, Path],
+    registrations: dict[str, Path],
+    params: str,
+    commit: str,
+) -> list[dict[str, Any]]:
+    """Write `index.html` and `metrics.json`.
+
+    Args:
+        output: Folder to write.
+        pretrain: Folder of the upstream checkpoint, its metrics and its history.
+        datasets: Folder of each dataset's manifest, validation and shards, by name.
+        evaluations: Evaluation folder of each task (holding `report/`), by name.
+        registrations: Registration file of each task, by name.
+        params: Text of the params that made it all.
+        commit: Git commit, empty where there is none.
+
+    Returns:
+        The rows of `metrics.json`: task, init, examples_per_class, median, sd of test top-1.
+    """
+    results = {
+        name: read_json(folder / "report" / "report.json") for name, folder in evaluations.items()
+    }
+    rows = [row for result in results.values() for row in result["rows"]]
+    headline = headline_rows(rows)
+    html = page.render(
+        Path(__file__).with_name("report.html"),
+        tasks=[_task(name, result, registrations.get(name)) for name, result in results.items()],
+        cards=_cards(headline, results),
+        headline=headline,
+        upstream=_upstream(pretrain),
+        datasets=[_dataset(name, folder, output) for name, folder in datasets.items()],
+        params=params,
+        commit=commit,
+        version=bigtransfer.__version__,
+    )
+    kept = ("task", "init", "examples_per_class", "median", "sd")
+    with new_folder(output) as folder:
+        (folder / "index.html").write_text(html, "utf-8")
+        figures = {"rows": [{key: row[key] for key in kept} for row in rows]}
+        (folder / "metrics.json").write_text(as_json(figures), "utf-8")
+    return rows
+
+
+def _cards(headline: list[dict[str, str]], results: dict[str, Any]) -> list[dict[str, str]]:
+    cards = []
+    for name, result in results.items():
+        mine = [row for row in headline if row["task"] == name]
+        most = max(mine, key=lambda row: int(row["examples_per_class"]))
+        cards.append(
+            {
+                "value": f"{100 * result['chosen']['test_top1']:.1f} %",
+                "label": f"{name}: test top-1 of the registered model",
+            }
+        )
+        if most["difference"] != "–":
+            cards.append(
+                {
+                    "value": most["difference"],
+                    "label": f"{name}: points over scratch at {most['examples_per_class']} per class",
+                }
+            )
+    return cards
+
+
+def _task(name: str, result: dict[str, Any], registration: Path | None) -> dict[str, Any]:
+    classes = result["classes"]
+    per_class = sorted(
+        zip(classes, result["recall"], strict=True),
+        key=lambda pair: 2.0 if pair[1] is None else float(pair[1]),
+    )
+    matrix = np.array(result["confusion"])
+    return {
+        **result,
+        "name": name,
+        "few_shot": charts.few_shot(result["rows"]),
+        "confusion_svg": charts.confusion(matrix, classes),
+        "named": len(classes) <= 20,
+        "per_class": per_class,
+        "registration": read_json(registration) if registration else None,
+    }
+
+
+def _upstream(folder: Path) -> dict[str, Any]:
+    with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
+        history = list(csv.DictReader(file))
+    loss, top1 = charts.learning_curve(history)
+    checkpoint = folder / "checkpoint"
+    meta = read_json(checkpoint / "meta.json")
+    return {
+        "metrics": read_json(folder / "metrics.json"),
+        "meta": {**meta, "digest": digest_of(checkpoint)},
+        "loss": loss,
+        "top1": top1,
+    }
+
+
+def _dataset(name: str, folder: Path, output: Path) -> dict[str, Any]:
+    verdict = read_json(folder / "validation" / "validation.json")
+    return {
+        "name": name,
+        "counts": verdict["counts"],
+        "copies": sum(verdict["counts"]["flags"].values()),
+        "digest": digest_of(folder / "shards"),
+        "page": Path(os.path.relpath(folder / "validation" / "index.html", output)).as_posix(),
+    }

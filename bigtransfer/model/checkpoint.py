@@ -1,0 +1,114 @@
+"""Weights on disk: safetensors, `meta.json` and `MANIFEST.json`, verified before every use.
+
+Neither safetensors nor torch notice a flipped byte in a tensor, so the SHA-256 of every file is
+checked; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bigtransfer.errors import CheckpointError
+from bigtransfer.model.resnet import ResNetV2, create_model
+from bigtransfer.storage import as_json, new_folder, read_json, verify_folder
+
+SCHEMA = 1
+_WEIGHTS = "weights.safetensors"
+_META = "meta.json"
+
+
+def write_tensors(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], meta: Any) -> None:
+    """Write named groups of tensors (`<group>.safetensors`) and `meta.json` as one sealed folder."""
+    with new_folder(folder) as partial:
+        for group, tensors in groups.items():
+            plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+            save_file(plain, partial / f"{group}.safetensors")
+        (partial / _META).write_text(as_json(meta), "utf-8")
+
+
+def read_tensors(folder: Path, group: str) -> dict[str, Tensor]:
+    """Return one group of tensors of a folder that was verified.
+
+    Raises:
+        CheckpointError: If the file is not readable as safetensors.
+    """
+    path = folder / f"{group}.safetensors"
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error}; make it anew") from error
+
+
+def write_checkpoint(folder: Path, model: ResNetV2, meta: Mapping[str, Any]) -> None:
+    """Write a network's weights with what is needed to build and use it again.
+
+    Args:
+        folder: Written beside and renamed when complete.
+        model: Its parameters are stored as they are (kernels unstandardised).
+        meta: At least `architecture`, `stem`, `classes` (names), `crop` (pixels); JSON values.
+    """
+    write_tensors(folder, {"weights": model.state_dict()}, {"schema": SCHEMA, **meta})
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Verify a checkpoint folder and return its `meta.json`, with its digest as `digest`.
+
+    Raises:
+        CheckpointError: If it is incomplete, damaged, or of another schema.
+    """
+    digest = verify_folder(folder, CheckpointError)
+    meta: dict[str, Any] = read_json(folder / _META)
+    if meta.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"checkpoint {str(folder)!r} has schema {meta.get('schema')!r}, this version reads "
+            f"{SCHEMA}; write it again with this version"
+        )
+    return {**meta, "digest": digest}
+
+
+def load_checkpoint(
+    folder: Path, *, classes: list[str] | None = None
+) -> tuple[ResNetV2, dict[str, Any]]:
+    """Build the network of a checkpoint.
+
+    Args:
+        folder: Written by `write_checkpoint`.
+        classes: Class names of a new task; the head is then replaced by a zero head for them.
+
+    Returns:
+        The network and its meta (with `digest`).
+
+    Raises:
+        CheckpointError: If the folder is damaged or its tensors do not fit the architecture.
+    """
+    meta = read_meta(folder)
+    wanted = meta["classes"] if classes is None else classes
+    model = create_model(meta["architecture"], len(wanted), meta["stem"])
+    tensors = read_tensors(folder, _WEIGHTS.removesuffix(".safetensors"))
+    if classes is not None:
+        tensors = {**tensors, "head.weight": model.head.weight, "head.bias": model.head.bias}
+    _load(model, tensors, folder, meta["architecture"])
+    return model, meta
+
+
+def _load(model: ResNetV2, tensors: Mapping[str, Tensor], folder: Path, name: str) -> None:
+    own = model.state_dict()
+    for key in sorted(own.keys() ^ tensors.keys()):
+        where = "lacks" if key in own else "has an unexpected"
+        raise CheckpointError(f"checkpoint {str(folder)!r} {where} tensor {key!r} for {name}")
+    for key, tensor in tensors.items():
+        if tensor.shape != own[key].shape:
+            raise CheckpointError(
+                f"checkpoint {str(folder)!r}: tensor {key!r} is {tuple(tensor.shape)}, {name} "
+                f"needs {tuple(own[key].shape)}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"checkpoint {str(folder)!r}: tensor {key!r} holds NaN or Inf")
+    model.load_state_dict(dict(tensors))

@@ -1,0 +1,102 @@
+"""The journal of a stage: what happened, one JSON object a line, appended and never rewritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bigtransfer.track.address import quiet_environment
+from bigtransfer.track.origin import find_origin, git_commit
+
+_SECONDS_TO_WAIT = 120
+LAST_STAGE = "summarize"
+"""The stage that closes the run of the whole workflow."""
+
+
+class Journal:
+    """What a stage tells the outside world. Every method returns at once."""
+
+    def __init__(self, project: Path, stage: str) -> None:
+        origin = find_origin()
+        folder = project / ".work" / "track" / origin.key
+        folder.mkdir(parents=True, exist_ok=True)
+        self._project = project
+        # Under DVC the next stage may start at once; the last one waits for all journals.
+        self._waits = origin.engine != "dvc" or stage == LAST_STAGE
+        self.path = folder / f"{time.time_ns()}-{stage.replace('@', '-')}.jsonl"
+        self._file = self.path.open("a", encoding="utf-8")
+        self._shipper: subprocess.Popen[bytes] | None = None
+        self._append(
+            "start", stage=stage, pid=os.getpid(), commit=git_commit(project),
+            origin=vars(origin), command=sys.argv,
+        )  # fmt: skip
+
+    def ship(self) -> None:
+        """Start the process that replays this journal into MLflow as it grows."""
+        log = self.path.with_suffix(".log").open("wb")
+        self._shipper = subprocess.Popen(
+            [sys.executable, "-m", "bigtransfer.track.shipper", str(self._project), str(self.path)],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            cwd=self._project, env=quiet_environment(), start_new_session=True,
+        )  # fmt: skip
+        log.close()
+
+    def params(self, values: dict[str, Any]) -> None:
+        """Note the params of the stage."""
+        self._append("params", values=values)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Note points of curves."""
+        self._append("metrics", step=step, values=values)
+
+    def tags(self, values: dict[str, str]) -> None:
+        """Note facts to search runs by."""
+        self._append("tags", values=values)
+
+    def dataset(self, name: str, digest: str, path: str, profile: dict[str, Any]) -> None:
+        """Note a dataset that this stage used, by digest."""
+        self._append("dataset", name=name, digest=digest, path=path, profile=profile)
+
+    def file(self, path: Path) -> None:
+        """Note a small file to keep with the run."""
+        self._append("file", path=str(path.resolve()))
+
+    def close(self, status: str) -> None:
+        """Note the end (`FINISHED` or `FAILED`); wait for the shipper where no stage comes after."""
+        self._append("end", status=status)
+        self._file.close()
+        if self._shipper is not None and self._waits:
+            wait_for(self.path.parent)
+
+    def _append(self, kind: str, **values: Any) -> None:
+        line = json.dumps({"kind": kind, "time": int(time.time() * 1000), **values}, default=str)
+        self._file.write(line + "\n")
+        self._file.flush()
+
+
+def wait_for(folder: Path, but: Path | None = None) -> None:
+    """Wait until every journal of a folder is shipped; say in one line what could not be."""
+    deadline = time.monotonic() + _SECONDS_TO_WAIT
+    while True:
+        journals = [path for path in folder.glob("*.jsonl") if path != but]
+        failed = [path for path in journals if path.with_suffix(".failed").exists()]
+        waiting = [
+            path
+            for path in journals
+            if path not in failed and not path.with_suffix(".done").exists()
+        ]
+        if not waiting or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    if failed or waiting:
+        names = ", ".join(path.stem for path in failed + waiting)
+        print(
+            f"warning: MLflow did not take all that was logged ({names}); the results are not "
+            f"touched by this, and the journal is kept in {str(folder)!r} with the reason",
+            file=sys.stderr,
+        )

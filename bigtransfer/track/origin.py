@@ -1,0 +1,78 @@
+"""Which run of the whole workflow a stage belongs to, and from which commit it comes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The process that runs the workflow. `key` is equal for all stages of one run of it."""
+
+    engine: str
+    """`dvc`, `kfp` or `by hand`."""
+    key: str
+    pid: int
+    started: float
+    """Of that process, seconds since the epoch; with the pid it names a process for good."""
+
+
+def find_origin() -> Origin:
+    """Return the nearest DVC process above this one, the KFP run, or this process itself."""
+    own = psutil.Process()
+    if run_id := os.environ.get("KFP_RUN_ID"):
+        return Origin("kfp", f"kfp-{run_id}", own.pid, own.create_time())
+    for parent in own.parents():
+        try:
+            if _is_dvc(parent):
+                return _from_process("dvc", parent)
+        except psutil.Error:
+            continue
+    return _from_process("by hand", own)
+
+
+def is_alive(pid: int, started: float) -> bool:
+    """Say whether the process with this pid and start time still runs."""
+    try:
+        process = psutil.Process(pid)
+        running = process.status() != psutil.STATUS_ZOMBIE
+        return running and abs(process.create_time() - started) < 1
+    except psutil.Error:
+        return False
+
+
+def git_commit(project: Path) -> str:
+    """Return the commit of the working tree, with `+changes` if it differs; empty without Git."""
+    try:
+        commit = _git(project, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(project, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _git(project: Path, *arguments: str) -> str:
+    result = subprocess.run(
+        ["git", *arguments], cwd=project, capture_output=True, text=True, timeout=20, check=True
+    )
+    return result.stdout.strip()
+
+
+def _from_process(engine: str, process: psutil.Process) -> Origin:
+    started = process.create_time()
+    return Origin(
+        engine, f"{engine.replace(' ', '-')}-{process.pid}-{started:.0f}", process.pid, started
+    )
+
+
+def _is_dvc(process: psutil.Process) -> bool:
+    if process.name() in _SHELLS:
+        return False
+    names = [Path(argument).name for argument in process.cmdline()[:4]]
+    return "dvc" in names

@@ -1,0 +1,180 @@
+"""Registered models: one version per checkpoint, `challenger` for the newest, `champion` for the best.
+
+What is registered is the network folded for inference (plain convolutions), exported without
+pickle (torch.export), with a signature that leaves batch and size open.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bigtransfer.errors import TrackingError
+from bigtransfer.track.address import tracking_uri
+from bigtransfer.track.shipper import open_experiment
+
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+_DIGEST_TAG = "bigtransfer.checkpoint_digest"
+_TEST_TAG = "bigtransfer.test_digest"
+_TOP1_TAG = "bigtransfer.test_top1"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A registered model version and what became of it."""
+
+    name: str
+    version: str
+    alias: str
+    """`champion` if it was promoted, else `challenger`."""
+    run_id: str
+    new: bool
+    """False if this very checkpoint was registered before."""
+    reason: str
+    """Why it was promoted or not."""
+
+
+def register(
+    project: Path,
+    name: str,
+    model: Any,
+    *,
+    crop: int,
+    num_classes: int,
+    checkpoint: Path,
+    tags: dict[str, str],
+    metrics: dict[str, float],
+    digest: str,
+    test_digest: str,
+    promote: str,
+) -> Registration:
+    """Register a network unless this checkpoint is registered already; then settle the aliases.
+
+    Args:
+        project: The project's root, beside which the local database lies.
+        name: Of the registered model.
+        model: The network, folded; images (B, 3, H, W) in [-1, 1] to logits (B, num_classes).
+        crop: Side of the images it was evaluated on, pixels.
+        num_classes: Outputs.
+        checkpoint: Folder kept as an artifact beside the model, to fine-tune from.
+        tags: Facts for the model version.
+        metrics: For the run that holds the model; needs `test_top1`.
+        digest: Of the checkpoint; a version with this digest is not registered twice.
+        test_digest: Of the test split that `test_top1` was measured on; only versions measured on
+            the same one are compared.
+        promote: `if_better` or `never`.
+
+    Raises:
+        TrackingError: If MLflow refuses; says what and where.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    mlflow.set_tracking_uri(tracking_uri(project))
+    client = mlflow.MlflowClient()
+    own = {_DIGEST_TAG: digest, _TEST_TAG: test_digest, _TOP1_TAG: repr(metrics["test_top1"])}
+    try:
+        version = _find(client, name, digest)
+        new = version is None
+        if version is None:
+            experiment = open_experiment(project)
+            version = _log(
+                experiment, name, model, crop, num_classes, checkpoint, {**tags, **own}, metrics
+            )
+        alias, reason = _settle(client, name, version, test_digest, metrics["test_top1"], promote)
+    except MlflowException as error:
+        raise TrackingError(
+            f"MLflow at {tracking_uri(project)!r} refused to register {name!r}: {error.message}; "
+            "check MLFLOW_TRACKING_URI, or move mlflow.db away to start anew"
+        ) from error
+    return Registration(name, version.version, alias, version.run_id, new, reason)
+
+
+def _find(client: Any, name: str, digest: str) -> Any:
+    for version in client.search_model_versions(f"name = '{name}'"):
+        if version.tags.get(_DIGEST_TAG) == digest:
+            return version
+    return None
+
+
+def _log(
+    experiment: str,
+    name: str,
+    model: Any,
+    crop: int,
+    num_classes: int,
+    checkpoint: Path,
+    tags: dict[str, str],
+    metrics: dict[str, float],
+) -> Any:
+    import mlflow
+    import numpy as np
+    import torch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype(np.float32), (-1, 3, -1, -1), "images")]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, num_classes), "logits")]),
+    )
+    example = np.zeros((2, 3, crop, crop), np.float32)
+    requirements = [f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"]
+    with mlflow.start_run(experiment_id=experiment, run_name=f"model {name}", tags=tags) as run:
+        mlflow.log_metrics(metrics)
+        mlflow.log_artifacts(str(checkpoint), "checkpoint")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.export warns of its own deprecations
+            mlflow.pytorch.log_model(
+                model,
+                name="model",
+                signature=signature,
+                input_example=example,
+                pip_requirements=requirements,
+                registered_model_name=name,
+            )
+    client = mlflow.MlflowClient()
+    version = max(
+        (
+            v
+            for v in client.search_model_versions(f"name = '{name}'")
+            if v.run_id == run.info.run_id
+        ),
+        key=lambda v: int(v.version),
+    )
+    for key, value in tags.items():
+        client.set_model_version_tag(name, version.version, key, value)
+    return version
+
+
+def _settle(
+    client: Any, name: str, version: Any, test_digest: str, top1: float, promote: str
+) -> tuple[str, str]:
+    """Set the aliases; return the version's alias and the reason in words."""
+    aliases = client.get_registered_model(name).aliases
+    champion = aliases.get(CHAMPION)
+    if champion == version.version:
+        return CHAMPION, "it is the champion already"
+    client.set_registered_model_alias(name, CHALLENGER, version.version)
+    if promote == "never":
+        return CHALLENGER, "promote is 'never'; set the alias in the MLflow UI"
+    if champion is not None:
+        other = client.get_model_version(name, champion)
+        if other.tags.get(_TEST_TAG) != test_digest:
+            return CHALLENGER, (
+                f"champion v{champion} was measured on another test split; decide in the MLflow UI"
+            )
+        theirs = float(other.tags[_TOP1_TAG])
+        if top1 <= theirs:
+            return CHALLENGER, f"{top1:.3f} is not above champion v{champion}'s {theirs:.3f}"
+        client.set_registered_model_alias(name, PREVIOUS, champion)
+        reason = f"{top1:.3f} beats champion v{champion}'s {theirs:.3f} on the same test split"
+    else:
+        reason = "there was no champion"
+    record = {"from": champion, "to": version.version, "reason": reason, "by": "register"}
+    client.set_model_version_tag(name, version.version, "bigtransfer.promotion", json.dumps(record))
+    client.set_registered_model_alias(name, CHAMPION, version.version)
+    client.delete_registered_model_alias(name, CHALLENGER)
+    return CHAMPION, reason

@@ -1,0 +1,1 @@
+"""How weights change: the loop, and the two recipes, pretrain and finetune."""

@@ -1,0 +1,74 @@
+"""Score the fine-tuned networks of one task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.interface import Component, Stage, main
+
+if TYPE_CHECKING:
+    from bigtransfer.config import EvaluateParams
+
+COMPONENT = Component(
+    "evaluate",
+    "Score every fine-tuned network: top-1, top-5, per class, confusion; medians over seeds.",
+    params="EvaluateParams",
+    section="evaluate",
+    reads={
+        "checkpoints": "folder written by finetune",
+        "shards": "shards of the task's dataset",
+    },
+    writes={
+        "report": "folder with report.json (all that the page needs) and per_class.csv",
+        "metrics": "JSON file of the medians, for dvc metrics",
+        "cells": "CSV file, one row per network",
+        "predictions": "CSV file, one row per test image, of the network that will be registered",
+    },
+)
+
+
+def run(
+    stage: Stage,
+    params: EvaluateParams,
+    *,
+    checkpoints: Path,
+    shards: Path,
+    report: Path,
+    metrics: Path,
+    cells: Path,
+    predictions: Path,
+) -> None:
+    """Evaluate one task."""
+    from bigtransfer.evaluate.task import evaluate
+
+    result = evaluate(
+        checkpoints,
+        shards,
+        report,
+        metrics,
+        cells,
+        predictions,
+        batch_size=params.batch_size,
+        threads=params.threads,
+        log=stage.log,
+    )
+    stage.journal.dataset(
+        result["dataset"],
+        result["test_digest"],
+        str(shards),
+        {"test_images": result["test_images"]},
+    )
+    for row in result["rows"]:
+        name = f"{row['init']}_{row['examples_per_class']}_per_class"
+        stage.log(0, {f"{name}/top1_median": row["median"], f"{name}/top1_sd": row["sd"]})
+        print(
+            f"{row['task']}: {row['init']}, {row['examples_per_class']} per class: "
+            f"top-1 {100 * row['median']:.1f} ± {100 * row['sd']:.1f} %"
+        )
+    for path in (metrics, cells, predictions):
+        stage.journal.file(path)
+
+
+if __name__ == "__main__":
+    main(COMPONENT, run)

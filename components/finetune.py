@@ -1,0 +1,62 @@
+"""Transfer the upstream network to one task, by the BiT-HyperRule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.interface import Component, Stage, main
+
+if TYPE_CHECKING:
+    from bigtransfer.config import TaskParams
+
+COMPONENT = Component(
+    "finetune",
+    "Fine-tune on few examples per class and several seeds, from upstream and from scratch.",
+    params="TaskParams",
+    section="tasks.<name>",
+    reads={
+        "pretrained": "upstream checkpoint folder",
+        "shards": "shards of the task's dataset",
+    },
+    writes={"checkpoints": "folder with a checkpoint per run and cells.json"},
+)
+_OVERRIDES = ("total_steps", "batch_size", "base_lr", "precrop", "crop", "mixup_alpha")
+
+
+def run(
+    stage: Stage, params: TaskParams, *, pretrained: Path, shards: Path, checkpoints: Path
+) -> None:
+    """Fine-tune all cells of one task."""
+    from bigtransfer.storage import digest_of, read_json
+    from bigtransfer.train.finetune import finetune
+
+    stage.journal.dataset(
+        params.dataset, digest_of(shards), str(shards), read_json(shards / "index.json")
+    )
+    result = finetune(
+        pretrained,
+        shards,
+        checkpoints,
+        stage.work,
+        task=params.name,
+        inits=params.inits,
+        examples_per_class=params.examples_per_class,
+        seeds=params.seeds,
+        preset=params.preset,
+        overrides={name: getattr(params, name) for name in _OVERRIDES},
+        flip=params.flip,
+        threads=params.threads,
+        log=stage.log,
+    )
+    stage.journal.tags(
+        {
+            "upstream_digest": result["upstream_digest"],
+            "checkpoint_digest": digest_of(checkpoints),
+        }
+    )
+    print(f"{params.name}: {len(result['cells'])} networks fine-tuned")
+
+
+if __name__ == "__main__":
+    main(COMPONENT, run)

@@ -1,0 +1,201 @@
+"""What every component has in common: its declaration, its command line, its exit code.
+
+A component declares itself as data, `COMPONENT = Component(...)`, and has one function
+`run(stage, params, **paths)`. From the declaration come the parser, the typed params and the checks
+that inputs exist; nothing heavy is imported before they pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bigtransfer.errors import BigTransferError, ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from bigtransfer.config import Section
+    from bigtransfer.track.journal import Journal
+
+WORK = Path(".work")
+LAST_FAILURE = WORK / "last-failure.json"
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Component:
+    """The declaration of a component: what `--help` shows and what the DAG test compares."""
+
+    name: str
+    does: str
+    """What it does, one sentence."""
+    params: str
+    """Class of its section in `bigtransfer.config`."""
+    section: str
+    """Section of params.yaml: `pretrain`, or a family with an entry to name: `datasets.<name>`."""
+    reads: Mapping[str, str] = field(default_factory=dict)
+    """Flag -> what the path must hold."""
+    writes: Mapping[str, str] = field(default_factory=dict)
+    """Flag -> what is written there."""
+
+    @property
+    def params_class(self) -> type[Section]:
+        """Return the typed params of this component."""
+        from bigtransfer import config
+
+        found: type[Section] = getattr(config, self.params)
+        return found
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One execution of a component: where it keeps resumable state, whom it tells what happens."""
+
+    name: str
+    """As in DVC and KFP, e.g. `finetune@digits`."""
+    project: Path
+    work: Path
+    journal: Journal
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Note points of curves."""
+        self.journal.metrics(step, {k: v for k, v in metrics.items() if isinstance(v, int | float)})
+
+
+Run = Callable[..., None]
+
+
+def main(component: Component, run: Run, argv: Sequence[str] | None = None) -> None:
+    """Run a component from its command line and exit with its code."""
+    arguments = parser(component).parse_args(argv)
+    stage = _stage_name(component, arguments)
+    try:
+        _execute(component, run, arguments, stage)
+    except BigTransferError as error:
+        _fail(stage, error.exit_code, str(error))
+    except KeyboardInterrupt:
+        _fail(stage, _INTERRUPTED, "interrupted; run the same again to go on")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(stage, 1, "nobody reads the output any more")
+
+
+def parser(component: Component) -> argparse.ArgumentParser:
+    """Return the command line that the declaration describes."""
+    family = component.section.endswith("<name>")
+    result = argparse.ArgumentParser(
+        prog=f"python -m components.{component.name}",
+        description=component.does,
+        allow_abbrev=False,
+        epilog="Exit codes: 0 done, 2 yours to mend, 3 a gate said no, 4 another run writes the "
+        "same output, 75 try again, 1 a bug of ours.",
+    )
+    source = result.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--params", type=Path, metavar="FILE", help="params.yaml, from which the section is read"
+    )
+    source.add_argument(
+        "--params-json", metavar="TEXT", help="the resolved section itself, as JSON text (KFP)"
+    )
+    result.add_argument(
+        "--section",
+        required=False,
+        default=None if family else component.section,
+        metavar="NAME",
+        help=f"section of --params: {component.section}"
+        + ("" if family else " (default: %(default)s)"),
+    )
+    for flag, text in component.reads.items():
+        result.add_argument(
+            _flag(flag), type=Path, required=True, metavar="PATH", help=f"reads: {text}"
+        )
+    for flag, text in component.writes.items():
+        result.add_argument(
+            _flag(flag), type=Path, required=True, metavar="PATH", help=f"writes: {text}"
+        )
+    return result
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _stage_name(component: Component, arguments: argparse.Namespace) -> str:
+    entry = (arguments.section or "").partition(".")[2]
+    if not entry and arguments.params_json:
+        try:
+            entry = json.loads(arguments.params_json).get("name", "")
+        except (ValueError, AttributeError):
+            entry = ""
+    return os.environ.get("DVC_STAGE") or (f"{component.name}@{entry}" if entry else component.name)
+
+
+def _execute(
+    component: Component, run: Run, arguments: argparse.Namespace, stage_name: str
+) -> None:
+    from bigtransfer.storage import lock, sha256_json
+
+    params = _params(component, arguments)
+    reads = {name: getattr(arguments, name) for name in component.reads}
+    writes = {name: getattr(arguments, name) for name in component.writes}
+    _check_inputs(reads)
+    outputs = sorted(str(path.resolve()) for path in writes.values())
+    with ExitStack() as held:
+        name = sha256_json(outputs)[:16]
+        lock_file = WORK / "locks" / f"{component.name}-{name}.lock"
+        held.enter_context(lock(lock_file, f"the output of {stage_name} ({outputs[0]})"))
+        _run_tracked(component, run, params, {**reads, **writes}, stage_name)
+
+
+def _run_tracked(
+    component: Component, run: Run, params: Section, paths: dict[str, Path], name: str
+) -> None:
+    from bigtransfer.track.journal import Journal
+
+    project = Path.cwd()
+    journal = Journal(project, name)
+    journal.ship()
+    status = "FAILED"
+    try:
+        journal.params(params.model_dump(mode="json"))
+        stage = Stage(name, project, WORK / component.name, journal)
+        run(stage, params, **paths)
+        status = "FINISHED"
+    finally:
+        journal.close(status)
+
+
+def _params(component: Component, arguments: argparse.Namespace) -> Section:
+    from bigtransfer import config
+
+    if arguments.params_json is not None:
+        return config.from_json(arguments.params_json, component.params_class)
+    if arguments.section is None:
+        raise ConfigError(f"--section is missing; say which entry, e.g. {component.section}")
+    return config.load(arguments.params).section(arguments.section)
+
+
+def _check_inputs(reads: Mapping[str, Path]) -> None:
+    missing = [f"{_flag(name)} {str(path)!r}" for name, path in reads.items() if not path.exists()]
+    if missing:
+        raise StorageError(
+            f"{' and '.join(missing)} does not exist; run the stage that writes it (`dvc repro`), "
+            "or correct the path"
+        )
+
+
+def _fail(stage: str, code: int, message: str) -> None:
+    from bigtransfer.storage import as_json, write_text
+
+    print(f"{stage}: {message}", file=sys.stderr, flush=True)
+    try:
+        write_text(LAST_FAILURE, as_json({"stage": stage, "exit_code": code, "message": message}))
+    except BigTransferError:
+        pass  # the message above is what counts; a read-only folder must not hide it
+    sys.exit(code)

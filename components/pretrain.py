@@ -1,0 +1,56 @@
+"""Train the upstream network; resumes by itself after a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.interface import Component, Stage, main
+
+if TYPE_CHECKING:
+    from bigtransfer.config import PretrainParams
+
+COMPONENT = Component(
+    "pretrain",
+    "Train a GN + WS ResNet-v2 upstream; killed at any moment, the same line goes on bit for bit.",
+    params="PretrainParams",
+    section="pretrain",
+    reads={"shards": "shards of the upstream dataset"},
+    writes={
+        "checkpoint": "upstream checkpoint folder (safetensors, meta.json, MANIFEST.json)",
+        "metrics": "JSON file of the final figures",
+        "history": "CSV file of the learning curve",
+    },
+)
+
+
+def run(
+    stage: Stage,
+    params: PretrainParams,
+    *,
+    shards: Path,
+    checkpoint: Path,
+    metrics: Path,
+    history: Path,
+) -> None:
+    """Pretrain."""
+    from bigtransfer.storage import digest_of, read_json
+    from bigtransfer.train.pretrain import pretrain
+
+    stage.journal.dataset(
+        params.dataset, digest_of(shards), str(shards), read_json(shards / "index.json")
+    )
+    result = pretrain(
+        shards, checkpoint, metrics, history, stage.work,
+        log=stage.log, **params.model_dump(exclude={"dataset"}),
+    )  # fmt: skip
+    stage.journal.tags({"checkpoint_digest": digest_of(checkpoint)})
+    stage.journal.file(history)
+    print(
+        f"{params.architecture}: {result['steps']:,} steps, validation top-1 "
+        f"{100 * result['val_top1']:.1f} %, {result['parameters']:,} parameters"
+    )
+
+
+if __name__ == "__main__":
+    main(COMPONENT, run)

@@ -1,0 +1,74 @@
+"""Register the model of one task in MLflow and settle its alias."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.interface import Component, Stage, main
+
+if TYPE_CHECKING:
+    from bigtransfer.config import RegisterParams
+
+COMPONENT = Component(
+    "register",
+    "Register the run with the median validation top-1 as a model version; challenger or champion.",
+    params="RegisterParams",
+    section="register",
+    reads={
+        "checkpoints": "folder written by finetune",
+        "report": "folder written by evaluate",
+    },
+    writes={"registration": "JSON file: model name, version, alias, run id"},
+)
+
+
+def run(
+    stage: Stage, params: RegisterParams, *, checkpoints: Path, report: Path, registration: Path
+) -> None:
+    """Register one task's model."""
+    from bigtransfer.errors import CheckpointError
+    from bigtransfer.model.checkpoint import load_checkpoint
+    from bigtransfer.storage import as_json, read_json, verify_folder, write_text
+    from bigtransfer.track.origin import git_commit
+    from bigtransfer.track.registry import register
+
+    verify_folder(checkpoints, CheckpointError)
+    verify_folder(report)
+    result = read_json(report / "report.json")
+    chosen = result["chosen"]
+    folder = checkpoints / chosen["folder"]
+    model, meta = load_checkpoint(folder)
+    outcome = register(
+        stage.project,
+        f"{params.name_prefix}{result['task']}",
+        model.fold(),
+        crop=meta["crop"],
+        num_classes=len(meta["classes"]),
+        checkpoint=folder,
+        tags={
+            "task": result["task"],
+            "architecture": meta["architecture"],
+            "init": chosen["init"],
+            "examples_per_class": str(chosen["examples_per_class"]),
+            "seed": str(chosen["seed"]),
+            "upstream_digest": result["upstream_digest"],
+            "shards_digest": result["shards_digest"],
+            "git_commit": git_commit(stage.project),
+        },
+        metrics={name: chosen[name] for name in ("val_top1", "test_top1", "test_top5")},
+        digest=meta["digest"],
+        test_digest=result["test_digest"],
+        promote=params.promote,
+    )
+    stage.journal.tags({"model": outcome.name, "model_version": outcome.version})
+    write_text(registration, as_json(asdict(outcome)))
+    print(
+        f"{outcome.name} version {outcome.version} ({'new' if outcome.new else 'known'}): "
+        f"{outcome.alias}, {outcome.reason}"
+    )
+
+
+if __name__ == "__main__":
+    main(COMPONENT, run)
