@@ -216,7 +216,7 @@ class Params:
         return section
 
 
-_SIMPLE = {
+_SIMPLE: dict[str, type[Section]] = {
     "materialize": MaterializeParams,
     "pretrain": PretrainParams,
     "evaluate": EvaluateParams,

@@ -58,6 +58,10 @@ def run(
             "git_commit": git_commit(stage.project),
         },
         metrics={name: chosen[name] for name in ("val_top1", "test_top1", "test_top5")},
+        dataset={"name": result["dataset"], "digest": result["shards_digest"]},
+        description=f"{meta['architecture']} from {chosen['init']}, "
+        f"{chosen['examples_per_class']} examples per class, {len(meta['classes'])} classes: "
+        f"test top-1 {100 * chosen['test_top1']:.1f} % of {result['test_images']:,} images",
         digest=meta["digest"],
         test_digest=result["test_digest"],
         promote=params.promote,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 COMPONENT = Component(
     "validate",
-    "Decode every image, hold the rules of params.yaml (exit 3 if not), write the dataset manifest.",
+    "Decode every image, hold the rules (exit 3 if one is broken), write the dataset manifest.",
     params="DatasetParams",
     section="datasets.<name>",
     reads={"dataset": "folder <class>/<image>, or <split>/<class>/<image>"},

@@ -59,40 +59,54 @@ def _show(project: Path, params: Params) -> None:
     from bigtransfer.evaluate.table import headline_rows
 
     rows = read_json(project / _REPORT / "metrics.json")["rows"]
-    columns = {"task": "task", "examples_per_class": "per class", "transfer": "transfer",
-               "scratch": "scratch", "difference": "difference"}  # fmt: skip
     print("\nTest top-1, median ± standard deviation over seeds\n")
-    table = [columns, *headline_rows(rows)]
-    widths = {key: max(len(row[key]) for row in table) for key in columns}
-    for row in table:
-        cells = [
-            row[key].ljust(w) if key == "task" else row[key].rjust(w) for key, w in widths.items()
-        ]
-        print("  " + "   ".join(cells).rstrip())
+    print(_table(headline_rows(rows)))
     print("\nMade")
-    print(
-        f"  {'artifacts/pretrain/checkpoint':<34} upstream network, {params.pretrain.architecture}"
-    )
+    _line("artifacts/pretrain/checkpoint", f"upstream network, {params.pretrain.architecture}")
     for task in params.tasks:
-        print(f"  {_registration(project, task)}")
-    print(f"  {_REPORT / 'index.html'!s:<34} the report")
+        _line(*_registration(project, task))
+    _line(f"{_REPORT}/index.html", "the report")
     print("\nNext")
-    print(f"  {_opener()} {_REPORT / 'index.html'!s:<25} look at it")
-    print(f"  {'make ui':<34} runs, curves and models in MLflow, http://localhost:5000")
-    print(
-        f"  {'$EDITOR params.yaml':<34} name your own folder under `datasets:` and `tasks:`, then"
-    )
-    print(f'  {"":<34} `make run` again (README, "Your own photos")')
+    _line(f"{_opener()} {_REPORT}/index.html", "look at it")
+    _line("make ui", "runs, curves and models in MLflow, http://localhost:5000")
+    _line("$EDITOR params.yaml", "add your own folder of photos, then `make run` again")
+    _line("", '(README, section "Your own photos")')
 
 
-def _registration(project: Path, task: str) -> str:
+def _line(what: str, why: str) -> None:
+    print(f"  {what:<40} {why}".rstrip())
+
+
+def _table(rows: list[dict[str, str]]) -> str:
+    titles = {
+        "task": "task",
+        "examples_per_class": "per class",
+        "transfer": "transfer",
+        "scratch": "scratch",
+        "difference": "difference",
+    }
+    table = [titles, *rows]
+    widths = {key: max(len(row[key]) for row in table) for key in titles}
+    lines = []
+    for row in table:
+        first, *others = (row[key] for key in titles)
+        cells = [
+            cell.rjust(width) for cell, width in zip(others, list(widths.values())[1:], strict=True)
+        ]
+        lines.append("  " + "   ".join([first.ljust(widths["task"]), *cells]))
+    return "\n".join(lines)
+
+
+def _registration(project: Path, task: str) -> tuple[str, str]:
     path = project / "artifacts" / "register" / task / "registration.json"
     try:
         facts = read_json(path)
     except StorageError:
-        return f"(no model registered for task {task!r})"
-    name = f"models:/{facts['name']}@{facts['alias']}"
-    return f"{name:<34} registered model, version {facts['version']}"
+        return f"(task {task})", "no model registered"
+    return (
+        f"models:/{facts['name']}@{facts['alias']}",
+        f"model version {facts['version']} in MLflow",
+    )
 
 
 def _opener() -> str:

@@ -18,7 +18,7 @@ from bigtransfer.progress import tracked
 from bigtransfer.storage import new_folder
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFont
 
 SIDE_PIXELS = 8
 _CANVAS_PIXELS = 48
@@ -100,9 +100,9 @@ class _Fonts:
 
         folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
         self.paths = [path for path in sorted(folder.glob("*.ttf")) if _is_text_font(path.name)]
-        self._opened: dict[tuple[int, int], object] = {}
+        self._opened: dict[tuple[int, int], ImageFont.FreeTypeFont] = {}
 
-    def pick(self, rng: np.random.Generator) -> object:
+    def pick(self, rng: np.random.Generator) -> ImageFont.FreeTypeFont:
         from PIL import ImageFont
 
         key = (int(rng.integers(len(self.paths))), int(rng.integers(20, 30)))

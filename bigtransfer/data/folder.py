@@ -76,7 +76,7 @@ def _walk(
 ) -> Listing:
     images: list[ListedImage] = []
     labels: set[str] = set()
-    places = []
+    places: list[tuple[Path, str, str | None]] = []
     if split_of is None:
         places = [(root / name, name, None) for name in folders]
     else:

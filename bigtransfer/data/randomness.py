@@ -25,7 +25,7 @@ def keyed_uniform(*keys: ArrayLike) -> NDArray[np.float64]:
         Array of the keys' broadcast shape.
     """
     with np.errstate(over="ignore"):
-        state = np.uint64(0)
+        state: NDArray[np.uint64] | np.uint64 = np.uint64(0)
         for key in keys:
             state = _mix(state ^ np.asarray(key).astype(np.uint64))
     uniform: NDArray[np.float64] = np.asarray(state >> np.uint64(11)).astype(np.float64) / 2**53

@@ -120,7 +120,7 @@ def _write_tars(
 
 
 def _unchanged_bytes(root: Path, row: dict[str, Any]) -> bytes:
-    path = root / row["path"]
+    path = root / str(row["path"])
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -163,7 +163,8 @@ class Shards:
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the labels of index rows, int64 of the same shape."""
-        return self.index["label"].to_numpy()[rows].astype(np.int64)
+        labels: NDArray[np.int64] = self.index["label"].to_numpy()[rows].astype(np.int64)
+        return labels
 
     def reader(self) -> ShardReader:
         """Return a reader of the samples' bytes."""
@@ -182,8 +183,9 @@ class ShardReader:
 
     def read(self, row: int) -> bytes:
         """Return the encoded bytes of one sample."""
-        handle = self._files[self._shard[row]].fileno()
-        return os.pread(handle, int(self._length[row]), int(self._offset[row]))
+        handle = self._files[int(self._shard[row])].fileno()
+        data: bytes = os.pread(handle, int(self._length[row]), int(self._offset[row]))
+        return data
 
 
 def open_shards(folder: Path) -> Shards:

@@ -59,4 +59,5 @@ def random_crop_flip(
     batch = np.arange(len(images))[:, None, None]
     down = (top[:, None] + line)[:, :, None]
     across = (left[:, None] + columns)[:, None, :]
-    return images[batch, down, across]
+    cut: NDArray[np.uint8] = images[batch, down, across]
+    return cut

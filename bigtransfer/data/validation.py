@@ -1,4 +1,4 @@
-"""Validate a dataset folder: inspect every image, run the gate, write the report, then the manifest."""
+"""Validate a dataset folder: inspect every image, run the gate, write report and manifest."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _MOST_CLASSES_NAMED = 20
 
 def few_shot(rows: list[dict[str, Any]]) -> str:
     """Return top-1 over examples per class, a line per init: median, with min and max as a bar."""
-    figure, axes = _figure(5.2, 3.3)
+    figure, axes = _figure(5.0, 3.4)
     for init in dict.fromkeys(row["init"] for row in rows):
         mine = sorted(
             (row for row in rows if row["init"] == init), key=lambda r: int(r["examples_per_class"])
@@ -36,15 +36,15 @@ def few_shot(rows: list[dict[str, Any]]) -> str:
         )  # fmt: skip
         for across, up in zip(x, y, strict=True):
             axes.annotate(
-                f"{100 * up:.0f}", (across, up), (9, 0), textcoords="offset points", color=_INK,
-                va="center",
+                f"{100 * up:.0f}", (across, up), (11, 7 if init == "upstream" else -9),
+                textcoords="offset points", color=_COLOURS[init], va="center", fontsize=9,
             )  # fmt: skip
     shots = sorted({row["examples_per_class"] for row in rows})
     axes.set_xscale("log")
     axes.set_xlim(shots[0] / 1.3, shots[-1] * 1.5)
     axes.set_xticks(shots, [str(k) for k in shots])
     axes.minorticks_off()
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.04)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
     axes.set_xlabel("examples per class", color=_DIM)
     axes.set_title("test top-1", loc="left", color=_INK, fontsize=10)
@@ -77,7 +77,7 @@ def learning_curve(history: list[dict[str, str]]) -> tuple[str, str]:
 def confusion(matrix: NDArray[np.int64], classes: list[str]) -> str:
     """Return the confusion matrix as a heat map, each row scaled to its class's images."""
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = 4.6 if len(classes) <= _MOST_CLASSES_NAMED else 6.2
+    side = 4.6 if len(classes) <= _MOST_CLASSES_NAMED else 5.2
     figure, axes = _figure(side, side)
     blues = LinearSegmentedColormap.from_list("share", ["#ffffff00", "#3b82c4ff"])
     axes.pcolormesh(share, cmap=blues, vmin=0, vmax=1, rasterized=True)
@@ -117,7 +117,7 @@ def _svg(figure: Figure) -> str:
     import matplotlib
 
     buffer = io.StringIO()
-    salt = {"svg.fonttype": "none", "svg.hashsalt": f"{figure.get_size_inches()}{id(figure) * 0}"}
+    salt = {"svg.fonttype": "none", "svg.hashsalt": "bigtransfer"}
     with matplotlib.rc_context(salt):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=150)
     text = buffer.getvalue()

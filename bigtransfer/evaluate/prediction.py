@@ -16,7 +16,7 @@ def to_network(images: NDArray[np.uint8]) -> Tensor:
     (x - 127.5) / 127.5 without per-channel statistics, as BiT's published weights expect.
     """
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    return x.sub_(127.5).div_(127.5).contiguous()
+    return x.sub_(127.5).div_(127.5)
 
 
 @torch.inference_mode()

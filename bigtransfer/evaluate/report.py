@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import bigtransfer
 from bigtransfer import page
 from bigtransfer.evaluate import charts
 from bigtransfer.evaluate.table import headline_rows
 from bigtransfer.storage import as_json, digest_of, new_folder, read_json
+
+_CONFUSED_SHOWN = 8
 
 
 def write_report(
@@ -79,7 +82,7 @@ def _cards(headline: list[dict[str, str]], results: dict[str, Any]) -> list[dict
             cards.append(
                 {
                     "value": most["difference"],
-                    "label": f"{name}: points over scratch at {most['examples_per_class']} per class",
+                    "label": f"{name}: points over scratch, {most['examples_per_class']} per class",
                 }
             )
     return cards
@@ -99,8 +102,24 @@ def _task(name: str, result: dict[str, Any], registration: Path | None) -> dict[
         "confusion_svg": charts.confusion(matrix, classes),
         "named": len(classes) <= 20,
         "per_class": per_class,
+        "confused": _most_confused(matrix, classes),
         "registration": read_json(registration) if registration else None,
     }
+
+
+def _most_confused(matrix: NDArray[np.int64], classes: list[str]) -> list[dict[str, Any]]:
+    off_diagonal = matrix * (1 - np.eye(len(classes), dtype=np.int64))
+    order = np.argsort(-off_diagonal, axis=None, kind="stable")[:_CONFUSED_SHOWN]
+    pairs = [divmod(int(i), len(classes)) for i in order if off_diagonal.flat[i]]
+    return [
+        {
+            "actual": classes[i],
+            "predicted": classes[j],
+            "images": int(matrix[i, j]),
+            "total": int(matrix[i].sum()),
+        }
+        for i, j in pairs
+    ]
 
 
 def _upstream(folder: Path) -> dict[str, Any]:

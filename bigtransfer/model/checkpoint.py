@@ -25,7 +25,7 @@ _META = "meta.json"
 
 
 def write_tensors(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], meta: Any) -> None:
-    """Write named groups of tensors (`<group>.safetensors`) and `meta.json` as one sealed folder."""
+    """Write groups of tensors (`<group>.safetensors`) and `meta.json` as one sealed folder."""
     with new_folder(folder) as partial:
         for group, tensors in groups.items():
             plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

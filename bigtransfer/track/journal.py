@@ -67,7 +67,7 @@ class Journal:
         self._append("file", path=str(path.resolve()))
 
     def close(self, status: str) -> None:
-        """Note the end (`FINISHED` or `FAILED`); wait for the shipper where no stage comes after."""
+        """Note the end (`FINISHED` or `FAILED`); wait for the shipper if no stage comes after."""
         self._append("end", status=status)
         self._file.close()
         if self._shipper is not None and self._waits:

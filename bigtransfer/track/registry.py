@@ -1,4 +1,4 @@
-"""Registered models: one version per checkpoint, `challenger` for the newest, `champion` for the best.
+"""Registered models: one version per checkpoint; aliases `challenger` (newest) and `champion`.
 
 What is registered is the network folded for inference (plain convolutions), exported without
 pickle (torch.export), with a signature that leaves batch and size open.
@@ -7,6 +7,7 @@ pickle (torch.export), with a signature that leaves batch and size open.
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 
 from bigtransfer.errors import TrackingError
 from bigtransfer.track.address import tracking_uri
-from bigtransfer.track.shipper import open_experiment
+from bigtransfer.track.origin import find_origin
+from bigtransfer.track.runs import log_dataset, open_experiment, parent_run
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 _DIGEST_TAG = "bigtransfer.checkpoint_digest"
@@ -47,6 +49,8 @@ def register(
     checkpoint: Path,
     tags: dict[str, str],
     metrics: dict[str, float],
+    dataset: dict[str, str],
+    description: str,
     digest: str,
     test_digest: str,
     promote: str,
@@ -62,6 +66,8 @@ def register(
         checkpoint: Folder kept as an artifact beside the model, to fine-tune from.
         tags: Facts for the model version.
         metrics: For the run that holds the model; needs `test_top1`.
+        dataset: `name` and `digest` of the task's shards.
+        description: One line for whoever decides about the version.
         digest: Of the checkpoint; a version with this digest is not registered twice.
         test_digest: Of the test split that `test_top1` was measured on; only versions measured on
             the same one are compared.
@@ -80,9 +86,19 @@ def register(
         version = _find(client, name, digest)
         new = version is None
         if version is None:
-            experiment = open_experiment(project)
+            parent = parent_run(project, find_origin(), tags.get("git_commit", ""))
+            place = {"experiment_id": open_experiment(project), "parent_run_id": parent}
             version = _log(
-                experiment, name, model, crop, num_classes, checkpoint, {**tags, **own}, metrics
+                place,
+                name,
+                model,
+                crop,
+                num_classes,
+                checkpoint,
+                {**tags, **own},
+                metrics,
+                dataset,
+                description,
             )
         alias, reason = _settle(client, name, version, test_digest, metrics["test_top1"], promote)
     except MlflowException as error:
@@ -90,7 +106,7 @@ def register(
             f"MLflow at {tracking_uri(project)!r} refused to register {name!r}: {error.message}; "
             "check MLFLOW_TRACKING_URI, or move mlflow.db away to start anew"
         ) from error
-    return Registration(name, version.version, alias, version.run_id, new, reason)
+    return Registration(name, str(version.version), alias, version.run_id, new, reason)
 
 
 def _find(client: Any, name: str, digest: str) -> Any:
@@ -101,7 +117,7 @@ def _find(client: Any, name: str, digest: str) -> Any:
 
 
 def _log(
-    experiment: str,
+    place: dict[str, str],
     name: str,
     model: Any,
     crop: int,
@@ -109,6 +125,8 @@ def _log(
     checkpoint: Path,
     tags: dict[str, str],
     metrics: dict[str, float],
+    dataset: dict[str, str],
+    description: str,
 ) -> Any:
     import mlflow
     import numpy as np
@@ -116,17 +134,20 @@ def _log(
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    # Tensors without names: MLflow would hand a named one to the model as a dict.
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.float32), (-1, 3, -1, -1), "images")]),
-        Schema([TensorSpec(np.dtype(np.float32), (-1, num_classes), "logits")]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, 3, -1, -1))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, num_classes))]),
     )
     example = np.zeros((2, 3, crop, crop), np.float32)
     requirements = [f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"]
-    with mlflow.start_run(experiment_id=experiment, run_name=f"model {name}", tags=tags) as run:
+    with mlflow.start_run(run_name=f"model {name}", tags=tags, **place) as run:
         mlflow.log_metrics(metrics)
+        log_dataset(run.info.run_id, dataset["name"], dataset["digest"], "", {})
         mlflow.log_artifacts(str(checkpoint), "checkpoint")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.export warns of its own deprecations
+            logging.getLogger("mlflow.tracking._model_registry").setLevel(logging.ERROR)
             mlflow.pytorch.log_model(
                 model,
                 name="model",
@@ -146,6 +167,7 @@ def _log(
     )
     for key, value in tags.items():
         client.set_model_version_tag(name, version.version, key, value)
+    client.update_model_version(name, version.version, description)
     return version
 
 
@@ -154,8 +176,8 @@ def _settle(
 ) -> tuple[str, str]:
     """Set the aliases; return the version's alias and the reason in words."""
     aliases = client.get_registered_model(name).aliases
-    champion = aliases.get(CHAMPION)
-    if champion == version.version:
+    champion = str(aliases[CHAMPION]) if CHAMPION in aliases else None
+    if champion == str(version.version):
         return CHAMPION, "it is the champion already"
     client.set_registered_model_alias(name, CHALLENGER, version.version)
     if promote == "never":

@@ -1,28 +1,25 @@
 """Replay a journal into MLflow as it grows: `python -m bigtransfer.track.shipper PROJECT JOURNAL`.
 
 One parent run stands for one run of the workflow; the first stage that executes creates it, the
-stage `summarize` closes it. Stages are nested below. If the stage's process dies without a word, its
-run becomes KILLED.
+stage `summarize` closes it. Stages are nested below. If the stage's process dies without a word,
+its run becomes KILLED.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bigtransfer.track.address import artifact_location, experiment_name, tracking_uri
+from bigtransfer.track.address import tracking_uri
 from bigtransfer.track.journal import LAST_STAGE, wait_for
-from bigtransfer.track.origin import is_alive
+from bigtransfer.track.origin import Origin
+from bigtransfer.track.runs import KEY_TAG, log_dataset, open_experiment, parent_run
 
-KEY_TAG = "bigtransfer.run_key"
-_ORIGIN_TAG = "bigtransfer.origin"
 _STAGE_TAG = "bigtransfer.stage"
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_SAMPLES = 2
@@ -50,48 +47,29 @@ def _ship(project: Path, journal: Path) -> None:
     mlflow.set_system_metrics_samples_before_logging(1)
     entries = _follow(journal)
     start = next(entries)
-    with _only_one(project):
-        experiment = open_experiment(project)
-        parent = _parent_run(experiment, start)
-        _close_dead_runs(experiment, start["origin"]["key"])
-    run = mlflow.start_run(
-        experiment_id=experiment,
-        run_name=start["stage"],
-        parent_run_id=parent,
-        tags={
-            _STAGE_TAG: start["stage"],
-            KEY_TAG: start["origin"]["key"],
-            "mlflow.source.git.commit": start["commit"],
-            "mlflow.source.name": " ".join(start["command"]),
-        },
-        log_system_metrics=True,
-    )
-    status = _replay(entries, run.info.run_id)
-    mlflow.end_run(status)
-    _close_parent(journal, start["stage"], parent, status)
+    parent = parent_run(project, Origin(**start["origin"]), start["commit"])
+    experiment = open_experiment(project)
+    run_id = _create_run(experiment, start, parent)
+    with mlflow.start_run(run_id=run_id, log_system_metrics=True):
+        end = _replay(entries, run_id)
+    mlflow.MlflowClient().set_terminated(run_id, end["status"], end["time"])
+    _close_parent(journal, start["stage"], parent, end)
 
 
-def open_experiment(project: Path) -> str:
-    """Return the id of our experiment, made (with the database) where absent."""
+def _create_run(experiment: str, start: dict[str, Any], parent: str) -> str:
     import mlflow
 
-    client = mlflow.MlflowClient(tracking_uri(project))
-    experiment = client.get_experiment_by_name(experiment_name())
-    if experiment is None:
-        created: str = client.create_experiment(experiment_name(), artifact_location(project))
-        return created
-    found: str = experiment.experiment_id
-    return found
-
-
-@contextmanager
-def _only_one(project: Path) -> Iterator[None]:
-    # Several first-time writers at once crash MLflow while it makes its database.
-    path = project / ".work" / "track" / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    tags = {
+        _STAGE_TAG: start["stage"],
+        KEY_TAG: start["origin"]["key"],
+        "mlflow.parentRunId": parent,
+        "mlflow.source.git.commit": start["commit"],
+        "mlflow.source.name": " ".join(start["command"]),
+    }
+    run = mlflow.MlflowClient().create_run(
+        experiment, start_time=start["time"], tags=tags, run_name=start["stage"]
+    )
+    return str(run.info.run_id)
 
 
 def _follow(journal: Path) -> Iterator[dict[str, Any]]:
@@ -134,7 +112,8 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
-def _replay(entries: Iterator[dict[str, Any]], run_id: str) -> str:
+def _replay(entries: Iterator[dict[str, Any]], run_id: str) -> dict[str, Any]:
+    """Tell MLflow every entry; return the last one, which says how the stage ended."""
     import mlflow
     from mlflow.entities import Metric
 
@@ -151,83 +130,30 @@ def _replay(entries: Iterator[dict[str, Any]], run_id: str) -> str:
         elif entry["kind"] == "tags":
             mlflow.set_tags(entry["values"])
         elif entry["kind"] == "dataset":
-            _log_dataset(client, run_id, entry)
+            log_dataset(run_id, entry["name"], entry["digest"], entry["path"], entry["profile"])
         elif entry["kind"] == "file" and Path(entry["path"]).is_file():
             mlflow.log_artifact(entry["path"])
         elif entry["kind"] == "end":
-            return str(entry["status"])
-    return "FAILED"
+            return entry
+    raise AssertionError("a journal ends with an entry `end`")
 
 
-def _log_dataset(client: Any, run_id: str, entry: dict[str, Any]) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    dataset = Dataset(
-        name=entry["name"],
-        digest=entry["digest"][:36],
-        source_type="local",
-        source=json.dumps({"uri": entry["path"]}),
-        profile=json.dumps(entry["profile"]),
-    )
-    tag = InputTag("mlflow.data.context", "input")
-    client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
-
-
-def _runs(experiment: str, filter_string: str) -> list[Any]:
+def _close_parent(journal: Path, stage: str, parent: str, end: dict[str, Any]) -> None:
+    """End the parent run after a failure or after the last stage; forget what was shipped."""
     import mlflow
 
-    return list(mlflow.MlflowClient().search_runs([experiment], filter_string))
-
-
-def _parent_run(experiment: str, start: dict[str, Any]) -> str:
-    import mlflow
-
-    origin = start["origin"]
-    key = origin["key"]
-    found = _runs(experiment, f"tags.`{_ORIGIN_TAG}` != '' and tags.`{KEY_TAG}` = '{key}'")
-    if found:
-        return str(found[0].info.run_id)
-    name = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(origin["started"]))
-    tags = {
-        KEY_TAG: key,
-        _ORIGIN_TAG: json.dumps(origin),
-        "mlflow.source.git.commit": start["commit"],
-        "mlflow.runName": f"{origin['engine']} {name}",
-    }
-    run = mlflow.MlflowClient().create_run(experiment, tags=tags)
-    return str(run.info.run_id)
-
-
-def _close_dead_runs(experiment: str, own_key: str) -> None:
-    """End what an earlier workflow left open because its process is gone."""
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    for parent in _runs(
-        experiment, f"attributes.status = 'RUNNING' and tags.`{_ORIGIN_TAG}` != ''"
-    ):
-        origin = json.loads(parent.data.tags[_ORIGIN_TAG])
-        if origin["key"] == own_key or is_alive(origin["pid"], origin["started"]):
-            continue
-        stages = [
-            run for run in _runs(experiment, f"tags.`{KEY_TAG}` = '{origin['key']}'")
-            if run.info.run_id != parent.info.run_id
-        ]  # fmt: skip
-        if any(run.info.status == "RUNNING" for run in stages):
-            continue  # its own shipper is still at work
-        bad = any(run.info.status != "FINISHED" for run in stages)
-        client.set_terminated(parent.info.run_id, "KILLED" if bad else "FINISHED")
-
-
-def _close_parent(journal: Path, stage: str, parent: str, status: str) -> None:
-    import mlflow
-
-    by_hand = journal.parent.name.startswith("by-hand")
-    if status == "FINISHED" and stage == LAST_STAGE:
-        wait_for(journal.parent, but=journal)
-    elif status == "FINISHED" and not by_hand:
+    folder = journal.parent
+    by_hand = folder.name.startswith("by-hand")
+    finished = end["status"] == "FINISHED"
+    if finished and stage != LAST_STAGE and not by_hand:
         return
-    mlflow.MlflowClient().set_terminated(parent, status)
+    if finished and stage == LAST_STAGE:
+        wait_for(folder, but=journal)
+    mlflow.MlflowClient().set_terminated(parent, end["status"], end["time"])
+    if finished and not list(folder.glob("*.failed")):
+        for old in folder.iterdir():
+            if not old.name.startswith(journal.stem):
+                old.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

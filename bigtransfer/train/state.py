@@ -52,9 +52,9 @@ class WorkFolder:
 
     def save(self, model: nn.Module, optimizer: SGD, progress: Progress) -> None:
         """Write a checkpoint, then forget all but the newest two."""
-        names = {parameter: name for name, parameter in model.named_parameters()}
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
         momentum = {
-            names[parameter]: state["momentum_buffer"]
+            names[id(parameter)]: state["momentum_buffer"]
             for parameter, state in optimizer.state.items()
             if state.get("momentum_buffer") is not None
         }
@@ -85,7 +85,8 @@ class WorkFolder:
                 continue
             parameters = dict(model.named_parameters())
             for name, buffer in momentum.items():
-                optimizer.state[parameters[name]]["momentum_buffer"] = buffer
+                own = torch.empty_like(parameters[name])  # in the parameter's memory layout
+                optimizer.state[parameters[name]]["momentum_buffer"] = own.copy_(buffer)
             return Progress(meta["step"], meta["history"])
         return Progress()
 

@@ -1,0 +1,115 @@
+"""The runs in MLflow: one parent for a run of the whole workflow, its stages nested below."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bigtransfer.track.address import artifact_location, experiment_name, tracking_uri
+from bigtransfer.track.origin import Origin, is_alive
+
+KEY_TAG = "bigtransfer.run_key"
+_ORIGIN_TAG = "bigtransfer.origin"
+# Makes the UI open on training runs; without it, it guesses that we trace language models.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+
+
+def open_experiment(project: Path) -> str:
+    """Return the id of our experiment, made (with the database) where absent.
+
+    First-time writers at once would crash MLflow while it makes its database; so one at a time.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri(project))
+    with _only_one(project):
+        experiment = client.get_experiment_by_name(experiment_name())
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        return str(client.create_experiment(experiment_name(), artifact_location(project), _KIND))
+
+
+def parent_run(project: Path, origin: Origin, commit: str) -> str:
+    """Return the run that stands for this run of the workflow; the first who asks creates it.
+
+    Whoever creates one also ends those that an earlier workflow left open when it died.
+
+    Args:
+        project: The project's root.
+        origin: The process that runs the workflow.
+        commit: Git commit of the working tree.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri(project))
+    experiment = open_experiment(project)
+    with _only_one(project):
+        mine = f"tags.`{_ORIGIN_TAG}` != '' and tags.`{KEY_TAG}` = '{origin.key}'"
+        if found := client.search_runs([experiment], mine):
+            return str(found[0].info.run_id)
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(origin.started))
+        run = client.create_run(
+            experiment,
+            start_time=int(origin.started * 1000),
+            tags={
+                KEY_TAG: origin.key,
+                _ORIGIN_TAG: json.dumps(asdict(origin)),
+                "mlflow.source.git.commit": commit,
+            },
+            run_name=f"{origin.engine} {began}",
+        )
+        _close_dead_runs(client, experiment, origin.key)
+        return str(run.info.run_id)
+
+
+def log_dataset(run_id: str, name: str, digest: str, path: str, profile: dict[str, Any]) -> None:
+    """Note a dataset as an input of a run, by digest.
+
+    Args:
+        run_id: Of the run.
+        name: Of the dataset.
+        digest: SHA-256; MLflow keeps 36 characters of it.
+        path: Where it lies.
+        profile: Counts to show.
+    """
+    import mlflow
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=name,
+        digest=digest[:36],
+        source_type="local",
+        source=json.dumps({"uri": path}),
+        profile=json.dumps(profile),
+    )
+    tag = InputTag("mlflow.data.context", "input")
+    mlflow.MlflowClient().log_inputs(run_id, [DatasetInput(dataset, [tag])])
+
+
+@contextmanager
+def _only_one(project: Path) -> Iterator[None]:
+    path = project / ".work" / "track" / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _close_dead_runs(client: Any, experiment: str, own_key: str) -> None:
+    still_open = f"attributes.status = 'RUNNING' and tags.`{_ORIGIN_TAG}` != ''"
+    for parent in client.search_runs([experiment], still_open):
+        origin = json.loads(parent.data.tags[_ORIGIN_TAG])
+        if origin["key"] == own_key or is_alive(origin["pid"], origin["started"]):
+            continue
+        below = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{origin['key']}'")
+        stages = [run for run in below if run.info.run_id != parent.info.run_id]
+        if any(run.info.status == "RUNNING" for run in stages):
+            continue  # its own shipper is still at work
+        bad = any(run.info.status != "FINISHED" for run in stages)
+        client.set_terminated(parent.info.run_id, "KILLED" if bad else "FINISHED")
