@@ -276,11 +276,12 @@ def resolve(raw: Mapping[str, Any], source: str) -> Params:
                     only=None if shared_ok else set(entry),
                 )
     known = raw.get("datasets") or {}
-    users = {"pretrain": simple["pretrain"]}
-    users |= {f"tasks.{name}": task for name, task in families["tasks"].items()}
+    users = {"pretrain": raw.get("pretrain")}
+    if isinstance(tasks := raw.get("tasks"), dict):
+        users |= {f"tasks.{name}": task for name, task in tasks.items()}
     for place, section in users.items():
-        wanted = getattr(section, "dataset", None)
-        if wanted is not None and wanted not in known:
+        wanted = section.get("dataset") if isinstance(section, dict) else None
+        if isinstance(wanted, str) and wanted not in known:
             hint = did_you_mean(wanted, known)
             faults.add(f"'{place}.dataset' is {wanted!r}, which 'datasets' does not name{hint}")
     faults.report()
@@ -374,6 +375,7 @@ class _Faults:
     def _explain(self, found: list[Any], model: type[Section], place: str) -> None:
         where = f" in section {place!r}" if place else ""
         suggested = set()
+        places = [fault["loc"] for fault in found]
         for fault in found:
             if fault["type"] == "extra_forbidden":
                 key = str(fault["loc"][-1])
@@ -389,7 +391,10 @@ class _Faults:
             elif fault["type"] == "value_error":
                 self.add(f"{full!r}: {fault['msg'].removeprefix('Value error, ')}")
             elif fault["type"] != "extra_forbidden":
-                message = fault["msg"].removeprefix("Input ")
+                if any(other[:-1] == fault["loc"] for other in places):
+                    continue  # only follows from the fault of one of its items
+                message = fault["msg"]
+                message = message[max(message.find("should"), 0) :]
                 self.add(f"{full!r} is {fault['input']!r}, but it {message}")
 
     def report(self) -> None:

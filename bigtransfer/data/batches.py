@@ -39,9 +39,12 @@ class Squares:
         self.rows = rows
         self.labels = shards.labels(rows)
         self.side = side
-        self._pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
-        fits = len(rows) * side * side * 3 <= RAM_BYTES
-        self._kept = self._decode(rows, shards.folder.parent.name) if fits else None
+        self._kept: NDArray[np.uint8] | None = None
+        if len(rows) * side * side * 3 <= RAM_BYTES:
+            with _pool() as pool:
+                self._kept = self._decode(pool, shards.summary["dataset"])
+        else:
+            self._pool = _pool()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -55,12 +58,16 @@ class Squares:
     def _square(self, row: np.int64) -> NDArray[np.uint8]:
         return decode_square(self._reader.read(int(row)), self.side)
 
-    def _decode(self, rows: NDArray[np.int64], name: str) -> NDArray[np.uint8]:
-        result = np.empty((len(rows), self.side, self.side, 3), np.uint8)
-        squares = self._pool.map(self._square, rows, chunksize=64)
-        for i, square in enumerate(tracked(squares, f"decode {name}", len(rows), unit="image")):
+    def _decode(self, pool: ThreadPoolExecutor, name: str) -> NDArray[np.uint8]:
+        result = np.empty((len(self), self.side, self.side, 3), np.uint8)
+        squares = pool.map(self._square, self.rows)
+        for i, square in enumerate(tracked(squares, f"decode {name}", len(self), unit="image")):
             result[i] = square
         return result
+
+
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
 
 
 class TrainBatches:

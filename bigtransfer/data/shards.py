@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import tarfile
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
@@ -91,15 +92,18 @@ def _write_tars(
 ) -> list[dict[str, Any]]:
     label_of = {name: i for i, name in enumerate(classes)}
     index: list[dict[str, Any]] = []
-    tar: tarfile.TarFile | None = None
     shards = 0
+    tar = _new_tar(folder, shards)
     for i, row in enumerate(tracked(rows, f"pack {root.name}", len(rows), unit="image")):
-        if tar is None or tar.offset >= shard_bytes:
-            if tar is not None:
-                tar.close()
-            tar = tarfile.open(folder / f"shard-{shards:05d}.tar", "w", format=tarfile.USTAR_FORMAT)
+        if tar.offset >= shard_bytes:
+            tar.close()
             shards += 1
-        data = _unchanged_bytes(root, row)
+            tar = _new_tar(folder, shards)
+        try:
+            data = _unchanged_bytes(root, row)
+        except DatasetError:
+            tar.close()
+            raise
         member = tarfile.TarInfo(f"{i:08d}.{_SUFFIX[row['format']]}")
         member.size, member.mode = len(data), 0o644
         offset = tar.offset + tarfile.BLOCKSIZE
@@ -108,15 +112,18 @@ def _write_tars(
             {
                 **{key: row[key] for key in ("split", "height", "width", "sha256", "path")},
                 "key": member.name,
-                "shard": shards - 1,
+                "shard": shards,
                 "offset": offset,
                 "length": len(data),
                 "label": label_of[row["label"]],
             }
         )
-    if tar is not None:
-        tar.close()
+    tar.close()
     return index
+
+
+def _new_tar(folder: Path, number: int) -> tarfile.TarFile:
+    return tarfile.open(folder / f"shard-{number:05d}.tar", "w", format=tarfile.USTAR_FORMAT)
 
 
 def _unchanged_bytes(root: Path, row: dict[str, Any]) -> bytes:
@@ -172,20 +179,26 @@ class Shards:
 
 
 class ShardReader:
-    """Reads encoded images by index row, from any thread; the files stay open."""
+    """Reads encoded images by index row, from any thread; files stay open as long as it lives."""
 
     def __init__(self, shards: Shards) -> None:
         self._shard = shards.index["shard"].to_numpy()
         self._offset = shards.index["offset"].to_numpy()
         self._length = shards.index["length"].to_numpy()
         names = [f"shard-{i:05d}.tar" for i in range(int(self._shard.max()) + 1)]
-        self._files = [(shards.folder / name).open("rb") for name in names]
+        self._handles = [os.open(shards.folder / name, os.O_RDONLY) for name in names]
+        self._closer = weakref.finalize(self, _close, self._handles)
 
     def read(self, row: int) -> bytes:
         """Return the encoded bytes of one sample."""
-        handle = self._files[int(self._shard[row])].fileno()
+        handle = self._handles[int(self._shard[row])]
         data: bytes = os.pread(handle, int(self._length[row]), int(self._offset[row]))
         return data
+
+
+def _close(handles: list[int]) -> None:
+    for handle in handles:
+        os.close(handle)
 
 
 def open_shards(folder: Path) -> Shards:
