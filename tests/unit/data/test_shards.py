@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_image
-from unit.data.test_validation import run
 
 from bigtransfer.data.batches import Squares, TrainBatches, evaluation_batches, few_shot_rows
 from bigtransfer.data.shards import Shards, open_shards, write_shards
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage import digest_of
+from unit.data.test_validation import run
 
 
 @pytest.fixture
