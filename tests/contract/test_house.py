@@ -1,0 +1,107 @@
+"""Layers, public names, versions, texts: what a tool can hold, a tool holds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, environment
+
+import bigtransfer
+from bigtransfer import config
+from bigtransfer.config import read_yaml
+
+
+def test_imports_point_down() -> None:
+    result = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports")], cwd=PROJECT, env=environment(),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout
+
+
+def test_changelog_and_package_agree_on_the_version() -> None:
+    versions = re.findall(r"^## \[([\d.]+)\]", (PROJECT / "CHANGELOG.md").read_text(), re.M)
+    assert versions[0] == bigtransfer.__version__
+
+
+def test_lock_pins_everything_and_no_build_of_one_machine() -> None:
+    lines = (PROJECT / "requirements.lock").read_text().splitlines()
+    assert all(re.match(r"^[A-Za-z0-9._-]+==[^ ]+( ; .+)?$", line) for line in lines)
+    names = [line.split("==")[0] for line in lines]
+    assert "torch" in names
+    assert not [n for n in names if n.startswith(("nvidia-", "cuda-", "triton"))]
+    assert not [line for line in lines if "+" in line.split(";")[0]]
+
+
+def test_lock_pins_what_the_project_asks_for() -> None:
+    import tomllib
+
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    names = {re.split(r"[<>=\[; ]", text)[0].replace(".", "-") for text in asked}
+    locked = {
+        line.split("==")[0] for line in (PROJECT / "requirements.lock").read_text().splitlines()
+    }
+    assert names <= locked
+
+
+def test_no_committed_line_names_a_machine_or_a_registry() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    pattern = re.compile("/(work|root)" + r"/|py" + "pi\\.|registry\\.npm")
+    for name in listed:
+        path = PROJECT / name
+        if path.suffix in (".py", ".md", ".yaml", ".toml", ".lock") and path.is_file():
+            assert not pattern.search(path.read_text()), name
+
+
+def test_every_param_is_read_by_somebody() -> None:
+    sources = "\n".join(
+        p.read_text()
+        for room in ("bigtransfer", "components")
+        for p in (PROJECT / room).rglob("*.py")
+        if p.name != "config.py"
+    )
+    models = [config.DatasetParams, config.MaterializeParams, config.PretrainParams,
+              config.TaskParams, config.EvaluateParams, config.RegisterParams]  # fmt: skip
+    for model in models:
+        for field in model.model_fields:
+            assert re.search(rf"\b{field}\b", sources), f"{model.__name__}.{field}"
+
+
+def test_every_param_is_explained() -> None:
+    text = (PROJECT / "params.yaml").read_text()
+    assert text.startswith("# ")
+    for key in read_yaml(PROJECT / "params.yaml"):
+        assert re.search(rf"^{key}:", text, re.M)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_and_commands_of_the_pages_exist(page: str) -> None:
+    text = (PROJECT / page).read_text()
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        if not target.startswith("http"):
+            assert (PROJECT / target).exists(), target
+    makefile = (PROJECT / "Makefile").read_text()
+    for target in re.findall(r"`?make ([a-z]+)\b", text):
+        assert re.search(rf"^{target}:", makefile, re.M), f"make {target}"
+
+
+def test_kustomization_lists_what_is_there() -> None:
+    folder = PROJECT / "manifests"
+    listed = read_yaml(folder / "kustomization.yaml")["resources"]
+    assert sorted([*listed, "kustomization.yaml"]) == sorted(p.name for p in folder.glob("*.yaml"))
+    labels = read_yaml(folder / "namespace.yaml")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_public_names_of_the_library() -> None:
+    import bigtransfer.model as model
+
+    assert model.__all__ == ["ResNetV2", "create_model", "load_checkpoint", "write_checkpoint"]
+    assert all(hasattr(model, name) for name in model.__all__)
