@@ -7,6 +7,7 @@ every failure into its own 255), or what was made and what to do next.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ from bigtransfer.command.check_params import check_params
 from bigtransfer.config import Params
 from bigtransfer.errors import StorageError
 from bigtransfer.storage import read_json
+from bigtransfer.track.address import forgot_everything
 
 _LAST_FAILURE = Path(".work") / "last-failure.json"
 _REPORT = Path("artifacts") / "report"
+_REGISTRATIONS = Path("artifacts") / "register"
 
 
 def run(project: Path, targets: list[str]) -> int:
@@ -30,6 +33,9 @@ def run(project: Path, targets: list[str]) -> int:
     params = check_params(project / "params.yaml")
     failure = project / _LAST_FAILURE
     failure.unlink(missing_ok=True)
+    if forgot_everything(project):
+        # Without its database MLflow has none of these models; DVC cannot know, so register anew.
+        shutil.rmtree(project / _REGISTRATIONS, ignore_errors=True)
     # `dvc` of the environment this runs in, whether it is activated or not.
     command = [sys.executable, "-m", "dvc", "repro", *targets]
     code = subprocess.run(command, cwd=project, env=_environment(), check=False).returncode
@@ -98,7 +104,7 @@ def _table(rows: list[dict[str, str]]) -> str:
 
 
 def _registration(project: Path, task: str) -> tuple[str, str]:
-    path = project / "artifacts" / "register" / task / "registration.json"
+    path = project / _REGISTRATIONS / task / "registration.json"
     try:
         facts = read_json(path)
     except StorageError:

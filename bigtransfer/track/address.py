@@ -13,7 +13,16 @@ def tracking_uri(project: Path) -> str:
 
     A relative one would grow a second database in every other working directory.
     """
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.resolve() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_database(project)}"
+
+
+def forgot_everything(project: Path) -> bool:
+    """Say whether runs go to the project's own database and there is none (any more)."""
+    return not os.environ.get("MLFLOW_TRACKING_URI") and not _database(project).exists()
+
+
+def _database(project: Path) -> Path:
+    return project.resolve() / "mlflow.db"
 
 
 def experiment_name() -> str:

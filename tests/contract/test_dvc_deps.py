@@ -11,8 +11,8 @@ from conftest import PROJECT
 from contract.test_command_lines import stages
 
 STAGES = stages()
-# These change what is said, not what is written: errors, progress, MLflow's copy of the metrics. The
-# stage `register` writes what MLflow answers, so there `track/` counts.
+# These change what is said, not what is written: errors, progress, MLflow's copy of the metrics.
+# The stage `register` writes what MLflow answers, so there `track/` counts.
 SAYS_ONLY = {"bigtransfer/errors.py", "bigtransfer/progress.py", "bigtransfer/__init__.py"}
 
 
