@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bigtransfer import config
 from bigtransfer.config import Params
@@ -22,24 +24,39 @@ def check_params(path: Path) -> Params:
     Raises:
         ConfigError: One line per fault.
     """
-    params = config.load(path)
-    faults = []
+    raw = config.read_yaml(path)
+    faults: list[str] = []
     try:
-        parse_architecture(params.pretrain.architecture)
-    except BigTransferError as error:
-        faults.append(f"{path.name}: 'pretrain.architecture': {error}")
-    for name, dataset in params.datasets.items():
-        folder = Path(dataset.path)
-        place = f"{path.name}: 'datasets.{name}.path' is {dataset.path!r}"
-        if folder.as_posix() in _MATERIALIZED:
-            continue
-        if not (path.parent / folder).exists():
-            faults.append(
-                f"{place}, but there is no such folder; correct it, or fetch the data "
-                "(`dvc pull` if it is tracked by DVC)"
-            )
-        elif not (path.parent / folder).is_dir():
-            faults.append(f"{place}, which is a file; give the folder of class folders")
+        params = config.resolve(raw, path.name)
+    except ConfigError as error:
+        faults.append(str(error))
+    faults += [f"{path.name}: {line}" for line in _meaning_faults(raw, path.parent)]
     if faults:
         raise ConfigError("\n".join(faults))
     return params
+
+
+def _meaning_faults(raw: dict[str, Any], project: Path) -> Iterator[str]:
+    """Say what is wrong with values that have the right type."""
+    pretrain, datasets = raw.get("pretrain"), raw.get("datasets")
+    if isinstance(pretrain, dict) and isinstance(name := pretrain.get("architecture"), str):
+        try:
+            parse_architecture(name)
+        except BigTransferError as error:
+            yield f"'pretrain.architecture': {error}"
+    for name, entry in (datasets if isinstance(datasets, dict) else {}).items():
+        if isinstance(entry, dict) and isinstance(entry.get("path"), str):
+            yield from _path_faults(name, Path(entry["path"]), project)
+
+
+def _path_faults(name: str, folder: Path, project: Path) -> Iterator[str]:
+    if folder.as_posix() in _MATERIALIZED:
+        return
+    place = f"'datasets.{name}.path' is {str(folder)!r}"
+    if not (project / folder).exists():
+        yield (
+            f"{place}, but there is no such folder; correct it, or fetch the data "
+            "(`dvc pull` if it is tracked by DVC)"
+        )
+    elif not (project / folder).is_dir():
+        yield f"{place}, which is a file; give the folder of class folders"

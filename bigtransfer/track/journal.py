@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bigtransfer.track.address import quiet_environment
 from bigtransfer.track.origin import find_origin, git_commit
 
 _SECONDS_TO_WAIT = 120
+_SECONDS_TO_END = 10
 LAST_STAGE = "summarize"
 """The stage that closes the run of the whole workflow."""
 
@@ -72,6 +74,8 @@ class Journal:
         self._file.close()
         if self._shipper is not None and self._waits:
             wait_for(self.path.parent)
+            with suppress(subprocess.TimeoutExpired):
+                self._shipper.wait(_SECONDS_TO_END)
 
     def _append(self, kind: str, **values: Any) -> None:
         line = json.dumps({"kind": kind, "time": int(time.time() * 1000), **values}, default=str)

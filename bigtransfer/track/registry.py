@@ -79,27 +79,24 @@ def register(
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    mlflow.set_tracking_uri(tracking_uri(project))
-    client = mlflow.MlflowClient()
-    own = {_DIGEST_TAG: digest, _TEST_TAG: test_digest, _TOP1_TAG: repr(metrics["test_top1"])}
+    all_tags = {
+        **tags,
+        _DIGEST_TAG: digest,
+        _TEST_TAG: test_digest,
+        _TOP1_TAG: repr(metrics["test_top1"]),
+    }
     try:
+        mlflow.set_tracking_uri(tracking_uri(project))
+        client = mlflow.MlflowClient()
         version = _find(client, name, digest)
         new = version is None
         if version is None:
             parent = parent_run(project, find_origin(), tags.get("git_commit", ""))
             place = {"experiment_id": open_experiment(project), "parent_run_id": parent}
             version = _log(
-                place,
-                name,
-                model,
-                crop,
-                num_classes,
-                checkpoint,
-                {**tags, **own},
-                metrics,
-                dataset,
-                description,
-            )
+                place, name, model, crop, num_classes, checkpoint, all_tags, metrics, dataset
+            )  # fmt: skip
+        _describe(client, version, all_tags, description)
         alias, reason = _settle(client, name, version, test_digest, metrics["test_top1"], promote)
     except MlflowException as error:
         raise TrackingError(
@@ -111,9 +108,20 @@ def register(
 
 def _find(client: Any, name: str, digest: str) -> Any:
     for version in client.search_model_versions(f"name = '{name}'"):
-        if version.tags.get(_DIGEST_TAG) == digest:
+        # A process killed right after it registered left a bare version; its run knows.
+        tags = version.tags or client.get_run(version.run_id).data.tags
+        if tags.get(_DIGEST_TAG) == digest:
             return version
     return None
+
+
+def _describe(client: Any, version: Any, tags: dict[str, str], description: str) -> None:
+    """Add what the version lacks; what stands there already, or a person wrote, stays."""
+    for key, value in tags.items():
+        if key not in version.tags:
+            client.set_model_version_tag(version.name, version.version, key, value)
+    if not version.description:
+        client.update_model_version(version.name, version.version, description)
 
 
 def _log(
@@ -126,7 +134,6 @@ def _log(
     tags: dict[str, str],
     metrics: dict[str, float],
     dataset: dict[str, str],
-    description: str,
 ) -> Any:
     import mlflow
     import numpy as np
@@ -156,19 +163,7 @@ def _log(
                 pip_requirements=requirements,
                 registered_model_name=name,
             )
-    client = mlflow.MlflowClient()
-    version = max(
-        (
-            v
-            for v in client.search_model_versions(f"name = '{name}'")
-            if v.run_id == run.info.run_id
-        ),
-        key=lambda v: int(v.version),
-    )
-    for key, value in tags.items():
-        client.set_model_version_tag(name, version.version, key, value)
-    client.update_model_version(name, version.version, description)
-    return version
+    return _find(mlflow.MlflowClient(), name, tags[_DIGEST_TAG])
 
 
 def _settle(

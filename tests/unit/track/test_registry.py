@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bigtransfer.errors import TrackingError
+from bigtransfer.model import create_model
+from bigtransfer.track.registry import Registration, register
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    model = create_model("R14x0.25", 3, "small", seed=4)
+    torch.nn.init.normal_(model.head.weight)
+    return model.eval().fold()
+
+
+def put(project: Path, network: torch.nn.Module, digest: str, top1: float, **changes: Any) -> Any:
+    checkpoint = project / "checkpoint"
+    checkpoint.mkdir(exist_ok=True)
+    (checkpoint / "weights.safetensors").write_text(digest)
+    wanted: dict[str, Any] = {
+        "crop": 16, "num_classes": 3, "checkpoint": checkpoint, "tags": {"git_commit": digest},
+        "metrics": {"test_top1": top1}, "dataset": {"name": "d", "digest": "e" * 64},
+        "description": f"scores {top1}", "digest": digest, "test_digest": "t1",
+        "promote": "if_better", **changes,
+    }  # fmt: skip
+    return register(project, "bigtransfer-d", network, **wanted)
+
+
+def aliases(client: Any) -> dict[str, str]:
+    found = client.get_registered_model("bigtransfer-d").aliases
+    return {name: str(version) for name, version in found.items()}
+
+
+def test_a_version_is_loaded_by_torch_and_answers_as_the_network(
+    project: Path, client: Any, network: torch.nn.Module
+) -> None:
+    import mlflow
+
+    first = put(project, network, "d1", 0.5)
+    assert (first.version, first.alias, first.new) == ("1", "champion", True)
+    images = torch.rand(5, 3, 20, 20) * 2 - 1
+    loaded = mlflow.pyfunc.load_model("models:/bigtransfer-d@champion")
+    np.testing.assert_allclose(
+        loaded.predict(images.numpy()), network(images).detach().numpy(), atol=1e-5
+    )
+    version = client.get_model_version("bigtransfer-d", "1")
+    assert version.description == "scores 0.5"
+    artifacts = [f.path for f in client.list_artifacts(version.run_id, "checkpoint")]
+    assert artifacts == ["checkpoint/weights.safetensors"]
+
+
+def test_only_a_better_score_on_the_same_test_split_is_promoted(
+    project: Path, client: Any, network: torch.nn.Module
+) -> None:
+    def outcome(result: Registration) -> tuple[str, str]:
+        return result.version, result.alias
+
+    assert outcome(put(project, network, "d1", 0.5)) == ("1", "champion")
+    assert outcome(put(project, network, "d2", 0.4)) == ("2", "challenger")
+    assert aliases(client) == {"champion": "1", "challenger": "2"}
+    assert outcome(put(project, network, "d3", 0.9, test_digest="t2")) == ("3", "challenger")
+    never = put(project, network, "d4", 0.9, promote="never")
+    assert (never.alias, "MLflow UI" in never.reason) == ("challenger", True)
+    assert outcome(put(project, network, "d5", 0.6)) == ("5", "champion")
+    assert aliases(client) == {"champion": "5", "previous": "1"}
+
+
+def test_the_same_checkpoint_is_one_version_and_keeps_what_a_person_wrote(
+    project: Path, client: Any, network: torch.nn.Module
+) -> None:
+    put(project, network, "d1", 0.5)
+    client.update_model_version("bigtransfer-d", "1", "approved by the lead")
+    again = put(project, network, "d1", 0.5, tags={"git_commit": "later"})
+    assert (again.version, again.new, again.alias) == ("1", False, "champion")
+    assert len(client.search_model_versions("name = 'bigtransfer-d'")) == 1
+    version = client.get_model_version("bigtransfer-d", "1")
+    assert (version.description, version.tags["git_commit"]) == ("approved by the lead", "d1")
+
+
+def test_a_version_left_bare_by_a_kill_is_completed(
+    project: Path, client: Any, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bigtransfer.track import registry
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_describe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            put(project, network, "d1", 0.5)
+    again = put(project, network, "d1", 0.5)
+    assert (again.version, again.alias) == ("1", "champion")
+    assert client.get_model_version("bigtransfer-d", "1").tags["git_commit"] == "d1"
+
+
+def test_refusal_says_where_mlflow_was_looked_for(
+    project: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://here")
+    with pytest.raises(TrackingError, match="MLflow at 'nonsense://here' refused to register"):
+        put(project, network, "d1", 0.5)
