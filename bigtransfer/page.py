@@ -24,8 +24,8 @@ h2 { font-size: 21px; margin: 44px 0 10px; padding-top: 14px; border-top: 1px so
 h3 { font-size: 16px; margin: 22px 0 6px; }
 p, li { max-width: 76ch; } .lead { color: var(--dim); margin: 0 0 22px; }
 .dim { color: var(--dim); } .small { font-size: 13px; } .good { color: var(--good); } .bad { color: var(--bad); }
-.cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0; }
-.card { background: var(--soft); border-radius: 10px; padding: 12px 18px; min-width: 130px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; margin: 20px 0; }
+.card { background: var(--soft); border-radius: 10px; padding: 12px 18px; }
 .card b { display: block; font-size: 24px; line-height: 1.25; } .card span { color: var(--dim); font-size: 13px; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
