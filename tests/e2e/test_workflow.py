@@ -107,7 +107,7 @@ def test_an_experiment_reruns_only_what_depends_on_it(own_copy: Path) -> None:
     shown = call(own_copy, "dvc", "exp", "show", "--json")
     assert shown.returncode == 0
     assert f'"name": "{name}"' in shown.stdout
-    changed = json.loads(call(own_copy, "dvc", "metrics", "diff", "--json").stdout)["diff"]
+    changed = json.loads(call(own_copy, "dvc", "metrics", "diff", "--json").stdout)
     assert list(changed) == ["artifacts/evaluate/digits/metrics.json"]
     plots = call(own_copy, "dvc", "plots", "diff", "HEAD")
     assert plots.returncode == 0, plots.stderr
