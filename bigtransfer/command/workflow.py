@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from bigtransfer.command.check_params import check_params
+from bigtransfer.command.dvc_lock import make_way
 from bigtransfer.config import Params
 from bigtransfer.errors import StorageError
 from bigtransfer.storage import read_json
@@ -32,6 +33,7 @@ def run(project: Path, targets: list[str]) -> int:
     """
     params = check_params(project / "params.yaml")
     failure = project / _LAST_FAILURE
+    make_way(project)
     failure.unlink(missing_ok=True)
     if forgot_everything(project):
         # Without its database MLflow has none of these models; DVC cannot know, so register anew.

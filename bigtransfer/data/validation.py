@@ -12,7 +12,7 @@ from bigtransfer.data import expectations, manifest
 from bigtransfer.data.folder import SPLITS, Listing, list_folder
 from bigtransfer.data.inspection import Limits, decode_rgb
 from bigtransfer.errors import GateError
-from bigtransfer.storage import as_json, digest_of, new_folder
+from bigtransfer.storage import as_json, new_folder, sha256_file
 
 _BAR_PIXELS = 160
 
@@ -90,7 +90,7 @@ def validate(
         )
     metadata = {
         "dataset": name,
-        "validation_sha256": digest_of(report),
+        "validation_sha256": sha256_file(report / "validation.json"),
         "classes": json.dumps(listing.labels),
         "counts": json.dumps(counts),
     }

@@ -14,6 +14,7 @@ from bigtransfer.data.inspection import Limits, inspect_image
 from bigtransfer.data.manifest import read_manifest
 from bigtransfer.data.validation import validate
 from bigtransfer.errors import DatasetError, GateError
+from bigtransfer.storage import sha256_file
 
 LIMITS = Limits(min_side=8, max_side=4000, max_pixels=1_000_000, max_bytes=1_000_000)
 
@@ -45,6 +46,8 @@ def test_good_folder_passes_with_splits_per_class(photos: Path) -> None:
     rows, metadata = read_manifest(photos.parent / "manifest.parquet")
     assert len(rows) == 30
     assert metadata["dataset"] == "photos"
+    verdict = photos.parent / "validation" / "validation.json"
+    assert metadata["validation_sha256"] == sha256_file(verdict)
     assert {r["split"] for r in rows if r["label"] == "class_1"} == {"train", "val", "test"}
     assert "class_1" in (photos.parent / "validation" / "index.html").read_text()
 
