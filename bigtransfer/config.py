@@ -91,7 +91,8 @@ class PretrainParams(Section):
 
     dataset: Name
     architecture: str
-    stem: Literal["imagenet", "small"]
+    root: Literal["imagenet", "small"]
+    norm: Literal["gn_ws", "gn", "bn_ws", "bn"]
     epochs: Rate
     batch_size: Positive
     base_lr: Rate

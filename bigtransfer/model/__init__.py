@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bigtransfer.model.checkpoint import load_checkpoint, write_checkpoint
+    from bigtransfer.model.published import load_npz, save_npz
     from bigtransfer.model.resnet import ResNetV2, create_model
 
-__all__ = ["ResNetV2", "create_model", "load_checkpoint", "write_checkpoint"]
+__all__ = [
+    "ResNetV2",
+    "create_model",
+    "load_checkpoint",
+    "load_npz",
+    "save_npz",
+    "write_checkpoint",
+]
 
 _HOME = {
     "ResNetV2": "bigtransfer.model.resnet",
     "create_model": "bigtransfer.model.resnet",
     "load_checkpoint": "bigtransfer.model.checkpoint",
+    "load_npz": "bigtransfer.model.published",
+    "save_npz": "bigtransfer.model.published",
     "write_checkpoint": "bigtransfer.model.checkpoint",
 }
 

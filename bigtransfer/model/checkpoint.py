@@ -52,7 +52,8 @@ def write_checkpoint(folder: Path, model: ResNetV2, meta: Mapping[str, Any]) -> 
     Args:
         folder: Written beside and renamed when complete.
         model: Its parameters are stored as they are (kernels unstandardised).
-        meta: At least `architecture`, `stem`, `classes` (names), `crop` (pixels); JSON values.
+        meta: At least `architecture`, `root`, `norm`, `classes` (names), `crop` (pixels); JSON
+            values.
     """
     write_tensors(folder, {"weights": model.state_dict()}, {"schema": SCHEMA, **meta})
 
@@ -90,7 +91,7 @@ def load_checkpoint(
     """
     meta = read_meta(folder)
     wanted = meta["classes"] if classes is None else classes
-    model = create_model(meta["architecture"], len(wanted), meta["stem"])
+    model = create_model(meta["architecture"], len(wanted), meta["root"], norm=meta["norm"])
     tensors = read_tensors(folder, _WEIGHTS.removesuffix(".safetensors"))
     if classes is not None:
         tensors = {**tensors, "head.weight": model.head.weight, "head.bias": model.head.bias}

@@ -1,23 +1,39 @@
 """ResNet-v2 with GroupNorm and Weight Standardization, as BiT uses it.
 
 Paper: arXiv 1912.11370, section 3.1; numerics as in google-research/big_transfer (Apache-2.0),
-written anew. Not from there: the small stem and the depths 14 and 26, for images of 8-64 pixels.
+written anew. Not from there: the small root and the depths 14 and 26, for images of 8-64 pixels,
+and the other norms, for the paper's ablation.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from bigtransfer.errors import ConfigError
+from bigtransfer.model.group_norm_relu import group_norm_relu, group_norm_relu_convs
 from bigtransfer.model.names import Architecture, parse_architecture
 
 WS_EPS = 1e-10  # big_transfer bit_pytorch/models.py, StdConv2d: inside the root
 GN_EPS = 1e-5
-_STAGE_WIDTHS = (64, 128, 256, 512)
+_BLOCK_WIDTHS = (64, 128, 256, 512)
 _EXPANSION = 4
+
+Root = Literal["imagenet", "small"]
+Norm = Literal["gn_ws", "gn", "bn_ws", "bn"]
+Recompute = Literal["none", "norms", "units"]
+ROOTS: tuple[Root, ...] = ("imagenet", "small")
+NORMS: tuple[Norm, ...] = ("gn_ws", "gn", "bn_ws", "bn")
+RECOMPUTE: tuple[Recompute, ...] = ("none", "norms", "units")
 
 
 def standardize_kernel(weight: Tensor) -> Tensor:
@@ -29,103 +45,214 @@ def standardize_kernel(weight: Tensor) -> Tensor:
     precision the epsilon vanishes.
 
     Args:
-        weight: Convolution kernel, shape (O, I, H, W).
+        weight: Convolution kernel, shape (O, I, H, W), contiguous or channels_last.
 
     Returns:
-        Kernel of the same shape; float32 for half-precision input, else the same dtype.
+        Kernel of the same shape and layout; float32 for half-precision input, else the same dtype.
 
     Source:
         Qiao et al. 2019, arXiv 1903.10520; epsilon and biased variance as in
         google-research/big_transfer, `bit_pytorch/models.py`.
     """
-    flat = weight.flatten(1)
+    # The order inside a filter does not matter; in this one, flattening copies nothing.
+    by_layout = not weight.is_contiguous()
+    ordered = weight.permute(0, 2, 3, 1) if by_layout else weight
+    flat = ordered.flatten(1)
     if flat.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
     with torch.autocast(weight.device.type, enabled=False):
-        return F.layer_norm(flat, flat.shape[1:], eps=WS_EPS).view(weight.shape)
+        standard = F.layer_norm(flat, flat.shape[1:], eps=WS_EPS).view(ordered.shape)
+    return standard.permute(0, 3, 1, 2) if by_layout else standard
 
 
 class StdConv2d(nn.Conv2d):
     """Convolution whose kernel is standardised on every use; no bias, no learned gain."""
 
+    held: Tensor | None = None
+    """The standardised kernel, while one is kept for several forward passes."""
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """Return the standardised kernel in the dtype and, on a GPU, the layout of `x`."""
+        kernel = standardize_kernel(self.weight) if self.held is None else self.held
+        return _like(kernel, x)
+
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, I, H, W) to (B, O, H', W')."""
-        kernel = standardize_kernel(self.weight).to(x.dtype)
-        return F.conv2d(x, kernel, None, self.stride, self.padding)
+        return F.conv2d(x, self.kernel(x), None, self.stride, self.padding)
+
+
+class PlainConv2d(nn.Conv2d):
+    """The same without standardisation: for the ablation, and what a network is folded into."""
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """Return the kernel in the dtype and, on a GPU, the layout of `x`."""
+        return _like(self.weight, x)
+
+
+Conv = StdConv2d | PlainConv2d
 
 
 class Unit(nn.Module):
-    """Pre-activation bottleneck: GN-ReLU before each of 1x1, 3x3, 1x1; the sum is left as it is."""
+    """Pre-activation bottleneck: norm-ReLU before each of 1x1, 3x3, 1x1; the sum stays as it is."""
 
-    def __init__(self, channels: int, width: int, stride: int, groups: int, project: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        stride: int,
+        conv: Callable[..., Conv],
+        norm: Callable[..., nn.Module],
+        *,
+        project: bool,
+    ) -> None:
         super().__init__()
         out = width * _EXPANSION
-        self.norm_a = nn.GroupNorm(groups, channels, GN_EPS)
-        self.conv_a = StdConv2d(channels, width, 1, bias=False)
-        self.norm_b = nn.GroupNorm(groups, width, GN_EPS)
+        self.norm_a = norm(channels)
+        self.conv_a = conv(channels, width, 1)
+        self.norm_b = norm(width)
         # The stride sits in the 3x3, not in the first 1x1; published weights expect it there.
-        self.conv_b = StdConv2d(width, width, 3, stride, 1, bias=False)
-        self.norm_c = nn.GroupNorm(groups, width, GN_EPS)
-        self.conv_c = StdConv2d(width, out, 1, bias=False)
-        self.proj = StdConv2d(channels, out, 1, stride, bias=False) if project else None
+        self.conv_b = conv(width, width, 3, stride, 1)
+        self.norm_c = norm(width)
+        self.conv_c = conv(width, out, 1)
+        self.proj = conv(channels, out, 1, stride) if project else None
+        self.recompute: Recompute = "none"
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, 4 * width, H / stride, W / stride)."""
-        preact = F.relu(self.norm_a(x), inplace=True)
+        if self.recompute == "none" or not torch.is_grad_enabled():
+            return self._plain(x)
+        if self.recompute == "norms":
+            return self._lean(x)
+        result: Tensor = checkpoint(self._plain, x, use_reentrant=False, preserve_rng_state=False)
+        return result
+
+    def _plain(self, x: Tensor) -> Tensor:
+        preact = norm_relu(self.norm_a, x)
         # The projection reads the activated input, not x itself.
         shortcut = x if self.proj is None else self.proj(preact)
         y = self.conv_a(preact)
-        y = self.conv_b(F.relu(self.norm_b(y), inplace=True))
-        y = self.conv_c(F.relu(self.norm_c(y), inplace=True))
+        y = self.conv_b(norm_relu(self.norm_b, y))
+        y = self.conv_c(norm_relu(self.norm_c, y))
         total: Tensor = y + shortcut
         return total
 
+    def _lean(self, x: Tensor) -> Tensor:
+        if self.proj is None:
+            shortcut, (y,) = x, _lean_convs(self.norm_a, x, self.conv_a)
+        else:
+            y, shortcut = _lean_convs(self.norm_a, x, self.conv_a, self.proj)
+        (y,) = _lean_convs(self.norm_b, y, self.conv_b)
+        (y,) = _lean_convs(self.norm_c, y, self.conv_c)
+        return y + shortcut
+
 
 class ResNetV2(nn.Module):
-    """BiT's network: root, four stages of bottleneck units, norm, mean, zero-initialised head."""
+    """BiT's network: root, four blocks of bottleneck units, norm, mean, zero-initialised head.
 
-    def __init__(self, architecture: Architecture, num_classes: int, stem: str) -> None:
+    Attributes:
+        num_features: Width of the pooled features.
+        root_kind: `imagenet` or `small`.
+        norm_kind: `gn_ws`, `gn`, `bn_ws` or `bn`.
+    """
+
+    def __init__(
+        self, architecture: Architecture, num_classes: int, root: Root, norm: Norm
+    ) -> None:
         super().__init__()
-        self.stem = stem
-        groups = architecture.groups
-        channels = architecture.width(_STAGE_WIDTHS[0])
-        if stem == "small":
-            self.root = StdConv2d(3, channels, 3, 1, 1, bias=False)
+        self.root_kind, self.norm_kind = root, norm
+        conv, make_norm = _conv(norm), _norm(norm, architecture)
+        channels = architecture.width(_BLOCK_WIDTHS[0])
+        if root == "small":
+            self.root = conv(3, channels, 3, 1, 1)
         else:
-            self.root = StdConv2d(3, channels, 7, 2, 3, bias=False)
-        stages = []
+            self.root = conv(3, channels, 7, 2, 3)
+        blocks: OrderedDict[str, nn.Module] = OrderedDict()
         for number, (units, base) in enumerate(
-            zip(architecture.block_units, _STAGE_WIDTHS, strict=True)
+            zip(architecture.block_units, _BLOCK_WIDTHS, strict=True), start=1
         ):
             width = architecture.width(base)
-            stage = []
-            for unit in range(units):
-                stride = 2 if number > 0 and unit == 0 else 1
-                stage.append(Unit(channels, width, stride, groups, project=unit == 0))
+            block: OrderedDict[str, nn.Module] = OrderedDict()
+            for unit in range(1, units + 1):
+                stride = 2 if number > 1 and unit == 1 else 1
+                block[f"unit{unit:02d}"] = Unit(
+                    channels, width, stride, conv, make_norm, project=unit == 1
+                )
                 channels = width * _EXPANSION
-            stages.append(nn.Sequential(*stage))
-        self.stages = nn.Sequential(*stages)
-        self.norm = nn.GroupNorm(groups, channels, GN_EPS)
+            blocks[f"block{number}"] = nn.Sequential(block)
+        self.body = nn.Sequential(blocks)
+        self.norm = make_norm(channels)
         self.head = nn.Linear(channels, num_classes)
         self.num_features = channels
-        # Small images leave the 1x1 convolutions as plain matrix products in this layout; for
-        # large ones oneDNN re-blocks either way and NCHW is the faster on a CPU.
-        self.layout = torch.channels_last if stem == "small" else torch.contiguous_format
-        self.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch types it for 4-d only
+        if root == "small":
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types it for 4-d only
 
     def features(self, x: Tensor) -> Tensor:
         """Return the pooled features, (B, num_features), of images (B, 3, H, W) in [-1, 1]."""
-        x = self.root(x.contiguous(memory_format=self.layout))
-        if self.stem != "small":
+        # On a GPU convolutions want channels_last. On a CPU, small images leave the 1x1
+        # convolutions as plain matrix products in it; for large ones oneDNN re-blocks either way
+        # and group norm is faster in NCHW.
+        wants_last = self.root_kind == "small" or x.is_cuda
+        x = x.contiguous(
+            memory_format=torch.channels_last if wants_last else torch.contiguous_format
+        )
+        x = self.root(x)
+        if self.root_kind == "imagenet":
             # BiT pads the pool with zeros; PyTorch's own padding would be -inf.
             x = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2)
-        x = F.relu(self.norm(self.stages(x)), inplace=True)
-        return x.mean((2, 3))
+        return norm_relu(self.norm, self.body(x)).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, (B, num_classes), of images (B, 3, H, W) in [-1, 1]."""
         logits: Tensor = self.head(self.features(x))
         return logits
+
+    def recompute(self, what: Recompute) -> ResNetV2:
+        """Choose what is made again in the backward pass instead of being kept; return self.
+
+        Args:
+            what: `none`; `norms`: norm and ReLU before each convolution, half of the memory for a
+                few percent of time; `units`: whole units, least memory, a third more time.
+
+        Raises:
+            ConfigError: If `what` is unknown, or `norms` is asked of a network with BatchNorm,
+                whose statistics would be updated twice.
+        """
+        if what not in RECOMPUTE:
+            raise ConfigError(f"recompute is {what!r}; choose one of {', '.join(RECOMPUTE)}")
+        if what != "none" and self.norm_kind in ("bn", "bn_ws"):
+            raise ConfigError(
+                f"recompute: {what} does not go with norm: {self.norm_kind}, whose running "
+                "statistics would be updated twice; choose recompute: none or norm: gn_ws"
+            )
+        for module in self.modules():
+            if isinstance(module, Unit):
+                module.recompute = what
+        return self
+
+    @contextmanager
+    def standardized_once(self) -> Iterator[None]:
+        """Standardise every kernel once for all forward and backward passes of the block.
+
+        For gradient accumulation. Gradients of the standardised kernels are summed over the
+        micro-batches and pulled through Weight Standardization once, at the end; that is exact,
+        because the pullback is linear. `weight.grad` is complete when the block ends.
+        """
+        convs = [m for m in self.modules() if isinstance(m, StdConv2d)]
+        kernels = [standardize_kernel(conv.weight) for conv in convs]
+        for conv, kernel in zip(convs, kernels, strict=True):
+            conv.held = kernel.detach().requires_grad_()
+        try:
+            yield
+            used = [
+                (kernel, conv.held.grad)
+                for conv, kernel in zip(convs, kernels, strict=True)
+                if conv.held is not None and conv.held.grad is not None
+            ]
+            if used:
+                torch.autograd.backward([k for k, _ in used], [g for _, g in used])
+        finally:
+            for conv in convs:
+                conv.held = None
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
@@ -136,12 +263,10 @@ class ResNetV2(nn.Module):
         larger kernel by a smaller angle.
         """
         for module in self.modules():
-            if isinstance(module, StdConv2d):
+            if isinstance(module, StdConv2d | PlainConv2d):
                 bound = 1 / math.sqrt(module.weight[0].numel())
-                module.weight.uniform_(-bound, bound, generator=generator)
-            elif isinstance(module, nn.GroupNorm):
-                module.weight.fill_(1)
-                module.bias.zero_()
+                fresh = torch.empty(module.weight.shape, device=generator.device)
+                module.weight.copy_(fresh.uniform_(-bound, bound, generator=generator))
         self.zero_head()
 
     @torch.no_grad()
@@ -160,32 +285,81 @@ class ResNetV2(nn.Module):
             for name, child in list(module.named_children()):
                 if isinstance(child, StdConv2d):
                     setattr(module, name, _folded(child))
-        self.to(memory_format=self.layout)  # type: ignore[call-overload]  # torch types it for 4-d only
         return self.eval()
 
 
-def create_model(name: str, num_classes: int, stem: str = "imagenet", seed: int = 0) -> ResNetV2:
+def norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
+    """Return relu(norm(x)), in one pass where there is a kernel for it."""
+    if isinstance(norm, nn.GroupNorm):
+        return group_norm_relu(norm, x)
+    return F.relu(norm(x), inplace=True)
+
+
+def create_model(
+    name: str,
+    num_classes: int,
+    root: Root = "imagenet",
+    seed: int = 0,
+    *,
+    norm: Norm = "gn_ws",
+) -> ResNetV2:
     """Build a network by name, with fresh kernels and a zero head.
+
+    Under `torch.device("meta")` nothing is allocated and nothing drawn.
 
     Args:
         name: `R50x1`, `R50x3`, `R101x1`, `R101x3`, `R152x2`, `R152x4`, or any other
             `R<depth>x<width factor>` of a known depth.
         num_classes: Outputs of the head.
-        stem: `imagenet` (7x7 stride 2, max pool) or `small` (3x3 stride 1, no pool).
-        seed: Of the fresh kernels.
+        root: `imagenet` (7x7 stride 2, max pool) or `small` (3x3 stride 1, no pool).
+        seed: Of the fresh kernels; drawn on the CPU, so equal on every device.
+        norm: `gn_ws` is BiT's; `gn`, `bn_ws`, `bn` are the ablation's.
 
     Raises:
-        ConfigError: If the name is unknown.
+        ConfigError: If a name is unknown.
     """
-    model = ResNetV2(parse_architecture(name), num_classes, stem)
+    for value, known, what in ((root, ROOTS, "root"), (norm, NORMS, "norm")):
+        if value not in known:
+            raise ConfigError(f"{what} is {value!r}; choose one of {', '.join(known)}")
+    model = ResNetV2(parse_architecture(name), num_classes, root, norm)
     if model.head.weight.device.type != "meta":
-        model.initialize(torch.Generator().manual_seed(seed))
+        model.initialize(torch.Generator("cpu").manual_seed(seed))
     return model
 
 
-def _folded(conv: StdConv2d) -> nn.Conv2d:
+def _lean_convs(norm: nn.Module, x: Tensor, *convs: Conv) -> tuple[Tensor, ...]:
+    assert isinstance(norm, nn.GroupNorm)
+    return group_norm_relu_convs(
+        norm, x, [conv.kernel(x) for conv in convs],
+        [_pair(conv.stride) for conv in convs], [_pair(conv.padding) for conv in convs],
+    )  # fmt: skip
+
+
+def _pair(value: object) -> tuple[int, int]:
+    assert isinstance(value, tuple)
+    return value[0], value[1]
+
+
+def _like(kernel: Tensor, x: Tensor) -> Tensor:
+    # One copy for both: cast under autocast, and the layout that cuDNN would copy into anyway.
+    if x.is_cuda:
+        return kernel.to(x.dtype, memory_format=torch.channels_last)
+    return kernel.to(x.dtype)
+
+
+def _conv(norm: Norm) -> Callable[..., Conv]:
+    return partial(StdConv2d if norm.endswith("_ws") else PlainConv2d, bias=False)
+
+
+def _norm(norm: Norm, architecture: Architecture) -> Callable[..., nn.Module]:
+    if norm.startswith("gn"):
+        return partial(nn.GroupNorm, architecture.groups, eps=GN_EPS)
+    return partial(nn.BatchNorm2d, eps=GN_EPS)
+
+
+def _folded(conv: StdConv2d) -> PlainConv2d:
     out, inp, height, width = conv.weight.shape
-    plain = nn.Conv2d(inp, out, (height, width), bias=False)
+    plain = PlainConv2d(inp, out, (height, width), bias=False, device="meta")
     plain.stride, plain.padding = conv.stride, conv.padding
-    plain.weight.copy_(standardize_kernel(conv.weight))
+    plain.weight = nn.Parameter(standardize_kernel(conv.weight), requires_grad=False)
     return plain

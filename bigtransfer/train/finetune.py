@@ -169,7 +169,9 @@ def _train(
         model, _ = load_checkpoint(pretrained, classes=shards.classes)
     else:
         classes = len(shards.classes)
-        model = create_model(upstream["architecture"], classes, upstream["stem"], cell.seed)
+        model = create_model(
+            upstream["architecture"], classes, upstream["root"], cell.seed, norm=upstream["norm"]
+        )
     losses: list[float] = []
 
     def after_step(step: int, loss: float, rate: float) -> None:
@@ -199,7 +201,8 @@ def _keep(
 ) -> None:
     meta = {
         "architecture": upstream["architecture"],
-        "stem": upstream["stem"],
+        "root": upstream["root"],
+        "norm": upstream["norm"],
         "classes": shards.classes,
         "crop": rule.crop,
         "task": task,

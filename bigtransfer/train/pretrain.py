@@ -13,7 +13,7 @@ from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.evaluate.metrics import topk_accuracy
 from bigtransfer.evaluate.prediction import predict
 from bigtransfer.model.checkpoint import write_checkpoint
-from bigtransfer.model.resnet import ResNetV2, create_model
+from bigtransfer.model.resnet import Norm, ResNetV2, Root, create_model
 from bigtransfer.progress import progress
 from bigtransfer.storage import as_csv, as_json, write_text
 from bigtransfer.train.loop import make_optimizer, run_steps
@@ -35,7 +35,8 @@ def pretrain(
     work: Path,
     *,
     architecture: str,
-    stem: str,
+    root: Root,
+    norm: Norm,
     epochs: float,
     batch_size: int,
     base_lr: float,
@@ -62,7 +63,8 @@ def pretrain(
         history: CSV file to write the learning curve to.
         work: Folder for resumable state; a subfolder per fingerprint.
         architecture: Name of the network.
-        stem: `imagenet` or `small`.
+        root: `imagenet` or `small`.
+        norm: `gn_ws`, `gn`, `bn_ws` or `bn`.
         epochs: Passes over the train split.
         batch_size: Images per optimiser step.
         base_lr: Peak rate per step.
@@ -83,7 +85,7 @@ def pretrain(
     """
     torch.set_num_threads(threads)
     shards = open_shards(shards_folder)
-    model = create_model(architecture, len(shards.classes), stem, seed)
+    model = create_model(architecture, len(shards.classes), root, seed, norm=norm)
     optimizer = make_optimizer(model, momentum=momentum, weight_decay=weight_decay)
     train = Squares(shards, shards.rows("train"), precrop)
     val = Squares(shards, shards.rows("val"), crop)
@@ -95,7 +97,7 @@ def pretrain(
         decay_steps=tuple(round(epoch * steps_per_epoch) for epoch in decay_epochs),
     )
     recipe = {
-        "architecture": architecture, "stem": stem, "schedule": repr(schedule),
+        "architecture": architecture, "root": root, "norm": norm, "schedule": repr(schedule),
         "batch_size": batch_size, "momentum": momentum, "weight_decay": weight_decay,
         "precrop": precrop, "crop": crop, "flip": flip, "seed": seed, "threads": threads,
     }  # fmt: skip

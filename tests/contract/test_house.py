@@ -103,5 +103,7 @@ def test_kustomization_lists_what_is_there() -> None:
 def test_public_names_of_the_library() -> None:
     import bigtransfer.model as model
 
-    assert model.__all__ == ["ResNetV2", "create_model", "load_checkpoint", "write_checkpoint"]
+    assert model.__all__ == [
+        "ResNetV2", "create_model", "load_checkpoint", "load_npz", "save_npz", "write_checkpoint",
+    ]  # fmt: skip
     assert all(hasattr(model, name) for name in model.__all__)

@@ -69,7 +69,7 @@ def test_all_faults_come_in_one_report(raw: dict[str, Any]) -> None:
         ("pretrain", "crop", 99, "crop 99 must not exceed precrop 18"),
         ("pretrain", "decay_epochs", [2, 1], "decay_epochs must increase"),
         ("pretrain", "decay_epochs", [99], "decay_epochs must stay below epochs"),
-        ("pretrain", "stem", "tiny", "should be 'imagenet' or 'small'"),
+        ("pretrain", "root", "tiny", "should be 'imagenet' or 'small'"),
         ("finetune", "examples_per_class", [0], "should be greater than 0"),
         ("finetune", "examples_per_class", [], "at least 1 item"),
         ("finetune", "preset", "papper", "should be 'paper' or 'repository'"),
@@ -120,7 +120,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_overlay_holds_only_what_differs(tmp_path: Path) -> None:
     (tmp_path / "over.yaml").write_text("pretrain: {epochs: 9}\n")
     params = config.load(PROJECT / "params.yaml", tmp_path / "over.yaml")
-    assert (params.pretrain.epochs, params.pretrain.stem) == (9, "small")
+    assert (params.pretrain.epochs, params.pretrain.root) == (9, "small")
 
 
 @pytest.mark.parametrize("section", ["pretrain", "datasets.digits", "tasks.alphabets", "register"])

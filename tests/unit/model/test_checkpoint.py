@@ -15,7 +15,13 @@ from bigtransfer.storage import seal
 def saved(tmp_path: Path) -> Path:
     model = create_model("R14x0.25", 3, "small", seed=4)
     torch.nn.init.normal_(model.head.weight)
-    meta = {"architecture": "R14x0.25", "stem": "small", "classes": ["a", "b", "c"], "crop": 16}
+    meta = {
+        "architecture": "R14x0.25",
+        "root": "small",
+        "norm": "gn_ws",
+        "classes": ["a", "b", "c"],
+        "crop": 16,
+    }
     write_checkpoint(tmp_path / "ck", model, meta)
     return tmp_path / "ck"
 
@@ -57,7 +63,7 @@ def rewrite_meta(folder: Path, **changes: object) -> None:
     ("changes", "message"),
     [
         ({"schema": 99}, "has schema 99, this version reads 1"),
-        ({"architecture": "R26x0.25"}, "lacks tensor 'stages.0.1."),
+        ({"architecture": "R26x0.25"}, "lacks tensor 'body.block1.unit02."),
         ({"architecture": "R14x0.5"}, "R14x0.5 needs"),
         ({"classes": ["a"]}, r"'head.bias' is \(3,\), R14x0.25 needs \(1,\)"),
     ],
@@ -72,7 +78,13 @@ def test_not_a_number_is_refused(tmp_path: Path) -> None:
     model = create_model("R14x0.25", 3, "small")
     with torch.no_grad():
         model.root.weight[0, 0, 0, 0] = float("nan")
-    meta = {"architecture": "R14x0.25", "stem": "small", "classes": ["a", "b", "c"], "crop": 16}
+    meta = {
+        "architecture": "R14x0.25",
+        "root": "small",
+        "norm": "gn_ws",
+        "classes": ["a", "b", "c"],
+        "crop": 16,
+    }
     write_checkpoint(tmp_path / "ck", model, meta)
     with pytest.raises(CheckpointError, match=r"'root.weight' holds NaN or Inf"):
         load_checkpoint(tmp_path / "ck")

@@ -1,14 +1,26 @@
 from __future__ import annotations
 
+from typing import get_args, get_type_hints
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bigtransfer import config
 from bigtransfer.errors import ConfigError
-from bigtransfer.model import create_model
+from bigtransfer.model import ResNetV2, create_model
 from bigtransfer.model.names import parse_architecture
-from bigtransfer.model.resnet import StdConv2d, standardize_kernel
+from bigtransfer.model.resnet import (
+    NORMS,
+    RECOMPUTE,
+    ROOTS,
+    Norm,
+    Recompute,
+    Root,
+    StdConv2d,
+    standardize_kernel,
+)
 
 # arXiv 1912.11370: the number of the abstract, 928 million, is R152x4 without a head; the others
 # were counted over the arrays of the published files' layout (backbone, no head).
@@ -49,7 +61,24 @@ def test_half_precision_is_standardized_in_float32() -> None:
     torch.testing.assert_close(result, standardize_kernel(weight.half().float()))
 
 
-def small(classes: int = 5) -> torch.nn.Module:
+def test_layout_of_the_kernel_is_kept_and_changes_nothing() -> None:
+    weight = torch.randn(6, 4, 3, 3)
+    by_channel = weight.to(memory_format=torch.channels_last)
+    result = standardize_kernel(by_channel)
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(result, standardize_kernel(weight), rtol=1e-6, atol=1e-6)
+
+
+def test_autocast_standardizes_in_float32() -> None:
+    weight = torch.randn(4, 8, 3, 3) * 1e-3
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(standardize_kernel(weight), standardize_kernel(weight))
+        result = standardize_kernel(weight)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, standardize_kernel(weight))
+
+
+def small(classes: int = 5) -> ResNetV2:
     model = create_model("R14x0.25", classes, "small", seed=1)
     torch.nn.init.normal_(model.head.weight)
     return model
@@ -80,8 +109,7 @@ def test_scale_of_a_kernel_does_not_change_the_function() -> None:
 
 
 def test_projection_reads_the_activated_input() -> None:
-    model = create_model("R14x0.25", 5, "small")
-    unit = model.stages[0][0]
+    unit = create_model("R14x0.25", 5, "small").body.block1.unit01
     seen: list[Tensor] = []
     unit.proj.register_forward_hook(lambda _m, args, _o: seen.append(args[0].clone()))
     x = torch.randn(1, 16, 8, 8)
@@ -89,18 +117,18 @@ def test_projection_reads_the_activated_input() -> None:
     torch.testing.assert_close(seen[0], F.relu(unit.norm_a(x)))
 
 
-def test_imagenet_stem_pads_the_pool_with_zeros() -> None:
+def test_imagenet_root_pads_the_pool_with_zeros() -> None:
     model = create_model("R14x0.25", 5).eval()
-    shapes: list[Tensor] = []
-    model.stages.register_forward_pre_hook(lambda _m, args: shapes.append(args[0].clone()))
+    pooled: list[Tensor] = []
+    model.body.register_forward_pre_hook(lambda _m, args: pooled.append(args[0].clone()))
     x = torch.randn(1, 3, 97, 160)
     with torch.no_grad():
         model(x)
         root = model.root(x)
         expected = F.max_pool2d(F.pad(root, (1, 1, 1, 1), value=0.0), 3, 2)
         wrong = F.max_pool2d(F.pad(root, (1, 1, 1, 1), value=-1e9), 3, 2)
-    assert tuple(shapes[0].shape[2:]) == (25, 40)
-    torch.testing.assert_close(shapes[0], expected)
+    assert tuple(pooled[0].shape[2:]) == (25, 40)
+    torch.testing.assert_close(pooled[0], expected)
     assert not torch.allclose(expected, wrong)
 
 
@@ -120,3 +148,129 @@ def test_wrong_names_say_what_names_look_like(name: str) -> None:
 def test_did_you_mean() -> None:
     with pytest.raises(ConfigError, match="did you mean 'R50x1'"):
         parse_architecture("R50X1")
+
+
+def gradients(model: ResNetV2, x: Tensor) -> dict[str, Tensor]:
+    model.zero_grad(set_to_none=True)
+    target = torch.arange(len(x)) % model.head.out_features
+    F.cross_entropy(model(x), target).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize("what", ["norms", "units"])
+def test_recomputing_changes_no_bit_of_any_gradient(what: Recompute, root: Root) -> None:
+    model = create_model("R14x0.25", 5, root, seed=1)
+    torch.nn.init.normal_(model.head.weight)
+    x = torch.randn(3, 3, 33, 40)
+    kept = gradients(model, x)
+    again = gradients(model.recompute(what), x)
+    assert kept.keys() == again.keys() == dict(model.named_parameters()).keys()
+    assert not [name for name in kept if not torch.equal(kept[name], again[name])]
+
+
+def kept_bytes(model: ResNetV2, x: Tensor) -> int:
+    """Bytes of activations that autograd keeps for the backward pass, each storage once."""
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if tensor.ndim == 4 and len(tensor) == len(x):  # an activation, not a kernel
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(x).sum()
+    # Counted while the graph is alive: an address that was let go could be counted for another.
+    total = sum(storages.values())
+    loss.backward()
+    return total
+
+
+@pytest.mark.parametrize(("what", "at_most"), [("norms", 0.65), ("units", 0.4)])
+def test_recomputing_keeps_less(what: Recompute, at_most: float) -> None:
+    model, x = create_model("R50x0.5", 5), torch.randn(5, 3, 96, 96)
+    everything = kept_bytes(model, x)
+    assert kept_bytes(model.recompute(what), x) <= at_most * everything
+
+
+def test_kernels_standardized_once_give_the_accumulated_gradient() -> None:
+    model, x = small().double(), torch.randn(6, 3, 16, 16, dtype=torch.float64)
+
+    def accumulate() -> None:
+        for part in x.split(2):
+            F.cross_entropy(model(part), torch.tensor([0, 1])).backward()
+
+    accumulate()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    with model.standardized_once():
+        accumulate()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], rtol=1e-10, atol=1e-12)
+
+
+def test_kernels_are_standardized_once_and_not_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = small(), []
+    plain = standardize_kernel
+
+    def counted(weight: Tensor) -> Tensor:
+        calls.append(1)
+        return plain(weight)
+
+    monkeypatch.setattr("bigtransfer.model.resnet.standardize_kernel", counted)
+    convs = sum(isinstance(m, StdConv2d) for m in model.modules())
+    with model.standardized_once():
+        for _ in range(3):
+            model(torch.randn(1, 3, 16, 16)).sum().backward()
+    assert len(calls) == convs
+
+
+def test_kernels_are_let_go_after_an_error() -> None:
+    model = small()
+    with pytest.raises(RuntimeError), model.standardized_once():
+        model(torch.randn(1, 4, 16, 16))
+    assert not [m for m in model.modules() if isinstance(m, StdConv2d) and m.held is not None]
+
+
+@pytest.mark.parametrize("what", RECOMPUTE)
+def test_training_step_under_autocast_keeps_float32_masters(what: Recompute) -> None:
+    model, x = small().recompute(what), torch.randn(4, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(x)
+    assert logits.dtype == torch.bfloat16
+    F.cross_entropy(logits.float(), torch.zeros(4, dtype=torch.int64)).backward()
+    exact = gradients(small().recompute("none"), x)
+    for name, p in model.named_parameters():
+        assert p.dtype == p.grad.dtype == torch.float32, name
+        assert p.grad.shape == exact[name].shape
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_norms_of_the_ablation(norm: Norm) -> None:
+    model = create_model("R14x0.25", 5, "small", norm=norm)
+    kinds = {type(m).__name__ for m in model.modules()}
+    assert ("StdConv2d" in kinds) == norm.endswith("_ws")
+    assert ("PlainConv2d" in kinds) == (not norm.endswith("_ws"))
+    assert ("GroupNorm" in kinds) == norm.startswith("gn")
+    assert ("BatchNorm2d" in kinds) == norm.startswith("bn")
+    assert (
+        gradients(model, torch.randn(4, 3, 16, 16)).keys() == dict(model.named_parameters()).keys()
+    )
+
+
+def test_params_offer_what_the_network_knows() -> None:
+    offered = get_type_hints(config.PretrainParams)
+    assert get_args(offered["root"]) == ROOTS
+    assert get_args(offered["norm"]) == NORMS
+
+
+def test_wrong_choices_are_named() -> None:
+    with pytest.raises(ConfigError, match="root is 'stem'; choose one of imagenet, small"):
+        create_model("R14x0.25", 5, "stem")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="norm is 'ln'; choose one of gn_ws, gn, bn_ws, bn"):
+        create_model("R14x0.25", 5, norm="ln")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="recompute is 'all'"):
+        small().recompute("all")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="recompute: norms does not go with norm: bn"):
+        create_model("R14x0.25", 5, "small", norm="bn").recompute("norms")
