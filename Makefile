@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TRITON := 3.7.1
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Nothing calls home. (DVC's own switches are in .dvc/config.)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -29,10 +30,18 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# CUDA builds of torch bring Triton, the CPU build does not; with it the tests run the GPU kernels in
+# Triton's interpreter and compile them, without a GPU (docs/decisions/0007).
+$(VENV)/triton: $(VENV)/installed
+	@test "$$(uname -s)" != Linux || $(BIN)/python -c 'import triton' 2>/dev/null \
+	  || $(PIP) --no-deps --retries 1 triton==$(TRITON) \
+	  || { echo "Triton $(TRITON) could not be fetched: the tests of the GPU kernels will be skipped."; exit 0; } \
+	  && touch $@
+
 run: install ## from images to a registered model and artifacts/report/index.html
 	@$(BIN)/bigtransfer run
 
-test: install ## all tests, offline (some minutes)
+test: $(VENV)/triton ## all tests, offline (some minutes)
 	@$(BIN)/python -m pytest
 
 lint: install ## format, lint, types, import layers, spelling
@@ -46,7 +55,7 @@ ui: install ## MLflow in the browser: runs, curves, registered models (http://lo
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 clean: ## remove everything that `make run` made, not .venv and not your own data
-	rm -rf artifacts .work mlflow.db mlruns dvc.lock data/upstream data/digits data/alphabets
+	rm -rf artifacts .work mlflow.db mlruns data/upstream data/digits data/alphabets
 
 lock: ## resolve pyproject.toml anew into requirements.lock (needs network and uv)
 	uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml \

@@ -106,11 +106,11 @@ class _Recomputed(torch.autograd.Function):
         y = _again(x, gain, offset, mean, rstd, groups, eps)
         dy: Tensor | None = None
         kernel_gradients: list[Tensor | None] = []
-        for dout, kernel, stride, padding in zip(
+        for upper, kernel, stride, padding in zip(
             gradients, kernels, strides, paddings, strict=True
         ):
             part, dkernel, _ = torch.ops.aten.convolution_backward(
-                dout, y, kernel, None, stride, padding, (1, 1), False, (0, 0), 1,
+                upper, y, kernel, None, stride, padding, (1, 1), False, (0, 0), 1,
                 (True, True, False),
             )  # fmt: skip
             dy = part if dy is None else dy.add_(part)
