@@ -23,7 +23,7 @@ def progress(label: str, total: int, *, unit: str, start: int = 0) -> Iterator[A
     Args:
         label: What is being done, in two or three words.
         total: Units in all.
-        unit: Name of one unit, e.g. `step` or `image`.
+        unit: Name of one unit, e.g. `step` or `image`; a symbol such as `MB` gets no plural.
         start: Units that were already done when this began (a resumed run).
     """
     if sys.stderr.isatty():
@@ -60,6 +60,7 @@ def _bar(label: str, total: int, unit: str, start: int) -> Iterator[Advance]:
 
 def _lines(label: str, total: int, unit: str, start: int) -> Advance:
     began = time.monotonic()
+    units = unit if unit.isupper() else f"{unit}s"
     shown = began - _SECONDS_BETWEEN_LINES + _SECONDS_BEFORE_SHOWN
 
     def advance(done: int, note: str) -> None:
@@ -72,7 +73,7 @@ def _lines(label: str, total: int, unit: str, start: int) -> Advance:
         left = (total - done) / rate if rate else float("inf")
         tail = f", {note}" if note else ""
         print(
-            f"{label}: {done:,} of {total:,} {unit}s, {rate:.1f}/s, {left:.0f} s left{tail}",
+            f"{label}: {done:,} of {total:,} {units}, {rate:.1f}/s, {left:.0f} s left{tail}",
             file=sys.stderr,
             flush=True,
         )

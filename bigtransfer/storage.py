@@ -79,7 +79,7 @@ def new_file(path: Path) -> Iterator[Path]:
         InfrastructureError: If the disk is full.
     """
     partial = _beside(path)
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
@@ -112,7 +112,7 @@ def new_folder(path: Path, *, sealed: bool = True) -> Iterator[Path]:
         InfrastructureError: If the disk is full.
     """
     partial = _beside(path)
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for stale in path.parent.glob(f".{path.name}.partial-*"):
             shutil.rmtree(stale, ignore_errors=True)
@@ -200,7 +200,7 @@ def lock(path: Path, subject: str) -> Iterator[None]:
     Raises:
         LockError: If another process holds it; names its pid and start time.
     """
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     with file:
@@ -220,7 +220,13 @@ def lock(path: Path, subject: str) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors while writing `path` into ours.
+
+    Raises:
+        StorageError: If the folder cannot be written to.
+        InfrastructureError: If the disk is full.
+    """
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`bigtransfer check-params | run`: parse, call, exit with the right code."""
+"""`bigtransfer check-params | run | weights`: parse, call, exit with the right code."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import bigtransfer
+from bigtransfer.command import weights
 from bigtransfer.errors import BigTransferError
 
 _INTERRUPTED = 130
@@ -32,6 +33,9 @@ def _call(arguments: argparse.Namespace) -> int:
 
         check_params(arguments.params)
         print(f"{arguments.params}: all sections and paths are fine")
+        return 0
+    if arguments.command == "weights":
+        weights.run(arguments)
         return 0
     from bigtransfer.command.workflow import run
 
@@ -62,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
         "targets", nargs="*", metavar="STAGE",
         help="only these stages and what they need, e.g. shard@photos (default: all)",
     )  # fmt: skip
+    weights.add_arguments(
+        commands.add_parser(
+            "weights",
+            help="published weights: fetch, show, convert",
+            allow_abbrev=False,
+        )
+    )
     return parser
 
 

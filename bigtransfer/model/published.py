@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bigtransfer.errors import CheckpointError
 from bigtransfer.model.names import BLOCK_UNITS, parse_architecture
-from bigtransfer.model.resnet import ResNetV2, StdConv2d
+from bigtransfer.model.resnet import ResNetV2, Root, StdConv2d
 from bigtransfer.storage import new_file, sha256_file
 
 Arrays = dict[str, NDArray[Any]]
@@ -47,7 +47,7 @@ class PublishedFile:
     architecture: str
     num_classes: int | None
     """None: the file has no head."""
-    root: str
+    root: Root
     parameters: int
     sha256: str
 
