@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer.errors import CheckpointError, ConfigError, did_you_mean
+from bigtransfer.model.names import PUBLISHED
 
 BUCKET = "https://storage.googleapis.com/bit_models"
 """Where the authors published their weights (README of google-research/big_transfer)."""
-_ARCHITECTURES = ("R50x1", "R50x3", "R101x1", "R101x3", "R152x2", "R152x4")
-PUBLISHED = (
-    *(f"BiT-{upstream}-{name}" for upstream in "MS" for name in _ARCHITECTURES),
-    *(f"BiT-M-{name}-ILSVRC2012" for name in _ARCHITECTURES),
+PUBLISHED_FILES = (
+    *(f"BiT-{upstream}-{name}" for upstream in "MS" for name in PUBLISHED),
+    *(f"BiT-M-{name}-ILSVRC2012" for name in PUBLISHED),
 )
 """The upstream checkpoints; besides, there are `vtab/…` and `distill/…`."""
 _OTHER_FOLDERS = re.compile(r"(vtab|distill)/[\w.-]+")
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fetch = actions.add_parser(
         "fetch", allow_abbrev=False,
         help="download a published file, resumable and checked",
-        description="Names: " + ", ".join(PUBLISHED) + ", vtab/…, distill/…",
+        description="Names: " + ", ".join(PUBLISHED_FILES) + ", vtab/…, distill/…",
     )  # fmt: skip
     fetch.add_argument("name", metavar="NAME", help="e.g. BiT-M-R50x1")
     fetch.add_argument(
@@ -79,10 +79,10 @@ def _fetch(name: str, folder: Path, source: str, sha256: str | None) -> None:
     from bigtransfer.model.published import describe_npz
 
     name = name.removesuffix(".npz")
-    if name not in PUBLISHED and not _OTHER_FOLDERS.fullmatch(name):
+    if name not in PUBLISHED_FILES and not _OTHER_FOLDERS.fullmatch(name):
         raise ConfigError(
-            f"unknown weights {name!r}{did_you_mean(name, PUBLISHED)}; `bigtransfer weights fetch "
-            "--help` lists the names"
+            f"unknown weights {name!r}{did_you_mean(name, PUBLISHED_FILES)}; "
+            "`bigtransfer weights fetch --help` lists the names"
         )
     base = source if "://" in source else Path(source).resolve().as_uri()
     fetched = fetch(

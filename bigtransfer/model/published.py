@@ -136,7 +136,7 @@ def read_npz(path: Path) -> Arrays:
     _check_kind(path)
     arrays: Arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             for name in file.files:
                 plain = _NUMBERED.sub(r"\1", name)
                 if plain in arrays:
