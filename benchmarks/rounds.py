@@ -1,0 +1,217 @@
+"""Run variants in turn, A B C A B C, in one process, and print their ratios.
+
+Machines are noisy and drift; neighbours in time see the same machine. So the ratio is taken within
+each round, and its median over the rounds is given with its range. On a CPU it is the processor time
+of one thread that is measured, on a GPU the time between two synchronisations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+Step = Callable[[], object]
+
+
+@dataclass
+class Row:
+    """One variant and what was measured of it."""
+
+    name: str
+    step: Step
+    mebibytes: float | None
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Seconds of a step."""
+        return statistics.median(self.seconds)
+
+
+def common_arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser of the flags that every benchmark has."""
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run")
+    parser.add_argument("--model", default="R50x1", help="architecture")
+    parser.add_argument("--size", type=int, default=128, help="image height and width, pixels")
+    parser.add_argument("--batch", type=int, default=4, help="images per step or micro-batch")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="bfloat16: autocast, "
+                        "float32 masters (default: float32 on a CPU, bfloat16 on a GPU)")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of A B C")
+    parser.add_argument(
+        "--steps", type=int, help="steps per round (default: 1 on a CPU, 5 on a GPU)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well (minutes)")
+    parser.add_argument(
+        "--only", nargs="+", metavar="TEXT", help="rows whose names hold one of these"
+    )
+    parser.add_argument("--peak-tflops", type=float, default=790.0,
+                        help="what 100 %% MFU is on this GPU: its measured bfloat16 product")  # fmt: skip
+    return parser
+
+
+def settle(arguments: argparse.Namespace) -> None:
+    """Fill in what depends on the device, and set torch up."""
+    cuda = arguments.device == "cuda"
+    if cuda and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch sees no CUDA device here")
+    arguments.dtype = arguments.dtype or ("bfloat16" if cuda else "float32")
+    arguments.steps = arguments.steps or (5 if cuda else 1)
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+
+
+class Bench:
+    """Variants of one thing, measured in turn."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._cuda = arguments.device == "cuda"
+        self.rows: list[Row] = []
+
+    def add(self, name: str, build: Callable[[], tuple[Step, nn.Module]]) -> None:
+        """Build a variant and run it twice; one that cannot be built leaves a line."""
+        only = self._arguments.only
+        if only and not any(text in name for text in only):
+            return
+        before = torch.cuda.memory_allocated() if self._cuda else 0
+        began = time.perf_counter()
+        try:
+            if self._cuda:
+                torch.cuda.reset_peak_memory_stats()
+            step, model = build()
+            step()
+            step()
+            memory = self._memory(step, model, before)
+        except Exception as error:
+            if self._cuda:
+                torch.cuda.empty_cache()
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            print(f"  left out: {name}: {lines[0][:200]}", flush=True)
+            return
+        print(f"  ready: {name} ({time.perf_counter() - began:.0f} s)", flush=True)
+        self.rows.append(Row(name, step, memory))
+
+    def run(self) -> None:
+        """Measure every variant once per round."""
+        for _ in range(self._arguments.rounds):
+            for row in self.rows:
+                row.seconds.append(self._time(row.step))
+
+    def _time(self, step: Step) -> float:
+        steps = self._arguments.steps
+        if not self._cuda:
+            began = time.process_time()
+            for _ in range(steps):
+                step()
+            return (time.process_time() - began) / steps
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - began) / steps
+
+    def _memory(self, step: Step, model: nn.Module, before: int) -> float | None:
+        """Mebibytes: on a GPU the peak of this variant alone, on a CPU what backward keeps."""
+        if not self._cuda:
+            return kept_for_backward(step, model) / 2**20
+        if getattr(step, "captured", False):
+            return (torch.cuda.max_memory_allocated() - before) / 2**20
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+    def print_table(self, images: int, flops: float, references: list[str]) -> None:
+        """Print one line per variant: images/s, memory, MFU, and its lead over each reference."""
+        by_name = {row.name: row for row in self.rows}
+        known = [name for name in references if name in by_name]
+        memory = "peak MiB" if self._cuda else "kept MiB"
+        head = f"{'':<34}{'images/s':>10}{memory:>10}" + ("   MFU" if self._cuda else "")
+        print("\n" + head + "".join(f"   {'against ' + name:<25}" for name in known))
+        for row in self.rows:
+            line = f"{row.name:<34}{images / row.median:>10,.1f}"
+            line += f"{row.mebibytes:>10,.0f}" if row.mebibytes is not None else f"{'':>10}"
+            if self._cuda:
+                line += f"{flops / row.median / self._arguments.peak_tflops / 1e12:>6.0%}"
+            for name in known:
+                line += f"   {_lead(by_name[name], row):<25}"
+            print(line.rstrip())
+
+    def best(self, *parts: str) -> str | None:
+        """Return the fastest variant whose name begins with one of these."""
+        rows = [row for row in self.rows if row.name.startswith(parts)]
+        return min(rows, key=lambda row: row.median).name if rows else None
+
+
+def _lead(reference: Row, row: Row) -> str:
+    ratios = sorted(a / b for a, b in zip(reference.seconds, row.seconds, strict=True))
+    text = f"x{statistics.median(ratios):.2f} [{ratios[0]:.2f}..{ratios[-1]:.2f}]"
+    if reference.mebibytes and row.mebibytes:
+        text += f" mem x{row.mebibytes / reference.mebibytes:.2f}"
+    return text
+
+
+def kept_for_backward(step: Step, model: nn.Module) -> int:
+    """Return the most bytes that autograd keeps at once in a step, beside the weights."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    alive: dict[int, list[int]] = {}
+    now = most = 0
+
+    class Kept:
+        def __init__(self, tensor: Tensor) -> None:
+            nonlocal now, most
+            self.tensor = tensor
+            storage = tensor.untyped_storage()
+            self.place = storage.data_ptr()
+            size_and_count = alive.setdefault(self.place, [storage.nbytes(), 0])
+            if size_and_count[1] == 0 and self.place not in weights:
+                now += size_and_count[0]
+                most = max(most, now)
+            size_and_count[1] += 1
+
+        def __del__(self) -> None:
+            nonlocal now
+            size_and_count = alive[self.place]
+            size_and_count[1] -= 1
+            if size_and_count[1] == 0:
+                now -= 0 if self.place in weights else size_and_count[0]
+                del alive[self.place]
+
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        step()
+    return most
+
+
+def forward_flops(model: nn.Module, size: int) -> float:
+    """Return the floating-point operations of one image, two per multiply-add."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(torch.empty(1, 3, size, size, device="meta"))
+    return float(counter.get_total_flops())
+
+
+def describe_machine(arguments: argparse.Namespace) -> str:
+    """Say in one line what is compared, and on what."""
+    if arguments.device == "cuda":
+        where = torch.cuda.get_device_name()
+    else:
+        where = f"CPU, {arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
+    return (
+        f"{arguments.model}, {arguments.size} px, batch {arguments.batch}, {arguments.dtype}, "
+        f"{where}, torch {torch.__version__}, {arguments.rounds} rounds"
+    )
