@@ -1,7 +1,7 @@
 """What we are measured against: timm's BiT networks, and the formula of the paper written plainly.
 
-`python benchmarks/peers.py` installs timm, alone, into `benchmarks/.peers`. Without it the benchmarks
-say so and leave its rows out.
+`python benchmarks/peers.py` installs timm, alone, into `benchmarks/.peers`. Without it the
+benchmarks say so and leave its rows out.
 """
 
 from __future__ import annotations
@@ -135,6 +135,9 @@ def _stand_in_for_torchvision() -> None:
         module.__path__ = []
         module.__version__ = "0.0"
         sys.modules[name] = module
+        if "." in name:
+            parent, _, child = name.rpartition(".")
+            setattr(sys.modules[parent], child, module)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Run variants in turn, A B C A B C, in one process, and print their ratios.
 
 Machines are noisy and drift; neighbours in time see the same machine. So the ratio is taken within
-each round, and its median over the rounds is given with its range. On a CPU it is the processor time
-of one thread that is measured, on a GPU the time between two synchronisations.
+each round, and its median over the rounds is given with its range. On a CPU it is the processor
+time of one thread that is measured, on a GPU the time between two synchronisations.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", default="R50x1", help="architecture")
     parser.add_argument("--size", type=int, default=128, help="image height and width, pixels")
     parser.add_argument("--batch", type=int, default=4, help="images per step or micro-batch")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="bfloat16: autocast, "
-                        "float32 masters (default: float32 on a CPU, bfloat16 on a GPU)")  # fmt: skip
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"],
+        help="bfloat16: autocast, float32 masters (default: float32 on a CPU, bfloat16 on a GPU)",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=15, help="rounds of A B C")
     parser.add_argument(
         "--steps", type=int, help="steps per round (default: 1 on a CPU, 5 on a GPU)"
@@ -56,8 +58,10 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", nargs="+", metavar="TEXT", help="rows whose names hold one of these"
     )
-    parser.add_argument("--peak-tflops", type=float, default=790.0,
-                        help="what 100 %% MFU is on this GPU: its measured bfloat16 product")  # fmt: skip
+    parser.add_argument(
+        "--peak-tflops", type=float, default=790.0,
+        help="what 100 %% MFU is on this GPU: its measured bfloat16 product",
+    )  # fmt: skip
     return parser
 
 
@@ -126,9 +130,9 @@ class Bench:
         return (time.perf_counter() - began) / steps
 
     def _memory(self, step: Step, model: nn.Module, before: int) -> float | None:
-        """Mebibytes: on a GPU the peak of this variant alone, on a CPU what backward keeps."""
+        """Mebibytes: on a GPU the peak of this variant alone, on a CPU the activations it keeps."""
         if not self._cuda:
-            return kept_for_backward(step, model) / 2**20
+            return kept_for_backward(step, model, self._arguments.batch) / 2**20
         if getattr(step, "captured", False):
             return (torch.cuda.max_memory_allocated() - before) / 2**20
         torch.cuda.reset_peak_memory_stats()
@@ -166,9 +170,13 @@ def _lead(reference: Row, row: Row) -> str:
     return text
 
 
-def kept_for_backward(step: Step, model: nn.Module) -> int:
-    """Return the most bytes that autograd keeps at once in a step, beside the weights."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+def kept_for_backward(step: Step, model: nn.Module, batch: int) -> int:
+    """Return the most bytes of activations that autograd keeps at once in a step.
+
+    Activations are tensors with a row per image. What depends on the weights alone (the
+    standardised kernels) is left out: it does not grow with the batch.
+    """
+    like_weights = {p.shape for p in model.parameters()}
     alive: dict[int, list[int]] = {}
     now = most = 0
 
@@ -176,20 +184,25 @@ def kept_for_backward(step: Step, model: nn.Module) -> int:
         def __init__(self, tensor: Tensor) -> None:
             nonlocal now, most
             self.tensor = tensor
+            self.counts = tensor.shape[:1] == (batch,) and tensor.shape not in like_weights
+            if not self.counts:
+                return
             storage = tensor.untyped_storage()
             self.place = storage.data_ptr()
             size_and_count = alive.setdefault(self.place, [storage.nbytes(), 0])
-            if size_and_count[1] == 0 and self.place not in weights:
+            if size_and_count[1] == 0:
                 now += size_and_count[0]
                 most = max(most, now)
             size_and_count[1] += 1
 
         def __del__(self) -> None:
             nonlocal now
+            if not self.counts:
+                return
             size_and_count = alive[self.place]
             size_and_count[1] -= 1
             if size_and_count[1] == 0:
-                now -= 0 if self.place in weights else size_and_count[0]
+                now -= size_and_count[0]
                 del alive[self.place]
 
     with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):

@@ -60,7 +60,9 @@ def standardize_kernel(weight: Tensor) -> Tensor:
     flat = ordered.flatten(1)
     if flat.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
-    with torch.autocast(weight.device.type, enabled=False):
+    # `meta` tensors (counting operations, planning memory) know no autocast.
+    kind = "cpu" if weight.is_meta else weight.device.type
+    with torch.autocast(kind, enabled=False):
         standard = F.layer_norm(flat, flat.shape[1:], eps=WS_EPS).view(ordered.shape)
     return standard.permute(0, 3, 1, 2) if by_layout else standard
 
