@@ -1,30 +1,37 @@
-"""Open one image under limits and say what it is, or why it cannot be used."""
+"""Open one image under limits and say what it is, what is odd about it, or why it is refused."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import warnings
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from bigtransfer.data.decoding import (
+    SUFFIXES,
+    Header,
+    UndecodableError,
+    decode_checked,
+    read_header,
+)
+from bigtransfer.data.fingerprint import THUMB_SIDE, looks_of
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Formats that Pillow is allowed to try; everything else is refused unopened."""
-_ORIENTATION_TAG = 0x0112
+_BLANK_CONTRAST = 1.5
+"""Grey levels: below it a 32x32 thumbnail shows nothing."""
+_EXTREME_ASPECT = 20
+_NO_THUMB = bytes(THUMB_SIDE * THUMB_SIDE)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an image may be before it is decoded. Sides in pixels."""
+    """What an image may be. Sides in pixels."""
 
     min_side: int
     max_side: int
     max_pixels: int
     max_bytes: int
+    small_side: int
+    """An image with a side below it is flagged, not refused."""
 
 
 @dataclass(frozen=True)
@@ -33,91 +40,91 @@ class ImageFacts:
 
     bytes: int
     sha256: str
-    pixel_sha256: str
+    pixel_sha256: str = ""
     """Of height, width and the RGB pixels: equal for copies that differ in metadata only."""
-    height: int
-    width: int
-    mode: str
-    format: str
-    orientation: int
-    fault: str | None
+    height: int = 0
+    width: int = 0
+    mode: str = ""
+    format: str = ""
+    orientation: int = 1
+    phash: int = 0
+    phash_mirrored: int = 0
+    thumb: bytes = _NO_THUMB
+    brightness: float = 0.0
+    contrast: float = 0.0
+    fault: str | None = None
+    flags: list[str] = field(default_factory=list)
+    """What is odd about it: `decode_warning: …`, `blank`, `small: …`, …"""
 
 
-def inspect_image(path: Path, limits: Limits) -> ImageFacts:
+def inspect_image(name: str, size: int, read: Callable[[], bytes], limits: Limits) -> ImageFacts:
     """Read, hash and fully decode one file; never raises for a bad file.
 
-    The header's size is checked before pixels are decoded, so that a small file which claims to be
-    huge costs nothing.
+    Size in bytes and the header's size in pixels are checked before anything is decoded, so that a
+    small file which claims to be huge costs nothing.
+
+    Args:
+        name: Its path; only the suffix is looked at.
+        size: Bytes, as listed; a larger file is not read.
+        read: Returns the bytes; may raise OSError.
+        limits: What it may be.
     """
+    if size > limits.max_bytes:
+        return ImageFacts(size, "", fault=f"{size:,} bytes exceed max_file_bytes")
     try:
-        size = path.stat().st_size
-        if size > limits.max_bytes:
-            return _refused(size, f"file of {size:,} bytes exceeds max_file_bytes")
-        data = path.read_bytes()
+        data = read()
     except OSError as error:
-        return _refused(0, f"cannot be read: {error.strerror}")
+        return ImageFacts(0, "", fault=f"cannot be read: {error.strerror or error}")
     sha256 = hashlib.sha256(data).hexdigest()
     if not data:
-        return _refused(0, "file is empty", sha256)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            return _inspect(data, sha256, limits)
-        except UnidentifiedImageError:
-            return _refused(len(data), f"not an image ({_kind(data)})", sha256)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            return _refused(len(data), "exceeds Pillow's limit against pixel bombs", sha256)
-        except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError) as error:
-            # Pillow's decoders raise any of these for damaged bytes.
-            return _refused(len(data), f"does not decode: {error}", sha256)
-
-
-def decode_rgb(data: bytes) -> Image.Image:
-    """Decode image bytes to RGB; the first frame, transparent parts on black.
-
-    16-bit grey is scaled to 8 bits. Pixels stay as stored: EXIF orientation is not applied.
-    """
-    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        wide = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((np.clip(wide, 0, 65535) >> 8).astype(np.uint8))
-    return image.convert("RGB")
-
-
-def _inspect(data: bytes, sha256: str, limits: Limits) -> ImageFacts:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        width, height = image.size
-        mode, format_ = image.mode, image.format or "?"
-        fault = _size_fault(height, width, limits)
-        orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
-    pixel_sha256 = ""
-    if fault is None:
-        pixels: NDArray[np.uint8] = np.asarray(decode_rgb(data))
-        pixel_sha256 = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+        return ImageFacts(0, sha256, fault="file is empty")
+    try:
+        header = read_header(data)
+        if fault := _size_fault(header.height, header.width, limits):
+            return ImageFacts(len(data), sha256, "", *_of(header), fault=fault)
+        pixels, warning = decode_checked(data)
+    except UndecodableError as error:
+        return ImageFacts(len(data), sha256, fault=str(error))
+    looks = looks_of(pixels)
+    digest = hashlib.sha256(f"{pixels.shape}".encode())
+    digest.update(pixels if pixels.flags.c_contiguous else pixels.tobytes())
+    flags = _flags(name, header, looks.contrast, warning, limits)
     return ImageFacts(
-        len(data), sha256, pixel_sha256, height, width, mode, format_, orientation, fault
-    )
+        len(data), sha256, digest.hexdigest(), *_of(header), looks.phash, looks.phash_mirrored,
+        looks.thumb, looks.brightness, looks.contrast, None, flags,
+    )  # fmt: skip
+
+
+def _of(header: Header) -> tuple[int, int, str, str, int]:
+    return header.height, header.width, header.mode, header.format, header.orientation
 
 
 def _size_fault(height: int, width: int, limits: Limits) -> str | None:
     if min(height, width) < limits.min_side:
         return f"{width}x{height} pixels: a side is below min_side_pixels {limits.min_side}"
     if max(height, width) > limits.max_side:
-        return f"{width}x{height} pixels: a side is above max_side_pixels {limits.max_side}"
+        return f"{width}x{height} pixels: a side is above max_side_pixels {limits.max_side:,}"
     if height * width > limits.max_pixels:
         return f"{width}x{height} pixels exceed max_image_pixels {limits.max_pixels:,}"
     return None
 
 
-def _refused(size: int, fault: str, sha256: str = "") -> ImageFacts:
-    return ImageFacts(size, sha256, "", 0, 0, "", "", 1, fault)
-
-
-def _kind(data: bytes) -> str:
-    head = data[:256].lstrip().lower()
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "an HTML or XML page"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git-LFS pointer; run `git lfs pull`"
-    return f"{len(data):,} bytes of something else"
+def _flags(
+    name: str, header: Header, contrast: float, warning: str | None, limits: Limits
+) -> list[str]:
+    flags = []
+    suffix = PurePosixPath(name).suffix.lower().lstrip(".")
+    if warning:
+        flags.append(f"decode_warning: {warning}")
+    if any(suffix in known for known in SUFFIXES.values()) and suffix not in SUFFIXES.get(
+        header.format, ()
+    ):
+        flags.append(f"other_format: named .{suffix}, is {header.format}")
+    if contrast < _BLANK_CONTRAST:
+        flags.append("blank: nothing to see")
+    short, long = sorted((header.height, header.width))
+    if long > _EXTREME_ASPECT * short:
+        flags.append(f"extreme_aspect: {header.width}x{header.height} pixels")
+    if short < limits.small_side:
+        flags.append(f"small: {header.width}x{header.height} pixels")
+    return flags
