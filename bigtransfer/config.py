@@ -30,6 +30,8 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 SplitName = Literal["train", "val", "test"]
+SOURCES = "artifacts/sources"
+"""Where the stage `fetch` writes what it found at a dataset's remote source."""
 
 
 class Section(BaseModel):
@@ -70,12 +72,33 @@ class DatasetRules(Section):
     max_side_pixels: Positive
     max_image_pixels: Positive
     max_file_bytes: Positive
+    small_side_pixels: NotNegative
+    near_duplicate_side: NotNegative
+    on_bad: Literal["error", "quarantine"]
+    bad_budget: Share
+    classes: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None
+    exclude: Annotated[tuple[str, ...], Field(strict=False)]
+    expectations: Annotated[tuple[dict[str, Any], ...], Field(strict=False)]
+    layout: Literal[
+        "auto", "folders", "flat", "table", "cifar", "ilsvrc2012", "class_tars", "webdataset"
+    ]
+    source: str | None
+    mirror: bool
     shard_bytes: Positive
+    short_side_pixels: Positive | None
 
     @model_validator(mode="after")
-    def _sides_in_order(self) -> DatasetRules:
+    def _possible(self) -> DatasetRules:
         if self.min_side_pixels > self.max_side_pixels:
             raise ValueError("min_side_pixels must not exceed max_side_pixels")
+        for rule in self.expectations:
+            if not isinstance(rule.get("expect"), str):
+                raise ValueError(
+                    f"expectations: {rule!r} names no rule; write {{expect: "
+                    "column_values_to_be_between, column: height, min_value: 64}"
+                )
+        if self.classes and len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes holds a name twice")
         return self
 
 
@@ -84,6 +107,18 @@ class DatasetParams(DatasetRules):
 
     name: Name
     path: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _remote_lies_in_its_index(self) -> DatasetParams:
+        index = f"{SOURCES}/{self.name}"
+        if "://" in self.path:
+            raise ValueError(
+                f"path {self.path!r} is an address; DVC depends on local paths only: write "
+                f"path: {index}, source: {self.path}"
+            )
+        if self.source is not None and self.path.rstrip("/") != index:
+            raise ValueError(f"the index of a remote source lies at {index!r}; write path: {index}")
+        return self
 
 
 class PretrainParams(Section):
@@ -102,6 +137,7 @@ class PretrainParams(Section):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     precrop: Positive
     crop: Positive
+    augmentation: Literal["square", "inception"]
     flip: bool
     seed: NotNegative
     threads: Positive
@@ -167,6 +203,19 @@ class RegisterParams(Section):
     promote: Literal["if_better", "never"]
 
 
+class AuditRules(Section):
+    """What becomes of a leak between datasets (section `audit`)."""
+
+    on_leak: Literal["error", "report"]
+
+
+class AuditParams(AuditRules):
+    """The same, with what is compared: derived from `pretrain:` and `tasks:`, never typed."""
+
+    upstream: Name
+    downstream: Annotated[tuple[Name, ...], Field(strict=False)]
+
+
 class SummarizeParams(Section):
     """What the report covers: derived from `datasets:`, `tasks:` and `pretrain:`, never typed."""
 
@@ -180,11 +229,22 @@ class Params:
     """The whole of `params.yaml`, resolved."""
 
     materialize: MaterializeParams
+    remote: tuple[str, ...]
+    audit_rules: AuditRules
     datasets: Mapping[str, DatasetParams]
     pretrain: PretrainParams
     tasks: Mapping[str, TaskParams]
     evaluate: EvaluateParams
     register: RegisterParams
+
+    @property
+    def audit(self) -> AuditParams:
+        """Return the section of the stage `audit`."""
+        return AuditParams(
+            on_leak=self.audit_rules.on_leak,
+            upstream=self.pretrain.dataset,
+            downstream=tuple(dict.fromkeys(task.dataset for task in self.tasks.values())),
+        )
 
     @property
     def summarize(self) -> SummarizeParams:
@@ -222,13 +282,14 @@ _SIMPLE: dict[str, type[Section]] = {
     "pretrain": PretrainParams,
     "evaluate": EvaluateParams,
     "register": RegisterParams,
+    "audit": AuditRules,
 }
 _SECTION_NAMES = (*_SIMPLE, "summarize")
 _FAMILIES: dict[str, tuple[str, type[Section], type[Section]]] = {
     "datasets": ("data", DatasetRules, DatasetParams),
     "tasks": ("finetune", FinetuneParams, TaskParams),
 }
-_TOP_KEYS = (*_SIMPLE, *_FAMILIES, *(shared for shared, _, _ in _FAMILIES.values()))
+_TOP_KEYS = ("remote", *_SIMPLE, *_FAMILIES, *(shared for shared, _, _ in _FAMILIES.values()))
 _SectionT = TypeVar("_SectionT", bound=Section)
 
 
@@ -285,8 +346,33 @@ def resolve(raw: Mapping[str, Any], source: str) -> Params:
         if isinstance(wanted, str) and wanted not in known:
             hint = did_you_mean(wanted, known)
             faults.add(f"'{place}.dataset' is {wanted!r}, which 'datasets' does not name{hint}")
+    remote = _remote(raw, faults)
     faults.report()
-    return Params(**simple, datasets=families["datasets"], tasks=families["tasks"])  # type: ignore[arg-type]  # `report` raised if any is None
+    simple["audit_rules"] = simple.pop("audit")
+    return Params(**simple, remote=remote, datasets=families["datasets"], tasks=families["tasks"])  # type: ignore[arg-type]  # `report` raised if any is None
+
+
+def _remote(raw: Mapping[str, Any], faults: _Faults) -> tuple[str, ...]:
+    """Return the names under `remote`: exactly those of the datasets that have a source."""
+    given = raw.get("remote")
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        faults.add(f"'remote' must be a list of dataset names, got {given!r}; write remote: []")
+        return ()
+    entries = raw.get("datasets")
+    entries = entries if isinstance(entries, dict) else {}
+    fetched = [k for k, v in entries.items() if isinstance(v, dict) and v.get("source")]
+    for name in fetched:
+        if name not in given:
+            faults.add(
+                f"'datasets.{name}' has a source; add {name!r} to 'remote', so it is fetched"
+            )
+    for name in given:
+        if name not in fetched:
+            faults.add(
+                f"'remote' names {name!r}, but no such dataset has a 'source'"
+                f"{did_you_mean(name, fetched)}"
+            )
+    return tuple(given)
 
 
 def from_json(text: str, model: type[_SectionT], source: str = "--params-json") -> _SectionT:

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+
+_LOSSLESS_PIXELS = 32
+"""Larger pictures are JPEG: a page of a thousand classes stays small."""
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --dim: #5b6577; --paper: #ffffff; --soft: #f3f5f9;
@@ -62,10 +67,16 @@ def render(template: Path, **values: Any) -> str:
     return environment.get_template(template.name).render(style=_STYLE, **values)
 
 
-def picture(image: Image.Image, longest: int = 96) -> str:
-    """Return an image as a `data:` URI, made smaller (never larger) to `longest` pixels."""
-    image = image.copy()
+def picture(pixels: NDArray[np.uint8], longest: int = 96) -> str:
+    """Return an image as a `data:` URI, made smaller (never larger) to `longest` pixels.
+
+    Args:
+        pixels: RGB, (H, W, 3).
+        longest: Of its sides, pixels.
+    """
+    image = Image.fromarray(pixels)
     image.thumbnail((longest, longest))
+    kind = "PNG" if max(image.size) <= _LOSSLESS_PIXELS else "JPEG"
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, kind)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()

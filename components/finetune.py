@@ -18,22 +18,30 @@ COMPONENT = Component(
     reads={
         "pretrained": "upstream checkpoint folder",
         "shards": "shards of the task's dataset",
+        "audit": "folder written by audit: that no test image was seen upstream",
     },
+    addresses=("shards",),
     writes={"checkpoints": "folder with a checkpoint per run and cells.json"},
 )
 _OVERRIDES = ("total_steps", "batch_size", "base_lr", "precrop", "crop", "mixup_alpha")
 
 
 def run(
-    stage: Stage, params: TaskParams, *, pretrained: Path, shards: Path, checkpoints: Path
+    stage: Stage,
+    params: TaskParams,
+    *,
+    pretrained: Path,
+    shards: Path,
+    audit: Path,
+    checkpoints: Path,
 ) -> None:
     """Fine-tune all cells of one task."""
-    from bigtransfer.storage import digest_of, read_json
+    from bigtransfer.data.shards import describe_shards
+    from bigtransfer.storage import digest_of
     from bigtransfer.train.finetune import finetune
 
-    stage.journal.dataset(
-        params.dataset, digest_of(shards), str(shards), read_json(shards / "index.json")
-    )
+    digest, summary = describe_shards(shards)
+    stage.journal.dataset(params.dataset, digest, str(shards), summary)
     result = finetune(
         pretrained,
         shards,
@@ -52,6 +60,7 @@ def run(
     stage.journal.tags(
         {
             "upstream_digest": result["upstream_digest"],
+            "audit_digest": digest_of(audit),
             "checkpoint_digest": digest_of(checkpoints),
         }
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bigtransfer.errors import BigTransferError, ConfigError, StorageError
 
@@ -43,6 +43,12 @@ class Component:
     """Flag -> what the path must hold."""
     writes: Mapping[str, str] = field(default_factory=dict)
     """Flag -> what is written there."""
+    several: tuple[str, ...] = ()
+    """Flags among `reads` that take more than one path."""
+    addresses: tuple[str, ...] = ()
+    """Flags that take an `s3://` address as well as a path."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Optional flag -> what it is for; `run` gets its text, or None."""
 
     @property
     def params_class(self) -> type[Section]:
@@ -111,15 +117,31 @@ def parser(component: Component) -> argparse.ArgumentParser:
         help=f"section of --params: {component.section}"
         + ("" if family else " (default: %(default)s)"),
     )
-    for flag, text in component.reads.items():
-        result.add_argument(
-            _flag(flag), type=Path, required=True, metavar="PATH", help=f"reads: {text}"
-        )
-    for flag, text in component.writes.items():
-        result.add_argument(
-            _flag(flag), type=Path, required=True, metavar="PATH", help=f"writes: {text}"
-        )
+    for verb, flags in (("reads", component.reads), ("writes", component.writes)):
+        for flag, text in flags.items():
+            result.add_argument(
+                _flag(flag),
+                type=_place if flag in component.addresses else Path,
+                required=True,
+                metavar="PATH",
+                nargs="+" if flag in component.several else None,
+                help=f"{verb}: {text}",
+            )
+    for flag, text in component.options.items():
+        result.add_argument(_flag(flag), metavar="TEXT", help=text)
     return result
+
+
+def _place(text: str) -> Any:
+    """Return a path, or the place in a bucket that an address names."""
+    if "://" not in text:
+        return Path(text)
+    from bigtransfer.storage.s3 import S3Path
+
+    try:
+        return S3Path.parse(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _flag(name: str) -> str:
@@ -145,16 +167,19 @@ def _execute(
     reads = {name: getattr(arguments, name) for name in component.reads}
     writes = {name: getattr(arguments, name) for name in component.writes}
     _check_inputs(reads)
-    outputs = sorted(str(path.resolve()) for path in writes.values())
+    outputs = sorted(
+        str(path.resolve()) if isinstance(path, Path) else str(path) for path in writes.values()
+    )
+    options = {name: getattr(arguments, name) for name in component.options}
     with ExitStack() as held:
         name = sha256_json(outputs)[:16]
         lock_file = WORK / "locks" / f"{component.name}-{name}.lock"
         held.enter_context(lock(lock_file, f"the output of {stage_name} ({outputs[0]})"))
-        _run_tracked(component, run, params, {**reads, **writes}, stage_name)
+        _run_tracked(component, run, params, {**reads, **writes, **options}, stage_name)
 
 
 def _run_tracked(
-    component: Component, run: Run, params: Section, paths: dict[str, Path], name: str
+    component: Component, run: Run, params: Section, paths: dict[str, Any], name: str
 ) -> None:
     from bigtransfer.track.journal import Journal
 
@@ -181,8 +206,13 @@ def _params(component: Component, arguments: argparse.Namespace) -> Section:
     return config.load(arguments.params).section(arguments.section)
 
 
-def _check_inputs(reads: Mapping[str, Path]) -> None:
-    missing = [f"{_flag(name)} {str(path)!r}" for name, path in reads.items() if not path.exists()]
+def _check_inputs(reads: Mapping[str, Any]) -> None:
+    missing = [
+        f"{_flag(name)} {str(path)!r}"
+        for name, given in reads.items()
+        for path in (given if isinstance(given, list) else [given])
+        if isinstance(path, Path) and not path.exists()
+    ]
     if missing:
         raise StorageError(
             f"{' and '.join(missing)} does not exist; run the stage that writes it (`dvc repro`), "

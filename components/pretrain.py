@@ -16,6 +16,7 @@ COMPONENT = Component(
     params="PretrainParams",
     section="pretrain",
     reads={"shards": "shards of the upstream dataset"},
+    addresses=("shards",),
     writes={
         "checkpoint": "upstream checkpoint folder (safetensors, meta.json, MANIFEST.json)",
         "metrics": "JSON file of the final figures",
@@ -34,12 +35,12 @@ def run(
     history: Path,
 ) -> None:
     """Pretrain."""
-    from bigtransfer.storage import digest_of, read_json
+    from bigtransfer.data.shards import describe_shards
+    from bigtransfer.storage import digest_of
     from bigtransfer.train.pretrain import pretrain
 
-    stage.journal.dataset(
-        params.dataset, digest_of(shards), str(shards), read_json(shards / "index.json")
-    )
+    digest, summary = describe_shards(shards)
+    stage.journal.dataset(params.dataset, digest, str(shards), summary)
     result = pretrain(
         shards, checkpoint, metrics, history, stage.work,
         log=stage.log, **params.model_dump(exclude={"dataset"}),

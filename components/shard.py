@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.interface import Component, Stage, main
 
@@ -16,25 +16,52 @@ COMPONENT = Component(
     params="DatasetParams",
     section="datasets.<name>",
     reads={
-        "dataset": "the folder that was validated",
+        "dataset": "the dataset that was validated",
         "manifest": "dataset manifest, written by validate",
     },
-    writes={"shards": "folder of shard-*.tar, index.parquet, classes.json, index.json"},
+    writes={"shards": "folder or s3:// prefix of shard-*.tar, index.parquet, …"},
+    addresses=("shards",),
+    options={
+        "part": "N/M: write only the N-th of M parts (from 1); all may run at once",
+        "join": "M: join the M parts that were written into one dataset",
+    },
 )
 
 
 def run(
-    stage: Stage, params: DatasetParams, *, dataset: Path, manifest: Path, shards: Path
+    stage: Stage,
+    params: DatasetParams,
+    *,
+    dataset: Path,
+    manifest: Path,
+    shards: Path,
+    part: str | None,
+    join: str | None,
 ) -> None:
-    """Pack one dataset."""
-    from bigtransfer.data.shards import write_shards
-    from bigtransfer.storage import digest_of
+    """Pack one dataset, or one part of it."""
+    from bigtransfer.data.packing import join_parts, make_plan, parse_part, write_part, write_shards
+    from bigtransfer.data.shards import describe_shards
 
-    summary = write_shards(
-        dataset, manifest, shards, shard_bytes=params.shard_bytes, seed=params.seed
+    settings: dict[str, Any] = {
+        "shard_bytes": params.shard_bytes,
+        "short_side": params.short_side_pixels,
+        "seed": params.seed,
+    }
+    if part is not None:
+        number, parts = parse_part(part)
+        done = write_part(make_plan(manifest, **settings), dataset, shards, number, parts)
+        print(f"{params.name}: part {part} {'written' if done else 'was there already'}")
+        return
+    if join is not None:
+        join_parts(make_plan(manifest, **settings), shards, parse_part(f"1/{join}")[1])
+    else:
+        write_shards(dataset, manifest, shards, **settings)
+    digest, summary = describe_shards(shards)
+    stage.journal.dataset(params.name, digest, str(shards), summary)
+    print(
+        f"{params.name}: {summary['examples']:,} images packed into {summary['shards']:,} shards, "
+        f"sha256 {digest[:16]}"
     )
-    stage.journal.dataset(params.name, digest_of(shards), str(shards), summary)
-    print(f"{params.name}: {summary['examples']:,} images packed, sha256 {digest_of(shards)[:16]}")
 
 
 if __name__ == "__main__":

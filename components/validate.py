@@ -1,4 +1,4 @@
-"""Check every image of a dataset folder and let it pass or not."""
+"""Check every image of a dataset and let it pass or not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMPONENT = Component(
     "Decode every image, hold the rules (exit 3 if one is broken), write the dataset manifest.",
     params="DatasetParams",
     section="datasets.<name>",
-    reads={"dataset": "folder <class>/<image>, or <split>/<class>/<image>"},
+    reads={"dataset": "folder, table, archive, or the index that fetch wrote"},
     writes={
         "manifest": "dataset manifest, Parquet; only if the dataset passes",
         "validation": "folder with validation.json and index.html, whatever the verdict",
@@ -27,27 +27,16 @@ def run(
     stage: Stage, params: DatasetParams, *, dataset: Path, manifest: Path, validation: Path
 ) -> None:
     """Validate one dataset."""
-    from bigtransfer.data.inspection import Limits
-    from bigtransfer.data.validation import validate
+    from bigtransfer.data.validation import asked_of, validate
     from bigtransfer.storage import sha256_file
 
     counts = validate(
         dataset,
         params.name,
+        layout=params.layout,
         manifest_path=manifest,
         report=validation,
-        limits=Limits(
-            params.min_side_pixels,
-            params.max_side_pixels,
-            params.max_image_pixels,
-            params.max_file_bytes,
-        ),
-        val=params.splits.val,
-        test=params.splits.test,
-        seed=params.seed,
-        required_splits=params.required_splits,
-        min_classes=params.min_classes,
-        min_examples_per_class=params.min_examples_per_class,
+        asked=asked_of(params),
         params=params.model_dump(mode="json"),
     )
     stage.journal.dataset(params.name, sha256_file(manifest), str(dataset), counts)

@@ -1,26 +1,35 @@
-"""Batches of a split, in an order that is a pure function of (seed, step).
+"""Batches of a split: what `order` says, decoded and augmented by threads, ahead of the device.
 
-Training sees the concatenation of one permutation per epoch; step `t` takes positions
-`t * batch_size …`. So a batch may span two epochs (or several, where a few-shot set is smaller than
-a batch), nothing is dropped, and the whole loader state is the step number.
+Batches are uint8; normalising is the device's work. Every draw is keyed by (seed, epoch, sample),
+so a batch is a pure function of (seed, step): the same for any number of threads and ranks, and
+after a resume. The whole state of a loader is the number of the step.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bigtransfer.data.decoding import UndecodableError, decode_rgb
+from bigtransfer.data.order import Order, sizes_by_shard
 from bigtransfer.data.shards import Shards
-from bigtransfer.data.transforms import decode_square, random_crop_flip
+from bigtransfer.data.transforms import inception_crop_flip, random_crop_flip, square
+from bigtransfer.errors import DatasetError
 from bigtransfer.progress import tracked
 
 RAM_BYTES = 1 << 30
 """A split whose decoded squares fit into this much is decoded once and kept."""
+AHEAD = 3
+"""Batches that are made while the device works on one."""
+Crop = Literal["square", "inception"]
 
 
 class Batch(NamedTuple):
@@ -34,80 +43,166 @@ class Batch(NamedTuple):
 class Squares:
     """The images of some index rows as squares of one size, kept in memory where they fit."""
 
-    def __init__(self, shards: Shards, rows: NDArray[np.int64], side: int) -> None:
-        self._reader = shards.reader()
+    def __init__(
+        self, shards: Shards, rows: NDArray[np.int64], side: int, *, threads: int | None = None
+    ) -> None:
+        """Open the rows of a split; decode them where they fit into memory.
+
+        Args:
+            shards: Opened.
+            rows: Index rows.
+            side: Of the squares, pixels.
+            threads: That decode; None: one per core, at most 16. Never part of the result.
+        """
+        self.reader = shards.reader()
         self.rows = rows
         self.labels = shards.labels(rows)
         self.side = side
+        self._paths = shards.index["path"]
+        self.pool = ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1))
         self._kept: NDArray[np.uint8] | None = None
         if len(rows) * side * side * 3 <= RAM_BYTES:
-            with _pool() as pool:
-                self._kept = self._decode(pool, shards.summary["dataset"])
-        else:
-            self._pool = _pool()
+            self._kept = self._decode(shards.summary["dataset"])
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def in_memory(self) -> bool:
+        """Say whether everything was decoded already."""
+        return self._kept is not None
+
+    def pixels(self, position: int) -> NDArray[np.uint8]:
+        """Decode one image as it was packed: RGB (H, W, 3).
+
+        Raises:
+            DatasetError: If it does not decode; names it.
+        """
+        row = int(self.rows[position])
+        try:
+            return decode_rgb(self.reader.read(row))
+        except UndecodableError as error:
+            raise DatasetError(
+                f"sample {self._paths[row].as_py()!r} {error}; run `validate` and `shard` again"
+            ) from error
 
     def get(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return (B, side, side, 3) for positions in `rows`."""
         if self._kept is not None:
             return self._kept[positions]
-        return np.stack(list(self._pool.map(self._square, self.rows[positions])))
+        result = np.empty((len(positions), self.side, self.side, 3), np.uint8)
 
-    def _square(self, row: np.int64) -> NDArray[np.uint8]:
-        return decode_square(self._reader.read(int(row)), self.side)
+        def fill(i: int) -> None:
+            result[i] = square(self.pixels(int(positions[i])), self.side)
 
-    def _decode(self, pool: ThreadPoolExecutor, name: str) -> NDArray[np.uint8]:
-        result = np.empty((len(self), self.side, self.side, 3), np.uint8)
-        squares = pool.map(self._square, self.rows)
-        for i, square in enumerate(tracked(squares, f"decode {name}", len(self), unit="image")):
-            result[i] = square
+        for _ in self.pool.map(fill, range(len(positions))):
+            pass
         return result
 
+    def _decode(self, name: str) -> NDArray[np.uint8]:
+        result = np.empty((len(self), self.side, self.side, 3), np.uint8)
 
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
+        def fill(i: int) -> None:
+            result[i] = square(self.pixels(i), self.side)
+
+        done = self.pool.map(fill, range(len(self)))
+        for _ in tracked(done, f"decode {name}", len(self), unit="image"):
+            pass
+        return result
 
 
 class TrainBatches:
     """Shuffled, augmented batches; `batch(step)` is a pure function of its arguments."""
 
     def __init__(
-        self, squares: Squares, *, batch_size: int, crop: int, flip: bool, seed: int
+        self,
+        squares: Squares,
+        *,
+        batch_size: int,
+        crop: int,
+        flip: bool,
+        seed: int,
+        how: Crop = "square",
+        rank: int = 0,
+        world_size: int = 1,
+        lanes: int | None = None,
     ) -> None:
+        """Plan the batches of a rank.
+
+        Args:
+            squares: Of the split; their side is what images are resized to before a square crop.
+            batch_size: Images per optimiser step, all ranks together.
+            crop: Side of what comes out, pixels. Equal to the squares' side: no crop.
+            flip: Whether to mirror at random.
+            seed: Of order and augmentation.
+            how: `square`: BiT's resize to a square, then a random crop; `inception`: a random
+                rectangle, resized.
+            rank: Of this process.
+            world_size: Processes.
+            lanes: Of the order; None: as the shards ask for.
+        """
         self._squares = squares
-        self._batch_size = batch_size
-        self._crop = crop
-        self._flip = flip
-        self._seed = seed
-        self._permutations: dict[int, NDArray[np.int64]] = {}
+        sizes = sizes_by_shard(squares.reader.shard_of(squares.rows))
+        self.order = Order(sizes, batch_size, seed, lanes=lanes)
+        self._crop, self._flip, self._seed, self._how = crop, flip, seed, how
+        self._rank, self._world_size = rank, world_size
+        self._numbers = np.unique(squares.reader.shard_of(squares.rows))
+        self.waited_seconds = 0.0
+        """Time that `ahead` has kept its caller waiting."""
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of an optimiser step, counted from 0."""
-        n = len(self._squares)
-        places = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
-        epochs, within = places // n, places % n
-        self._keep_permutations(int(epochs[0]), int(epochs[-1]))
-        samples = np.array(
-            [self._permutations[int(e)][i] for e, i in zip(epochs, within, strict=True)]
-        )
-        images = random_crop_flip(
-            self._squares.get(samples), self._crop, flip=self._flip, seed=self._seed,
-            epochs=epochs, samples=samples,
-        )  # fmt: skip
+        """Return this rank's share of the batch of an optimiser step, counted from 0."""
+        epochs, samples = self.order.batch(step, self._rank, self._world_size)
+        if self._how == "inception":
+            images = self._inception(epochs, samples)
+        else:
+            images = random_crop_flip(
+                self._squares.get(samples), self._crop, flip=self._flip, seed=self._seed,
+                epochs=epochs, samples=samples,
+            )  # fmt: skip
         return Batch(images, self._squares.labels[samples], self._squares.rows[samples])
 
-    def _keep_permutations(self, first: int, last: int) -> None:
-        kept = self._permutations
-        self._permutations = {
-            epoch: kept[epoch] if epoch in kept else self._permutation(epoch)
-            for epoch in range(first, last + 1)
-        }
+    def ahead(self, start: int, stop: int) -> Iterator[Batch]:
+        """Yield the batches of steps `start` to `stop` - 1, made ahead by another thread."""
+        with ThreadPoolExecutor(1) as maker:
+            waiting: deque[Future[Batch]] = deque()
+            upcoming = iter(range(start, stop))
+            try:
+                for _ in range(AHEAD):
+                    self._begin(maker, waiting, upcoming)
+                while waiting:
+                    began = time.monotonic()
+                    batch = waiting.popleft().result()
+                    self.waited_seconds += time.monotonic() - began
+                    self._begin(maker, waiting, upcoming)
+                    yield batch
+            finally:
+                for future in waiting:
+                    future.cancel()
 
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
-        return generator.permutation(len(self._squares))
+    def _begin(
+        self, maker: ThreadPoolExecutor, waiting: deque[Future[Batch]], steps: Iterator[int]
+    ) -> None:
+        for step in steps:
+            soon = self.order.soon(step, self._rank, self._world_size)
+            if soon:
+                self._squares.reader.prefetch([int(self._numbers[s]) for s in soon])
+            waiting.append(maker.submit(self.batch, step))
+            return
+
+    def _inception(
+        self, epochs: NDArray[np.int64], samples: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        result = np.empty((len(samples), self._crop, self._crop, 3), np.uint8)
+        cut = partial(inception_crop_flip, crop=self._crop, flip=self._flip, seed=self._seed)
+
+        def fill(i: int) -> None:
+            sample = int(samples[i])
+            result[i] = cut(self._squares.pixels(sample), epoch=int(epochs[i]), sample=sample)
+
+        for _ in self._squares.pool.map(fill, range(len(samples))):
+            pass
+        return result
 
 
 def evaluation_batches(squares: Squares, batch_size: int) -> Iterator[Batch]:

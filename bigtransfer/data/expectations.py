@@ -1,16 +1,30 @@
-"""The rules a dataset must obey, held by Great Expectations over the rows of its manifest."""
+"""The rules a dataset must obey, held by Great Expectations over its manifest.
+
+Ours come first; then those that the user lists under `expectations:` in params.yaml, any of Great
+Expectations' own, over the manifest's columns. Above twenty million rows, rules run over one row
+per part of the manifest instead: its extremes and counts.
+"""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from bigtransfer.errors import ConfigError, did_you_mean
+
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
+SUMMARY_ABOVE_ROWS = 20_000_000
+PART_ROWS = 100_000
 _NAMED_ROWS = 20
+_NUMBERS = ("height", "width", "bytes", "brightness", "contrast", "orientation")
+COLUMNS = ("path", "label", "labels", "split", "mode", "format", "sha256", *_NUMBERS)
+"""What a rule of the user may name; `label` is the first label."""
 
 
 @dataclass(frozen=True)
@@ -33,52 +47,133 @@ class Outcome:
         """Return one line for a person: rule, count, rows."""
         rows = "; ".join(self.failures[:5])
         more = f"; and {self.failed - 5} more" if self.failed > 5 else ""
-        return f"{self.rule}: {self.failed} of {self.checked} fail: {rows}{more}"
+        return (
+            f"{self.rule}: {self.failed} of {self.checked} fail{': ' if rows else ''}{rows}{more}"
+        )
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is asked of a dataset (section `data` of params.yaml)."""
+
+    required_splits: tuple[str, ...]
+    min_classes: int
+    min_examples_per_class: int
+    bad_budget: float
+    """Share of unusable images that is accepted; 0: none."""
+    classes: tuple[str, ...] | None
+    """The class names in order, where they are fixed."""
+    expectations: tuple[Mapping[str, Any], ...]
+    """The user's own: `{expect: column_values_to_be_between, column: height, min_value: 64}`."""
 
 
 def check(
-    rows: list[dict[str, Any]],
-    labels: list[str],
-    *,
-    required_splits: tuple[str, ...],
-    min_classes: int,
-    min_examples_per_class: int,
+    table: pa.Table,
+    leaks: Sequence[str | None],
+    labels: Sequence[str],
+    counts: Mapping[str, int],
+    splits: Mapping[str, int],
+    rules: Rules,
 ) -> list[Outcome]:
-    """Run every rule over the manifest's rows and over its table of classes.
+    """Run every rule.
 
     Args:
-        rows: As `manifest.inspect_all` and `manifest.find_copies` leave them.
-        labels: All class folders, those without images too.
-        required_splits: Each must have images.
-        min_classes: Classes needed.
-        min_examples_per_class: Images needed in each class.
+        table: As `manifest.inspect_all` leaves it.
+        leaks: Why each image leaks, or None.
+        labels: All class names of the source, those without images too.
+        counts: Images of each class.
+        splits: Images of each split.
+        rules: What is asked.
+
+    Raises:
+        ConfigError: If a rule of the user is none of Great Expectations', or names no column.
     """
     import pandas as pd
 
-    images = pd.DataFrame(rows, columns=["path", "label", "split", "fault", "leak"])
-    counts = Counter(row["label"] for row in rows)
-    classes = pd.DataFrame({"class": labels, "examples": [counts[label] for label in labels]})
-    splits = Counter(row["split"] for row in rows)
-    needed = pd.DataFrame(
-        {"split": list(required_splits), "examples": [splits[name] for name in required_splits]}
-    )
-    total = pd.DataFrame({"dataset": ["classes"], "classes": [len(labels)]})
+    faults = table["fault"]
     gate = _Gate()
-    return [
-        gate.expect_null(images, "fault", "path", "every file is a usable image"),
-        gate.expect_unique(images, "path", "every path is listed once"),
-        gate.expect_null(images, "leak", "path", "no image is in two splits"),
-        gate.expect_at_least(
-            total, "classes", "dataset", min_classes, f"at least {min_classes} classes"
+    path = table["path"].to_pandas()
+    bad = pd.DataFrame({"path": path, "fault": faults.to_pandas()})
+    leaking = pd.DataFrame({"path": path, "leak": pd.Series(list(leaks), dtype=object)})
+    share = 1 - faults.null_count / max(1, len(table))
+    outcomes = [
+        gate.expect_null(bad, "fault", "path", "every file is a usable image")
+        if rules.bad_budget == 0
+        else gate.expect_between(
+            pd.DataFrame({"dataset": ["share of unusable images"], "share": [share]}), "share",
+            "dataset", f"at most {100 * rules.bad_budget:g} % unusable images",
+            max_value=rules.bad_budget,
         ),
-        gate.expect_at_least(
-            classes, "examples", "class", min_examples_per_class,
-            f"at least {min_examples_per_class} images in every class",
+        gate.expect_unique(bad, "path", "every path is listed once"),
+        gate.expect_null(leaking, "leak", "path", "no image is in two splits"),
+        gate.expect_between(
+            pd.DataFrame({"dataset": ["classes"], "classes": [len(labels)]}), "classes", "dataset",
+            f"at least {rules.min_classes} classes", min_value=rules.min_classes,
         ),
-        gate.expect_at_least(
-            needed, "examples", "split", 1, f"images in every split of {', '.join(required_splits)}"
+        gate.expect_between(
+            pd.DataFrame({"class": list(labels), "examples": [counts.get(n, 0) for n in labels]}),
+            "examples", "class",
+            f"at least {rules.min_examples_per_class} images in every class",
+            min_value=rules.min_examples_per_class,
+        ),
+        gate.expect_between(
+            pd.DataFrame({"split": list(rules.required_splits),
+                          "examples": [splits.get(n, 0) for n in rules.required_splits]}),
+            "examples", "split",
+            f"images in every split of {', '.join(rules.required_splits)}", min_value=1,
         ),
     ]  # fmt: skip
+    if rules.classes is not None:
+        drift = pd.DataFrame(_drift(rules.classes, labels), columns=["class", "drift"])
+        outcomes.append(
+            gate.expect_null(drift, "drift", "class", "the class names are those in params.yaml")
+        )
+    if rules.expectations:
+        outcomes += _own_rules(gate, table, rules.expectations)
+    return outcomes
+
+
+def _drift(wanted: Sequence[str], found: Sequence[str]) -> list[tuple[str, str | None]]:
+    rows: list[tuple[str, str | None]] = [
+        (name, None if name in found else "is in params.yaml, not in the data") for name in wanted
+    ]
+    known = set(wanted)
+    return rows + [
+        (name, "is in the data, not in params.yaml") for name in found if name not in known
+    ]
+
+
+def _own_rules(gate: _Gate, table: pa.Table, wanted: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+    usable = table.filter(table["fault"].is_null())
+    frame = summary_rows(usable) if len(usable) > SUMMARY_ABOVE_ROWS else _frame(usable)
+    return [gate.expect_own(frame, rule) for rule in wanted]
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.select([c for c in COLUMNS if c != "label"]).to_pandas()
+    frame["label"] = [names[0] if len(names) else None for names in frame["labels"]]
+    return frame
+
+
+def summary_rows(table: pa.Table) -> pd.DataFrame:
+    """Return one row per part of a manifest: rows, and the extremes of every number.
+
+    Columns are named `rows`, `height_min`, `height_max`, …; a rule about `height` between two
+    values is then one about `height_min` and `height_max`.
+    """
+    import pandas as pd
+    import pyarrow.compute as pc
+
+    rows = []
+    for start in range(0, len(table), PART_ROWS):
+        part = table.slice(start, PART_ROWS)
+        row: dict[str, Any] = {"path": f"rows {start} to {start + len(part) - 1}"}
+        row["rows"] = len(part)
+        for name in _NUMBERS:
+            extremes = pc.min_max(part[name]).as_py()
+            row[f"{name}_min"], row[f"{name}_max"] = extremes["min"], extremes["max"]
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def as_rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
@@ -107,13 +202,40 @@ class _Gate:
         expectation = self._gx.expectations.ExpectColumnValuesToBeUnique(column=column)
         return self._run(frame, expectation, column, column, rule)
 
-    def expect_at_least(
-        self, frame: pd.DataFrame, column: str, key: str, least: int, rule: str
+    def expect_between(
+        self, frame: pd.DataFrame, column: str, key: str, rule: str, **bounds: float
     ) -> Outcome:
-        expectation = self._gx.expectations.ExpectColumnValuesToBeBetween(
-            column=column, min_value=least
-        )
+        expectation = self._gx.expectations.ExpectColumnValuesToBeBetween(column=column, **bounds)
         return self._run(frame, expectation, column, key, rule)
+
+    def expect_own(self, frame: pd.DataFrame, rule: Mapping[str, Any]) -> Outcome:
+        """Run a rule of the user's."""
+        given = dict(rule)
+        name = str(given.pop("expect", ""))
+        kinds = {
+            _snake(kind): kind for kind in dir(self._gx.expectations) if kind.startswith("Expect")
+        }
+        wanted = name if name.startswith("expect_") else f"expect_{name}"
+        if wanted not in kinds:
+            short = [known.removeprefix("expect_") for known in kinds]
+            raise ConfigError(
+                f"'data.expectations': Great Expectations knows no {name!r}"
+                f"{did_you_mean(name.removeprefix('expect_'), short)}"
+            )
+        column = str(given.get("column", "path"))
+        if column not in frame.columns:
+            raise ConfigError(
+                f"'data.expectations': {name}: the manifest has no column {column!r}"
+                f"{did_you_mean(column, list(frame.columns))}; it has {', '.join(frame.columns)}"
+            )
+        try:
+            expectation = getattr(self._gx.expectations, kinds[wanted])(**given)
+        except (TypeError, ValueError) as error:
+            fault = str(error).splitlines()
+            raise ConfigError(f"'data.expectations': {name}: {' '.join(fault[1:3])}") from error
+        words = ", ".join(f"{key} {value}" for key, value in given.items() if key != "column")
+        text = f"{column}: {wanted.removeprefix('expect_').replace('_', ' ')} {words}".strip()
+        return self._run(frame, expectation, column, "path", text)
 
     def _run(
         self, frame: pd.DataFrame, expectation: Any, column: str, key: str, rule: str
@@ -128,13 +250,24 @@ class _Gate:
         details = result["result"]
         failed = details.get("unexpected_index_list") or []
         names = [
-            str(row[key]) if column == key else f"{row[key]!r} ({row[column]})" for row in failed
+            str(row[key]) if column == key else f"{row[key]!r} ({row[column]})"
+            for row in failed[:_NAMED_ROWS]
         ]
+        success = bool(result["success"])
+        if not success and not failed and "observed_value" in details:
+            names = [f"observed: {details['observed_value']}"]
+        fault = (result.get("exception_info") or {}).get("exception_message")
+        if fault:
+            names = [" ".join(str(fault).split())]
         return Outcome(
             rule=rule,
             expectation=result["expectation_config"]["type"],
-            success=bool(result["success"]),
+            success=success,
             checked=int(details.get("element_count", len(frame))),
-            failed=len(failed),
-            failures=names[:_NAMED_ROWS],
+            failed=len(failed) or int(not success),
+            failures=names,
         )
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+import numpy as np
+
 from bigtransfer.data.decoding import (
     SUFFIXES,
     Header,
@@ -19,7 +21,8 @@ from bigtransfer.data.fingerprint import THUMB_SIDE, looks_of
 _BLANK_CONTRAST = 1.5
 """Grey levels: below it a 32x32 thumbnail shows nothing."""
 _EXTREME_ASPECT = 20
-_NO_THUMB = bytes(THUMB_SIDE * THUMB_SIDE)
+Thumb = bytes
+_NO_THUMB: Thumb = bytes(THUMB_SIDE * THUMB_SIDE)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class ImageFacts:
     orientation: int = 1
     phash: int = 0
     phash_mirrored: int = 0
-    thumb: bytes = _NO_THUMB
+    thumb: Thumb = _NO_THUMB
     brightness: float = 0.0
     contrast: float = 0.0
     fault: str | None = None
@@ -87,7 +90,7 @@ def inspect_image(name: str, size: int, read: Callable[[], bytes], limits: Limit
         return ImageFacts(len(data), sha256, fault=str(error))
     looks = looks_of(pixels)
     digest = hashlib.sha256(f"{pixels.shape}".encode())
-    digest.update(pixels if pixels.flags.c_contiguous else pixels.tobytes())
+    digest.update(np.ascontiguousarray(pixels).data)
     flags = _flags(name, header, looks.contrast, warning, limits)
     return ImageFacts(
         len(data), sha256, digest.hexdigest(), *_of(header), looks.phash, looks.phash_mirrored,

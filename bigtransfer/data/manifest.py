@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from bigtransfer.data.folder import Listing
-from bigtransfer.data.inspection import Limits, inspect_image
-from bigtransfer.data.splits import make_splits
+from bigtransfer.data.fingerprint import THUMB_SIDE, Fingerprints
+from bigtransfer.data.inspection import ImageFacts, Limits, inspect_image
+from bigtransfer.data.sources.listing import ListedImage, Source
 from bigtransfer.errors import DatasetError
 from bigtransfer.progress import tracked
 from bigtransfer.storage import new_file
@@ -21,79 +26,106 @@ from bigtransfer.storage import new_file
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),
-        ("label", pa.string()),
+        ("labels", pa.list_(pa.string())),
         ("split", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("bytes", pa.int64()),
         ("sha256", pa.string()),
         ("pixel_sha256", pa.string()),
+        ("phash", pa.int64()),
+        ("phash_mirrored", pa.int64()),
+        ("thumb", pa.binary(THUMB_SIDE * THUMB_SIDE)),
+        ("brightness", pa.float32()),
+        ("contrast", pa.float32()),
         ("mode", pa.string()),
         ("format", pa.string()),
         ("orientation", pa.int16()),
         ("flags", pa.list_(pa.string())),
+        ("file", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
     ]
 )
-_SCHEMA_VERSION = b"1"
+INSPECTED = pa.schema([*SCHEMA, ("fault", pa.string())])
+"""What `inspect_all` returns: the manifest's columns, and why an image cannot be used."""
+_SCHEMA_VERSION = b"2"
+_CHUNK_ROWS = 8192
 
 
-def inspect_all(root: Path, listing: Listing, limits: Limits) -> list[dict[str, Any]]:
-    """Inspect every listed file; one row each, in the listing's order, with a key `fault`."""
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        facts = pool.map(
-            lambda image: inspect_image(root / image.path, limits), listing.images, chunksize=1
-        )
-        shown = tracked(facts, f"check {root.name}", len(listing.images), unit="image")
-        return [
-            {"path": image.path, "label": image.label, "split": image.split, **asdict(fact)}
-            for image, fact in zip(listing.images, shown, strict=True)
-        ]
+def inspect_all(source: Source, limits: Limits, name: str) -> pa.Table:
+    """Inspect every listed image; one row each, in the listing's order, with a column `fault`.
 
-
-def assign_splits(rows: list[dict[str, Any]], *, val: float, test: float, seed: int) -> None:
-    """Fill in the column `split` of rows that have none."""
-    splits = make_splits(
-        [row["label"] for row in rows],
-        [row["pixel_sha256"] or row["path"] for row in rows],
-        val=val, test=test, seed=seed,
-    )  # fmt: skip
-    for row, split in zip(rows, splits, strict=True):
-        row["split"] = split
-
-
-def find_copies(rows: list[dict[str, Any]]) -> None:
-    """Fill in `flags` and `leak` from images whose pixels are equal.
-
-    Within a split the later copy is flagged (`duplicate`, or `duplicate_with_other_label`).
-    Across splits the copy outside train gets `leak`, which names its twin.
+    Rows are gathered in Arrow, some 500 bytes an image, not as Python objects.
     """
-    first: dict[str, dict[str, Any]] = {}
-    order = {"train": 0, "val": 1, "test": 2}
-    for row in rows:
-        row["flags"], row["leak"] = [], None
-    for row in sorted(rows, key=lambda row: order[row["split"]]):
-        if not row["pixel_sha256"]:
-            continue
-        twin = first.setdefault(row["pixel_sha256"], row)
-        if twin is row:
-            continue
-        same = twin["label"] == row["label"]
-        row["flags"].append("duplicate" if same else "duplicate_with_other_label")
-        if twin["split"] != row["split"]:
-            row["leak"] = f"same pixels as {twin['path']!r} in {twin['split']}"
+
+    def look(image: ListedImage) -> ImageFacts:
+        if image.fault:
+            return ImageFacts(image.bytes, "", fault=image.fault)
+        return inspect_image(
+            image.path, image.bytes, lambda: source.read(image.file, image.offset, image.length),
+            limits,
+        )  # fmt: skip
+
+    batches = []
+    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+        images = iter(tracked(source.images, f"check {name}", len(source.images), unit="image"))
+        while chunk := list(islice(images, _CHUNK_ROWS)):
+            rows = [
+                {"path": image.path, "labels": list(image.labels), "split": image.split,
+                 "file": image.file, "offset": image.offset, "length": image.length,
+                 **asdict(facts)}
+                for image, facts in zip(chunk, pool.map(look, chunk), strict=True)
+            ]  # fmt: skip
+            batches.append(pa.RecordBatch.from_pylist(rows, INSPECTED))
+    return pa.Table.from_batches(batches, INSPECTED)
 
 
-def write_manifest(path: Path, rows: list[dict[str, Any]], metadata: dict[str, str]) -> None:
-    """Write the manifest; the metadata go into the Parquet schema."""
-    schema = SCHEMA.with_metadata(
-        {b"schema": _SCHEMA_VERSION, **{k.encode(): v.encode() for k, v in metadata.items()}}
+def column(table: pa.Table, name: str) -> list[Any]:
+    """Return a column as Python values."""
+    values: list[Any] = table[name].to_pylist()
+    return values
+
+
+def with_column(table: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
+    """Return the table with a column replaced."""
+    kind = INSPECTED.field(name).type
+    return table.set_column(table.schema.get_field_index(name), name, pa.array(values, kind))
+
+
+def fingerprints(table: pa.Table) -> Fingerprints:
+    """Return the perceptual columns of a table."""
+    side = THUMB_SIDE * THUMB_SIDE
+    thumbs = table["thumb"].combine_chunks()
+    if isinstance(thumbs, pa.ChunkedArray):  # an empty table has no chunk to combine
+        thumbs = pa.array([], pa.binary(side))
+    raw: NDArray[np.uint8] = np.frombuffer(thumbs.buffers()[1] or b"", np.uint8)
+    start = thumbs.offset * side
+    return Fingerprints(
+        table["phash"].to_numpy(),
+        table["phash_mirrored"].to_numpy(),
+        raw[start : start + len(thumbs) * side].reshape(-1, side),
     )
-    table = pa.Table.from_pylist([{key: row[key] for key in SCHEMA.names} for row in rows], schema)
+
+
+def comparable(table: pa.Table, min_side: int) -> NDArray[np.bool_]:
+    """Say which images show enough to be compared by looks: decoded, not blank, not tiny."""
+    sides = np.minimum(table["height"].to_numpy(), table["width"].to_numpy())
+    decoded = np.array([bool(text) for text in column(table, "pixel_sha256")], bool)
+    mask: NDArray[np.bool_] = decoded & (sides >= min_side) & (table["contrast"].to_numpy() >= 4)
+    return mask
+
+
+def write_manifest(path: Path, table: pa.Table, metadata: dict[str, Any]) -> None:
+    """Write the manifest; the metadata go into the Parquet schema, as JSON values."""
+    texts = {k.encode(): json.dumps(v, ensure_ascii=False).encode() for k, v in metadata.items()}
+    schema = SCHEMA.with_metadata({b"schema": _SCHEMA_VERSION, **texts})
+    kept = table.select(SCHEMA.names).cast(schema)
     with new_file(path) as partial:
-        pq.write_table(table, partial)
+        pq.write_table(kept, partial)
 
 
-def read_manifest(path: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def read_manifest(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """Return the rows and the metadata of a manifest.
 
     Raises:
@@ -103,9 +135,15 @@ def read_manifest(path: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise DatasetError(f"dataset manifest {str(path)!r} cannot be read: {error}") from error
-    metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-    if metadata.get("schema") != _SCHEMA_VERSION.decode() or table.schema.names != SCHEMA.names:
+    metadata = dict(table.schema.metadata or {})
+    if metadata.pop(b"schema", None) != _SCHEMA_VERSION or table.schema.names != SCHEMA.names:
         raise DatasetError(
             f"{str(path)!r} is not a dataset manifest of this version; run `validate` again"
         )
-    return table.to_pylist(), metadata
+    return table, {k.decode(): json.loads(v) for k, v in metadata.items()}
+
+
+def rows_of(table: pa.Table, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield rows of some columns without holding all of them as Python objects."""
+    for batch in table.select(list(names)).to_batches(_CHUNK_ROWS):
+        yield from batch.to_pylist()

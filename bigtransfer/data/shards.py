@@ -1,21 +1,23 @@
-"""Pack a validated dataset into tar files with an index, and read samples by their index row.
+"""Open a shards folder, here or in a bucket, and read samples by their index row.
 
-Layout of a shards folder: `shard-00000.tar …` (plain USTAR, any tar tool lists them),
-`index.parquet` (one row per sample: where its bytes lie, its label and split),
-`classes.json` (class names in label order), `index.json` (counts, image size, what made it) and
-`MANIFEST.json` (SHA-256 of each). The same manifest and seed give the same bytes.
+Layout: `shard-00000.tar …` (plain USTAR, any tar tool lists them), `index.parquet` (one row per
+sample: where its bytes lie, its labels and split), `classes.json` (class names in label order),
+`index.json` (counts, image size, what made it) and `MANIFEST.json` (SHA-256 of each). Labels live
+in the index alone: relabelling rewrites no shard. Shards in a bucket are fetched whole, checked,
+and kept in a bounded cache.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
-import tarfile
+import threading
 import weakref
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -23,134 +25,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bigtransfer.data.manifest import read_manifest
+from bigtransfer.data.packing import INDEX_SCHEMA, Place, shard_name
 from bigtransfer.errors import DatasetError
-from bigtransfer.progress import tracked
-from bigtransfer.storage import as_json, new_folder, read_json, sha256_file, verify_folder
+from bigtransfer.storage import MANIFEST_NAME, new_file, read_json, sha256_file, verify_folder
+from bigtransfer.storage.s3 import S3Path, client, download
 
-INDEX_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("shard", pa.int32()),
-        ("offset", pa.int64()),
-        ("length", pa.int64()),
-        ("label", pa.int32()),
-        ("split", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("sha256", pa.string()),
-        ("path", pa.string()),
-    ]
-)
-_SUFFIX = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "GIF": "gif", "TIFF": "tif",
-           "PPM": "ppm"}  # fmt: skip
-
-
-def write_shards(
-    root: Path, manifest_path: Path, folder: Path, *, shard_bytes: int, seed: int
-) -> dict[str, Any]:
-    """Pack the images of a manifest into shards.
-
-    Args:
-        root: The dataset folder that the manifest's paths are relative to.
-        manifest_path: Written by `validate`.
-        folder: Shards folder to write.
-        shard_bytes: A shard is closed when it holds this much.
-        seed: Of the order of the samples in the shards.
-
-    Returns:
-        What `index.json` holds.
-
-    Raises:
-        DatasetError: If the manifest is unusable or an image is no longer what it lists.
-    """
-    rows, metadata = read_manifest(manifest_path)
-    classes = sorted({row["label"] for row in rows})
-    order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(rows))
-    shuffled = [rows[i] for i in order]
-    with new_folder(folder) as partial:
-        index = _write_tars(root, partial, shuffled, classes, shard_bytes)
-        pq.write_table(pa.Table.from_pylist(index, INDEX_SCHEMA), partial / "index.parquet")
-        (partial / "classes.json").write_text(as_json(classes), "utf-8")
-        splits = {row["split"] for row in index}
-        summary = {
-            "schema": 1,
-            "dataset": metadata["dataset"],
-            "examples": len(index),
-            "splits": {s: sum(row["split"] == s for row in index) for s in sorted(splits)},
-            "classes": len(classes),
-            "height": median_low(row["height"] for row in index),
-            "width": median_low(row["width"] for row in index),
-            "manifest_sha256": sha256_file(manifest_path),
-        }
-        (partial / "index.json").write_text(as_json(summary), "utf-8")
-    return summary
-
-
-def _write_tars(
-    root: Path, folder: Path, rows: list[dict[str, Any]], classes: list[str], shard_bytes: int
-) -> list[dict[str, Any]]:
-    label_of = {name: i for i, name in enumerate(classes)}
-    index: list[dict[str, Any]] = []
-    shards = 0
-    tar = _new_tar(folder, shards)
-    for i, row in enumerate(tracked(rows, f"pack {root.name}", len(rows), unit="image")):
-        if tar.offset >= shard_bytes:
-            tar.close()
-            shards += 1
-            tar = _new_tar(folder, shards)
-        try:
-            data = _unchanged_bytes(root, row)
-        except DatasetError:
-            tar.close()
-            raise
-        member = tarfile.TarInfo(f"{i:08d}.{_SUFFIX[row['format']]}")
-        member.size, member.mode = len(data), 0o644
-        offset = tar.offset + tarfile.BLOCKSIZE
-        tar.addfile(member, io.BytesIO(data))
-        index.append(
-            {
-                **{key: row[key] for key in ("split", "height", "width", "sha256", "path")},
-                "key": member.name,
-                "shard": shards,
-                "offset": offset,
-                "length": len(data),
-                "label": label_of[row["label"]],
-            }
-        )
-    tar.close()
-    return index
-
-
-def _new_tar(folder: Path, number: int) -> tarfile.TarFile:
-    return tarfile.open(folder / f"shard-{number:05d}.tar", "w", format=tarfile.USTAR_FORMAT)
-
-
-def _unchanged_bytes(root: Path, row: dict[str, Any]) -> bytes:
-    path = root / str(row["path"])
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(
-            f"image {str(path)!r} cannot be read any more ({error.strerror}); run `validate` again"
-        ) from error
-    if hashlib.sha256(data).hexdigest() != row["sha256"]:
-        raise DatasetError(
-            f"image {str(path)!r} changed since it was validated; run `validate` again"
-        )
-    return data
+CACHE = Path(".work") / "cache" / "shards"
+CACHE_BYTES = 50_000_000_000
+"""What the cache of fetched shards may hold."""
+_OURS = {"index.parquet", "classes.json", "index.json", MANIFEST_NAME}
 
 
 @dataclass(frozen=True)
 class Shards:
-    """An opened, verified shards folder."""
+    """Opened, verified shards."""
 
-    folder: Path
+    place: Place
     digest: str
-    """SHA-256 that stands for every byte of the folder."""
+    """SHA-256 that stands for every byte."""
     classes: list[str]
     summary: dict[str, Any]
     index: pa.Table
+    files: dict[str, dict[str, Any]]
+    """Name -> bytes and sha256, as the manifest lists them."""
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Return the index rows of a split.
@@ -169,9 +66,25 @@ class Shards:
         return found
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the labels of index rows, int64 of the same shape."""
+        """Return the labels of index rows, int64 of the same shape.
+
+        Raises:
+            DatasetError: If the dataset is multi-label.
+        """
+        if self.summary["multi_label"]:
+            raise DatasetError(
+                f"dataset {self.summary['dataset']!r} has several labels per image; training on "
+                "those is not there yet, give a listing with one 'label' each"
+            )
         labels: NDArray[np.int64] = self.index["label"].to_numpy()[rows].astype(np.int64)
         return labels
+
+    def multi_hot(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return (N, classes) with 1 where an image has the label."""
+        result = np.zeros((len(rows), len(self.classes)), np.uint8)
+        for i, labels in enumerate(self.index["labels"].take(rows).to_pylist()):
+            result[i, labels] = 1
+        return result
 
     def reader(self) -> ShardReader:
         """Return a reader of the samples' bytes."""
@@ -185,29 +98,216 @@ class ShardReader:
         self._shard = shards.index["shard"].to_numpy()
         self._offset = shards.index["offset"].to_numpy()
         self._length = shards.index["length"].to_numpy()
-        names = [f"shard-{i:05d}.tar" for i in range(int(self._shard.max()) + 1)]
-        self._handles = [os.open(shards.folder / name, os.O_RDONLY) for name in names]
-        self._closer = weakref.finalize(self, _close, self._handles)
+        self._opened: _Opened
+        if isinstance(shards.place, S3Path):
+            self._opened = _Fetched(shards.place, shards.files)
+        else:
+            self._opened = _Opened(shards.place)
 
     def read(self, row: int) -> bytes:
         """Return the encoded bytes of one sample."""
-        handle = self._handles[int(self._shard[row])]
-        data: bytes = os.pread(handle, int(self._length[row]), int(self._offset[row]))
-        return data
+        offset, length = int(self._offset[row]), int(self._length[row])
+        return self._opened.read(int(self._shard[row]), offset, length)
+
+    def shard_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the shard of each row."""
+        shards: NDArray[np.int64] = self._shard[rows].astype(np.int64)
+        return shards
+
+    def prefetch(self, shards: list[int]) -> None:
+        """Begin to fetch shards that will be read soon; nothing where they are local."""
+        self._opened.prefetch(shards)
 
 
-def _close(handles: list[int]) -> None:
-    for handle in handles:
+class _Opened:
+    """Shard files of a local folder, opened when first read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._handles: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._closer = weakref.finalize(self, _close, self._handles)
+
+    def read(self, shard: int, offset: int, length: int) -> bytes:
+        with self._lock:
+            if shard not in self._handles:
+                self._handles[shard] = os.open(self._folder / shard_name(shard), os.O_RDONLY)
+            handle = self._handles[shard]
+        return os.pread(handle, length, offset)
+
+    def prefetch(self, shards: list[int]) -> None:
+        pass
+
+
+class _Fetched(_Opened):
+    """Shard files of a bucket: each fetched whole and once, checked, kept in a bounded cache."""
+
+    def __init__(
+        self,
+        place: S3Path,
+        files: dict[str, dict[str, Any]],
+        cache: Path | None = None,
+        most_bytes: int | None = None,
+    ) -> None:
+        super().__init__(cache or CACHE)
+        self._place, self._files, self._client = place, files, client()
+        self._most_bytes = CACHE_BYTES if most_bytes is None else most_bytes
+        self._recent: OrderedDict[int, int] = OrderedDict()
+        self._busy: dict[int, threading.Lock] = {}
+        self._asked: set[int] = set()
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def read(self, shard: int, offset: int, length: int) -> bytes:
+        with self._lock:
+            busy = self._busy.setdefault(shard, threading.Lock())
+        with busy:  # others wait for the one that fetches; an open handle outlives its eviction
+            handle = self._handle(shard)
+            return os.pread(handle, length, offset)
+
+    def prefetch(self, shards: list[int]) -> None:
+        wanted = [shard for shard in shards if shard not in self._asked]
+        self._asked.update(wanted)
+
+        def fetch() -> None:
+            for shard in wanted:
+                with self._lock:
+                    busy = self._busy.setdefault(shard, threading.Lock())
+                with busy:
+                    self._handle(shard)
+
+        if wanted:
+            threading.Thread(target=fetch, daemon=True).start()
+
+    def _handle(self, shard: int) -> int:
+        with self._lock:
+            if shard in self._handles:
+                self._recent.move_to_end(shard)
+                return self._handles[shard]
+        path = self._cached(shard)
+        with self._lock:
+            self._handles[shard] = os.open(path, os.O_RDONLY)
+            self._recent[shard] = path.stat().st_size
+            self._evict()
+            return self._handles[shard]
+
+    def _cached(self, shard: int) -> Path:
+        facts = self._files[shard_name(shard)]
+        path = self._folder / f"{facts['sha256']}.tar"
+        if path.is_file() and sha256_file(path) == facts["sha256"]:
+            return path
+        where = self._place / shard_name(shard)
+        data = b""
+        for _ in range(2):
+            found = download(self._client, where)
+            if found is None:
+                raise DatasetError(f"{str(where)!r} is missing though {MANIFEST_NAME} lists it")
+            data = found
+            if hashlib.sha256(data).hexdigest() == facts["sha256"]:
+                with new_file(path) as partial:
+                    partial.write_bytes(data)
+                return path
+        raise DatasetError(
+            f"{str(where)!r} is damaged: {len(data):,} bytes whose sha256 is not what "
+            f"{MANIFEST_NAME} says ({facts['bytes']:,} bytes, {facts['sha256'][:12]}…); write it "
+            "again"
+        )
+
+    def _evict(self) -> None:
+        while len(self._recent) > 1 and sum(self._recent.values()) > self._most_bytes:
+            shard, _ = self._recent.popitem(last=False)
+            busy = self._busy.get(shard)
+            if busy is not None and busy.acquire(blocking=False):
+                try:
+                    os.close(self._handles.pop(shard))
+                    self._asked.discard(shard)
+                    facts = self._files[shard_name(shard)]
+                    (self._folder / f"{facts['sha256']}.tar").unlink(missing_ok=True)
+                finally:
+                    busy.release()
+            else:  # being read right now: the newest again
+                self._recent[shard] = self._files[shard_name(shard)]["bytes"]
+                return
+
+
+def _close(handles: dict[int, int]) -> None:
+    for handle in handles.values():
         os.close(handle)
 
 
-def open_shards(folder: Path) -> Shards:
-    """Verify a shards folder against its MANIFEST.json and open it.
+def describe_shards(place: Place) -> tuple[str, dict[str, Any]]:
+    """Return the digest of shards and what their `index.json` holds; no shard is read.
+
+    Raises:
+        DatasetError: If they are not complete.
+    """
+    if isinstance(place, S3Path):
+        opened = _open_bucket(place)
+        return opened.digest, opened.summary
+    if not (place / MANIFEST_NAME).is_file():
+        raise DatasetError(f"{str(place)!r} has no {MANIFEST_NAME}, so it is not complete")
+    return sha256_file(place / MANIFEST_NAME), read_json(place / "index.json")
+
+
+def open_shards(place: Place) -> Shards:
+    """Verify shards against their MANIFEST.json and open them.
+
+    A local folder is hashed whole; shards in a bucket are hashed as they are fetched.
 
     Raises:
         DatasetError: If a file is missing, damaged or does not belong; names it.
     """
-    digest = verify_folder(folder, DatasetError)
-    summary = read_json(folder / "index.json")
-    classes = read_json(folder / "classes.json")
-    return Shards(folder, digest, classes, summary, pq.read_table(folder / "index.parquet"))
+    if isinstance(place, S3Path):
+        return _open_bucket(place)
+    digest = verify_folder(place, DatasetError)
+    files = read_json(place / MANIFEST_NAME)["files"]
+    present = {p.name for p in place.glob("*.tar")}
+    if extra := sorted(present - files.keys()):
+        raise DatasetError(
+            f"{str(place / extra[0])!r} does not belong there: {MANIFEST_NAME} does not list it; "
+            "remove it, or pack the dataset again"
+        )
+    texts = {name: (place / name).read_bytes() for name in _OURS - {MANIFEST_NAME}}
+    return _opened(place, digest, files, texts)
+
+
+def _open_bucket(place: S3Path) -> Shards:
+    s3 = client()
+    manifest = download(s3, place / MANIFEST_NAME)
+    if manifest is None:
+        raise DatasetError(
+            f"{str(place)!r} has no {MANIFEST_NAME}, so it is not complete; write it, or join its "
+            "parts"
+        )
+    files = json.loads(manifest)["files"]
+    texts = {}
+    for name in _OURS - {MANIFEST_NAME}:
+        data = download(s3, place / name)
+        if data is None or hashlib.sha256(data).hexdigest() != files[name]["sha256"]:
+            what = "is missing" if data is None else "is damaged"
+            raise DatasetError(f"{str(place / name)!r} {what}; join its parts again")
+        texts[name] = data
+    return _opened(place, hashlib.sha256(manifest).hexdigest(), files, texts)
+
+
+def _opened(
+    place: Place, digest: str, files: dict[str, dict[str, Any]], texts: dict[str, bytes]
+) -> Shards:
+    summary, classes = json.loads(texts["index.json"]), json.loads(texts["classes.json"])
+    try:
+        index = pq.read_table(io.BytesIO(texts["index.parquet"]))
+    except pa.ArrowInvalid as error:
+        raise DatasetError(f"index of {str(place)!r} cannot be read: {error}") from error
+    if index.schema.names != INDEX_SCHEMA.names:
+        raise DatasetError(f"{str(place)!r} was packed by another version; pack it again")
+    if len(index) != summary["examples"] or len(classes) != summary["classes"]:
+        raise DatasetError(
+            f"{str(place)!r} has {len(index):,} samples of {len(classes):,} classes, index.json "
+            f"says {summary['examples']:,} of {summary['classes']:,}; pack it again"
+        )
+    ends = index["offset"].to_numpy() + index["length"].to_numpy()
+    sizes = np.array([files[shard_name(n)]["bytes"] for n in range(summary["shards"])])
+    if (ends > sizes[index["shard"].to_numpy()]).any():
+        raise DatasetError(
+            f"the index of {str(place)!r} points behind the end of a shard; pack it again"
+        )
+    return Shards(place, digest, classes, summary, index, files)

@@ -1,170 +1,367 @@
-"""Validate a dataset folder: inspect every image, run the gate, write report and manifest."""
+"""Validate a dataset: inspect every image, run the gate, write report and manifest."""
 
 from __future__ import annotations
 
-import json
+import csv
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from bigtransfer import page
+from bigtransfer.config import DatasetRules
 from bigtransfer.data import expectations, manifest
-from bigtransfer.data.folder import SPLITS, Listing, list_folder
-from bigtransfer.data.inspection import Limits, decode_rgb
-from bigtransfer.errors import GateError
-from bigtransfer.storage import as_json, new_folder, sha256_file
+from bigtransfer.data.copies import Copies, describe, find_copies
+from bigtransfer.data.decoding import UndecodableError, decode_rgb
+from bigtransfer.data.expectations import Outcome, Rules
+from bigtransfer.data.inspection import Limits
+from bigtransfer.data.manifest import column, with_column
+from bigtransfer.data.sources.listing import SPLITS, Source
+from bigtransfer.data.sources.opening import open_source
+from bigtransfer.data.splits import make_splits
+from bigtransfer.errors import DatasetError, GateError
+from bigtransfer.storage import as_json, new_folder, sha256_file, sha256_json
 
 _BAR_PIXELS = 160
+_SHOWN = 24
+"""Pictures of a kind on the page."""
+_CLASS_PICTURES = 1000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a dataset."""
+
+    limits: Limits
+    rules: Rules
+    val: float
+    """Share of validation images where the source brings no splits."""
+    test: float
+    """Share of test images where the source brings no splits."""
+    seed: int
+    near_duplicate_side: int
+    """Images with a shorter side are compared by equal pixels alone; 0: all of them are."""
+    exclude: tuple[str, ...] = ()
+    """Paths that are left out."""
+    quarantine: bool = False
+    """Whether unusable images are left out and listed, instead of stopping everything."""
+
+
+def asked_of(rules: DatasetRules) -> Asked:
+    """Return what a section of params.yaml asks, as this room's own values."""
+    quarantine = rules.on_bad == "quarantine"
+    return Asked(
+        limits=Limits(
+            rules.min_side_pixels, rules.max_side_pixels, rules.max_image_pixels,
+            rules.max_file_bytes, rules.small_side_pixels,
+        ),
+        rules=Rules(
+            rules.required_splits, rules.min_classes, rules.min_examples_per_class,
+            rules.bad_budget if quarantine else 0.0, rules.classes, rules.expectations,
+        ),
+        val=rules.splits.val, test=rules.splits.test, seed=rules.seed,
+        near_duplicate_side=rules.near_duplicate_side, exclude=rules.exclude,
+        quarantine=quarantine,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found."""
+
+    source: Source
+    table: pa.Table
+    """Every listed image but the excluded ones, with splits, flags and faults."""
+    leaks: list[str | None]
+    copies: Copies
+    outcomes: list[Outcome]
+    counts: dict[str, Any]
+
+    @property
+    def success(self) -> bool:
+        """Say whether every rule holds."""
+        return all(outcome.success for outcome in self.outcomes)
 
 
 def validate(
     root: Path,
     name: str,
     *,
+    layout: str = "auto",
     manifest_path: Path,
     report: Path,
-    limits: Limits,
-    val: float,
-    test: float,
-    seed: int,
-    required_splits: tuple[str, ...],
-    min_classes: int,
-    min_examples_per_class: int,
+    asked: Asked,
     params: dict[str, Any],
 ) -> dict[str, Any]:
-    """Check a dataset folder and write its validation report and, if it passes, its manifest.
+    """Check a dataset and write its validation report and, if it passes, its manifest.
 
     Args:
-        root: Folder `<class>/<image>` or `<split>/<class>/<image>`.
+        root: Folder, table, archive or index of a remote address.
         name: Of the dataset, for messages and the report.
+        layout: How it is laid out, or `auto`.
         manifest_path: Parquet file to write; absent afterwards if the gate says no.
-        report: Folder to write `validation.json` and `index.html` into, whatever the verdict.
-        limits: What an image may be.
-        val: Share of validation images where the folder brings no splits.
-        test: Share of test images where the folder brings no splits.
-        seed: Of the splits.
-        required_splits: Splits that must have images.
-        min_classes: Classes needed.
-        min_examples_per_class: Images needed in each class.
-        params: Everything that was asked for, as shown in the report.
+        report: Folder to write `validation.json`, `index.html` and `quarantine.csv` into, whatever
+            the verdict.
+        asked: What is asked of it.
+        params: The same as the user wrote it, shown in the report.
 
     Returns:
         The counts of the report.
 
     Raises:
-        DatasetError: If the folder cannot be read as a dataset at all.
+        DatasetError: If it cannot be read as a dataset at all.
         GateError: If a rule is broken; names the rows. The report is written before.
     """
-    listing = list_folder(root)
-    rows = manifest.inspect_all(root, listing, limits)
-    if not listing.has_splits:
-        manifest.assign_splits(rows, val=val, test=test, seed=seed)
-    manifest.find_copies(rows)
-    outcomes = expectations.check(
-        rows,
-        listing.labels,
-        required_splits=required_splits,
-        min_classes=min_classes,
-        min_examples_per_class=min_examples_per_class,
-    )
-    counts = _counts(rows, listing)
-    success = all(outcome.success for outcome in outcomes)
+    checked = check(open_source(root, layout), name, asked)
     verdict = {
         "dataset": name,
-        "success": success,
-        "counts": counts,
-        "notes": _notes(rows, listing),
-        "rules": expectations.as_rows(outcomes),
+        "address": checked.source.address,
+        "layout": checked.source.layout,
+        "success": checked.success,
+        "counts": checked.counts,
+        "notes": _notes(checked, asked),
+        "rules": expectations.as_rows(checked.outcomes),
         "params": params,
     }
     with new_folder(report) as folder:
         (folder / "validation.json").write_text(as_json(verdict), "utf-8")
-        html = _page(root, rows, listing, verdict)
-        (folder / "index.html").write_text(html, "utf-8")
-    if not success:
+        _write_quarantine(folder / "quarantine.csv", checked.table)
+        (folder / "index.html").write_text(_page(root, checked, verdict), "utf-8")
+    if not checked.success:
         manifest_path.unlink(missing_ok=True)
-        broken = "\n".join(f"  {o.line()}" for o in outcomes if not o.success)
+        broken = "\n".join(f"  {o.line()}" for o in checked.outcomes if not o.success)
         raise GateError(
             f"dataset {name!r} ({root}) is refused by the data gate:\n{broken}\n"
             f"mend or remove what is named (all of it: {report / 'index.html'}), then run again"
         )
+    classes = list(asked.rules.classes or checked.source.labels)
     metadata = {
         "dataset": name,
+        "address": checked.source.address,
+        "layout": checked.source.layout,
+        "multi_label": checked.source.multi_label,
         "validation_sha256": sha256_file(report / "validation.json"),
-        "classes": json.dumps(listing.labels),
-        "counts": json.dumps(counts),
+        "classes": classes,
+        "classes_sha256": sha256_json(classes),
+        "near_duplicate_side": asked.near_duplicate_side,
+        "counts": checked.counts,
     }
-    manifest.write_manifest(manifest_path, rows, metadata)
-    return counts
+    usable = checked.table.filter(checked.table["fault"].is_null())
+    manifest.write_manifest(manifest_path, usable, metadata)
+    return checked.counts
 
 
-def _counts(rows: list[dict[str, Any]], listing: Listing) -> dict[str, Any]:
-    splits = Counter(row["split"] for row in rows)
-    return {
-        "images": len(rows),
-        "classes": len(listing.labels),
-        "splits": {name: splits[name] for name in SPLITS if splits[name]},
-        "rejected": sum(row["fault"] is not None for row in rows),
-        "flags": dict(sorted(Counter(flag for row in rows for flag in row["flags"]).items())),
-        "ignored_files": listing.ignored,
-        "bytes": sum(row["bytes"] for row in rows),
-    }
+def check(source: Source, name: str, asked: Asked) -> Checked:
+    """Inspect every image of a source and run the gate over what was found.
+
+    Raises:
+        DatasetError: If `exclude` names an image that is not there.
+    """
+    source = _without(source, asked.exclude)
+    table = manifest.inspect_all(source, asked.limits, name)
+    mask = manifest.comparable(table, asked.near_duplicate_side)
+    copies = find_copies(
+        column(table, "pixel_sha256"), manifest.fingerprints(table), mask,
+        near=asked.near_duplicate_side > 0,
+    )  # fmt: skip
+    if not source.has_splits:
+        table = with_column(table, "split", _made_splits(table, copies, asked))
+    splits, labels = column(table, "split"), column(table, "labels")
+    found, leaks = describe(copies, column(table, "path"), labels, splits)
+    flags = [[*own, *more] for own, more in zip(column(table, "flags"), found, strict=True)]
+    table = with_column(table, "flags", flags)
+    usable = [fault is None for fault in column(table, "fault")]
+    counted = usable if asked.quarantine else [True] * len(usable)
+    by_class = Counter(
+        label for names, counts in zip(labels, counted, strict=True) if counts for label in names
+    )
+    by_split = Counter(s for s, counts in zip(splits, counted, strict=True) if counts)
+    outcomes = expectations.check(table, leaks, source.labels, by_class, by_split, asked.rules)
+    counts = _counts(source, table, by_split)
+    return Checked(source, table, leaks, copies, outcomes, counts)
 
 
-def _notes(rows: list[dict[str, Any]], listing: Listing) -> list[str]:
-    notes = []
-    splits = {row["split"] for row in rows}
-    if listing.has_splits and len(splits) == 1:
-        notes.append(
-            f"only the split {splits.pop()!r} is there; nothing can be trained on it alone"
+def _without(source: Source, exclude: Sequence[str]) -> Source:
+    if not exclude:
+        return source
+    unwanted = set(exclude)
+    if missing := unwanted - {image.path for image in source.images}:
+        raise DatasetError(
+            f"'exclude' names {min(missing)!r}, which {source.address!r} does not hold; correct "
+            "the path, as the manifest spells it"
         )
-    rotated = sum(row["orientation"] not in (0, 1) for row in rows)
+    kept = [image for image in source.images if image.path not in unwanted]
+    return Source(
+        source.address, source.layout, kept, source.labels, source.has_splits, source.multi_label,
+        source.ignored + len(unwanted), source.read,
+    )  # fmt: skip
+
+
+def _made_splits(table: pa.Table, copies: Copies, asked: Asked) -> list[str]:
+    keys = [
+        digest or path
+        for digest, path in zip(column(table, "pixel_sha256"), column(table, "path"), strict=True)
+    ]
+    smallest: dict[int, str] = {}
+    for group, key in zip(copies.groups.tolist(), keys, strict=True):
+        smallest[group] = min(key, smallest.get(group, key))
+    return make_splits(
+        ["\n".join(names) for names in column(table, "labels")],
+        [smallest[group] for group in copies.groups.tolist()],
+        val=asked.val, test=asked.test, seed=asked.seed,
+    )  # fmt: skip
+
+
+def _counts(source: Source, table: pa.Table, splits: Mapping[str, int]) -> dict[str, Any]:
+    kinds = Counter(flag.partition(":")[0] for flags in column(table, "flags") for flag in flags)
+    return {
+        "images": table["fault"].null_count,
+        "listed": len(table),
+        "classes": len(source.labels),
+        "splits": {name: splits[name] for name in SPLITS if splits[name]},
+        "rejected": len(table) - table["fault"].null_count,
+        "flags": dict(sorted(kinds.items())),
+        "ignored_files": source.ignored,
+        "bytes": sum(column(table, "bytes")),
+    }
+
+
+def _notes(checked: Checked, asked: Asked) -> list[str]:
+    source, counts = checked.source, checked.counts
+    notes = []
+    if source.has_splits and len(counts["splits"]) == 1:
+        notes.append(
+            f"only the split {next(iter(counts['splits']))!r} is there; nothing can be trained on "
+            "it alone"
+        )
+    rotated = sum(value not in (0, 1) for value in column(checked.table, "orientation"))
     if rotated:
         notes.append(f"{rotated:,} images carry an EXIF rotation; their pixels are used as stored")
-    if listing.ignored:
-        notes.append(f"{listing.ignored:,} hidden or system files were passed over")
+    if source.ignored:
+        notes.append(f"{source.ignored:,} hidden, system or excluded files were passed over")
+    if counts["rejected"] and asked.quarantine:
+        notes.append(
+            f"{counts['rejected']:,} unusable images are left out; quarantine.csv beside this page "
+            "names each with its reason"
+        )
+    if asked.near_duplicate_side == 0:
+        notes.append("copies were looked for by equal pixels alone (near_duplicate_side: 0)")
     return notes
 
 
-def _page(root: Path, rows: list[dict[str, Any]], listing: Listing, verdict: dict[str, Any]) -> str:
-    usable = [row for row in rows if row["fault"] is None]
-    sides = [side for row in usable for side in (row["height"], row["width"])]
-    origin = "The folder brings its own splits." if listing.has_splits else (
-        "Splits were made here: per class, copies kept together, by seed and pixels alone."
-    )  # fmt: skip
+def _write_quarantine(path: Path, table: pa.Table) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "reason"])
+        for row in manifest.rows_of(table.filter(table["fault"].is_valid()), ["path", "fault"]):
+            writer.writerow([row["path"], row["fault"]])
+
+
+def _page(root: Path, checked: Checked, verdict: dict[str, Any]) -> str:
+    table, source = checked.table, checked.source
+    usable = table.filter(table["fault"].is_null())
+    sides = [s for name in ("height", "width") for s in column(usable, name)]
+    origin = (
+        "The source brings its own splits."
+        if source.has_splits
+        else "Splits were made here: per class, copies kept together, by seed and pixels alone."
+    )
     return page.render(
         Path(__file__).with_name("validation.html"),
         name=verdict["dataset"],
-        path=str(root),
+        path=str(root) if str(root) == source.address else f"{root} ({source.address})",
         success=verdict["success"],
         counts=verdict["counts"],
         notes=verdict["notes"],
         rules=verdict["rules"],
         sizes=f"{min(sides)} – {max(sides)}" if sides else "–",
         split_origin=origin,
-        classes=_class_rows(root, rows, listing),
+        rejected=_rejected(checked),
+        copies=_copy_pictures(checked),
+        pairs=len(checked.copies.pairs),
+        flagged=_flagged(checked),
+        classes=_class_rows(checked),
         params=as_json(verdict["params"]),
     )
 
 
-def _class_rows(root: Path, rows: list[dict[str, Any]], listing: Listing) -> list[dict[str, Any]]:
-    by_class: dict[str, list[dict[str, Any]]] = {label: [] for label in listing.labels}
-    for row in rows:
-        by_class[row["label"]].append(row)
-    most = max(map(len, by_class.values()), default=1) or 1
-    result = []
-    for label, members in by_class.items():
-        splits = Counter(row["split"] for row in members)
-        shown = next((row for row in members if row["fault"] is None), None)
-        result.append(
-            {
-                "label": label,
-                "images": len(members),
-                "splits": splits,
-                "width": round(_BAR_PIXELS * len(members) / most),
-                "picture": page.picture(decode_rgb((root / shown["path"]).read_bytes()), 64)
-                if shown
-                else None,
-            }
-        )
-    return result
+def _picture(checked: Checked, row: int, longest: int) -> str | None:
+    """Return a picture of a row, or None where it does not decode."""
+    values = checked.table.slice(row, 1).to_pylist()[0]
+    if not values["height"] or values["height"] * values["width"] > 1 << 26:
+        return None
+    try:
+        data = checked.source.read(values["file"], values["offset"], values["length"])
+        return page.picture(decode_rgb(data), longest)
+    except (UndecodableError, OSError):
+        return None
+
+
+def _rejected(checked: Checked) -> list[dict[str, Any]]:
+    faults = column(checked.table, "fault")
+    paths = column(checked.table, "path")
+    rows = [i for i, fault in enumerate(faults) if fault]
+    return [
+        {"path": paths[i], "fault": faults[i], "picture": _picture(checked, i, 64)}
+        for i in rows[:200]
+    ]
+
+
+def _copy_pictures(checked: Checked) -> list[dict[str, Any]]:
+    paths, splits = column(checked.table, "path"), column(checked.table, "split")
+    pairs = sorted(checked.copies.pairs, key=lambda p: splits[p.first] == splits[p.second])
+    return [
+        {
+            "how": pair.how,
+            "leak": splits[pair.first] != splits[pair.second],
+            "images": [
+                {"path": paths[i], "split": splits[i], "picture": _picture(checked, i, 112)}
+                for i in (pair.first, pair.second)
+            ],
+        }
+        for pair in pairs[:_SHOWN]
+    ]
+
+
+def _flagged(checked: Checked) -> list[dict[str, Any]]:
+    """Return examples of every kind of flag that is not about copies."""
+    shown: dict[str, list[dict[str, Any]]] = {}
+    counts: Counter[str] = Counter()
+    for i, row in enumerate(manifest.rows_of(checked.table, ["path", "flags"])):
+        for flag in row["flags"]:
+            kind, _, text = flag.partition(": ")
+            if "duplicate" in kind:
+                continue
+            counts[kind] += 1
+            if counts[kind] <= 8:
+                shown.setdefault(kind, []).append(
+                    {"path": row["path"], "text": text, "picture": _picture(checked, i, 96)}
+                )
+    return [
+        {"kind": kind.replace("_", " "), "count": counts[kind], "examples": examples}
+        for kind, examples in sorted(shown.items())
+    ]
+
+
+def _class_rows(checked: Checked) -> list[dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {
+        label: {"label": label, "images": 0, "splits": Counter(), "first": None}
+        for label in checked.source.labels
+    }
+    for i, row in enumerate(manifest.rows_of(checked.table, ["labels", "split", "fault"])):
+        for label in row["labels"]:
+            entry = rows[label]
+            entry["images"] += 1
+            entry["splits"][row["split"]] += 1
+            if entry["first"] is None and row["fault"] is None:
+                entry["first"] = i
+    most = max((entry["images"] for entry in rows.values()), default=1) or 1
+    for number, entry in enumerate(rows.values()):
+        first = entry.pop("first")
+        entry["width"] = round(_BAR_PIXELS * entry["images"] / most)
+        seen = first is not None and number < _CLASS_PICTURES
+        entry["picture"] = _picture(checked, first, 64) if seen else None
+    return list(rows.values())

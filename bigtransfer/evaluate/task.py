@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bigtransfer import page
 from bigtransfer.data.batches import Squares
-from bigtransfer.data.inspection import decode_rgb
+from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import CheckpointError
 from bigtransfer.evaluate.metrics import (

@@ -135,7 +135,8 @@ class Unit(nn.Module):
         y = self.conv_a(preact)
         y = self.conv_b(norm_relu(self.norm_b, y))
         y = self.conv_c(norm_relu(self.norm_c, y))
-        return y.add_(shortcut)  # nobody's gradient needs y itself
+        total: Tensor = y.add_(shortcut)  # nobody's gradient needs y itself
+        return total
 
     def _lean(self, x: Tensor) -> Tensor:
         if self.proj is None:

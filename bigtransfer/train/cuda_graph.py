@@ -1,7 +1,7 @@
 """One training step recorded as a CUDA graph and replayed.
 
-For small images or small micro-batches: a step of R50x1 launches two thousand kernels, and below some
-size launching them costs more than computing. Replayed, they are one launch.
+For small images or small micro-batches: a step of R50x1 launches two thousand kernels, and below
+some size launching them costs more than computing. Replayed, they are one launch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CapturedStep:
             inputs: Example tensors on the device.
 
         Raises:
-            ConfigError: If there is no CUDA device under the inputs, or a learning rate is a number.
+            ConfigError: If the inputs are not on a CUDA device, or a learning rate is a number.
         """
         if not all(x.is_cuda for x in inputs):
             raise ConfigError("a CUDA graph needs a CUDA device; leave it out on this one")
@@ -64,7 +64,7 @@ class CapturedStep:
              if isinstance(value, Tensor)}
             for p in parameters
         ]  # fmt: skip
-        beside = torch.cuda.Stream()
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(_WARM_UP_STEPS):

@@ -55,11 +55,11 @@ def run_steps(
         BigTransferError: If the loss is no longer a number; the state is left as it is.
     """
     model.train()
-    for step in range(start, schedule.total_steps):
+    coming = batches.ahead(start, schedule.total_steps)
+    for step, batch in enumerate(coming, start):
         rate = schedule.learning_rate(step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = batches.batch(step)
         lam = mixup_lambda(mixup_alpha, seed, step)
         logits = model(mix(to_network(batch.images), lam))
         loss = mixed_loss(logits, torch.from_numpy(batch.labels), lam)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bigtransfer.data.batches import Squares, TrainBatches
+from bigtransfer.data.batches import Crop, Squares, TrainBatches
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.evaluate.metrics import topk_accuracy
 from bigtransfer.evaluate.prediction import predict
@@ -46,6 +47,7 @@ def pretrain(
     weight_decay: float,
     precrop: int,
     crop: int,
+    augmentation: Crop,
     flip: bool,
     seed: int,
     threads: int,
@@ -74,6 +76,7 @@ def pretrain(
         weight_decay: L2 in the gradient of kernels.
         precrop: Side images are resized to, pixels.
         crop: Side of the random crop, and of evaluation, pixels.
+        augmentation: `square` or `inception`.
         flip: Whether to mirror at random.
         seed: Of weights, order and augmentation.
         threads: Of PyTorch; part of the result, since sums round by thread.
@@ -99,13 +102,17 @@ def pretrain(
     recipe = {
         "architecture": architecture, "root": root, "norm": norm, "schedule": repr(schedule),
         "batch_size": batch_size, "momentum": momentum, "weight_decay": weight_decay,
-        "precrop": precrop, "crop": crop, "flip": flip, "seed": seed, "threads": threads,
+        "precrop": precrop, "crop": crop, "augmentation": augmentation, "flip": flip, "seed": seed,
+        "threads": threads,
     }  # fmt: skip
     state = WorkFolder(work / fingerprint(recipe=recipe, shards=shards.digest))
     done = state.restore(model, optimizer)
     if done.step:
         print(f"resuming at step {done.step:,} of {schedule.total_steps:,}", flush=True)
-    batches = TrainBatches(train, batch_size=batch_size, crop=crop, flip=flip, seed=seed)
+    batches = TrainBatches(
+        train, batch_size=batch_size, crop=crop, flip=flip, seed=seed, how=augmentation
+    )
+    began = time.monotonic()
     with progress("pretrain", schedule.total_steps, unit="step", start=done.step) as advance:
 
         def after_step(step: int, loss: float, rate: float) -> None:
@@ -117,7 +124,9 @@ def pretrain(
                 if saves:
                     row["val_top1"] = _top1(model, val)
                 done.history.append(row)
-                log(step, {key: row[key] for key in row if key != "step"})
+                waited = batches.waited_seconds / (time.monotonic() - began)
+                curve = {key: row[key] for key in row if key != "step"}
+                log(step, {**curve, "data_wait_fraction": waited})
             advance(step, f"loss {loss:.3f}")
             if saves and not last:
                 state.save(model, optimizer, done)

@@ -1,0 +1,151 @@
+"""Compare datasets: is an image that a task is tested on among those the upstream network saw?
+
+BiT took such images out of its upstream data before it reported anything (arXiv 1912.11370, section
+4). All that is needed is in the manifests: hashes of pixels, and of looks.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from bigtransfer import page
+from bigtransfer.data.copies import find_between
+from bigtransfer.data.fingerprint import THUMB_SIDE, Fingerprints
+from bigtransfer.data.manifest import column, comparable, fingerprints, read_manifest
+from bigtransfer.errors import ConfigError, GateError
+from bigtransfer.storage import as_json, new_folder, sha256_file
+
+_SHOWN = 60
+_NAMED = 10
+Columns = tuple[Sequence[str], Fingerprints, NDArray[np.bool_]]
+
+
+def audit(
+    manifests: Sequence[Path],
+    output: Path,
+    *,
+    upstream: str,
+    downstream: Sequence[str],
+    on_leak: str,
+) -> dict[str, Any]:
+    """Look for downstream validation and test images among the upstream training images.
+
+    Args:
+        manifests: Manifest files, or folders that hold `<dataset>/manifest.parquet`.
+        output: Folder to write `audit.json` and `index.html` into, whatever the verdict.
+        upstream: Name of the upstream dataset.
+        downstream: Names of the tasks' datasets.
+        on_leak: `error` or `report`.
+
+    Returns:
+        What `audit.json` holds.
+
+    Raises:
+        ConfigError: If a dataset has no manifest among those given.
+        GateError: If there is a leak and `on_leak` is `error`; the page is written before.
+    """
+    known = _by_dataset(manifests)
+    wanted = [name for name in dict.fromkeys(downstream) if name != upstream]
+    for name in (upstream, *wanted):
+        if name not in known:
+            raise ConfigError(
+                f"dataset {name!r} has no manifest below {', '.join(map(str, manifests))}; run "
+                f"`validate@{name}` first"
+            )
+    source, metadata = read_manifest(known[upstream])
+    source = _of_splits(source, ("train",))
+    leaks: list[dict[str, Any]] = []
+    compared = []
+    for name in wanted:
+        table, own = read_manifest(known[name])
+        table = _of_splits(table, ("val", "test"))
+        side = max(metadata["near_duplicate_side"], own["near_duplicate_side"])
+        off = 0 in (metadata["near_duplicate_side"], own["near_duplicate_side"])
+        found = find_between(_columns(table, side, off), _columns(source, side, off))
+        compared.append(
+            {"upstream": upstream, "downstream": name, "upstream_images": len(source),
+             "downstream_images": len(table), "leaks": len({c.first for c in found}),
+             "by_looks": not off}
+        )  # fmt: skip
+        leaks += [
+            {
+                "downstream": name, "how": copy.how,
+                "downstream_path": table["path"][copy.first].as_py(),
+                "downstream_split": table["split"][copy.first].as_py(),
+                "upstream_path": source["path"][copy.second].as_py(),
+                "pictures": [_thumb(table, copy.first), _thumb(source, copy.second)],
+            }
+            for copy in found
+        ]  # fmt: skip
+    result = {
+        "success": not leaks,
+        "datasets": {name: sha256_file(known[name]) for name in (upstream, *wanted)},
+        "compared": compared,
+        "leaks": [{k: v for k, v in leak.items() if k != "pictures"} for leak in leaks],
+    }
+    with new_folder(output) as folder:
+        (folder / "audit.json").write_text(as_json(result), "utf-8")
+        html = page.render(
+            Path(__file__).with_name("audit.html"), **result | {"leaks": leaks[:_SHOWN]},
+            num_leaks=len(leaks), exclude=_exclude(leaks), upstream=upstream, on_leak=on_leak,
+        )  # fmt: skip
+        (folder / "index.html").write_text(html, "utf-8")
+    if leaks and on_leak == "error":
+        raise GateError(_refusal(leaks, upstream, output))
+    return result
+
+
+def _refusal(leaks: Sequence[Mapping[str, Any]], upstream: str, output: Path) -> str:
+    lines = [
+        f"  {k['downstream']} {k['downstream_split']}: {k['downstream_path']!r}: {k['how']} as "
+        f"{k['upstream_path']!r}"
+        for k in leaks[:_NAMED]
+    ]
+    if len(leaks) > _NAMED:
+        lines.append(f"  and {len(leaks) - _NAMED} more")
+    listing = "\n".join(lines)
+    return (
+        f"{len(leaks)} images that tasks are tested on are among the training images of "
+        f"{upstream!r}:\n{listing}\nleave them out: 'datasets.{upstream}.exclude' in params.yaml, "
+        f"ready to copy in {output / 'index.html'} (or set audit.on_leak: report)"
+    )
+
+
+def _by_dataset(places: Sequence[Path]) -> dict[str, Path]:
+    found = {}
+    for place in places:
+        files = sorted(place.glob("*/manifest.parquet")) if place.is_dir() else [place]
+        for file in files:
+            found[str(read_manifest(file)[1]["dataset"])] = file
+    return found
+
+
+def _of_splits(table: pa.Table, splits: tuple[str, ...]) -> pa.Table:
+    mask = [split in splits for split in column(table, "split")]
+    return table.filter(pa.array(mask, pa.bool_()))
+
+
+def _columns(table: pa.Table, side: int, off: bool) -> Columns:
+    mask = np.zeros(len(table), bool) if off else comparable(table, side)
+    return column(table, "pixel_sha256"), fingerprints(table), mask
+
+
+def _thumb(table: pa.Table, row: int) -> str:
+    raw = np.frombuffer(table["thumb"][row].as_py(), np.uint8).reshape(THUMB_SIDE, THUMB_SIDE)
+    buffer = io.BytesIO()
+    Image.fromarray(raw).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _exclude(leaks: Sequence[Mapping[str, Any]]) -> str:
+    paths = sorted({str(leak["upstream_path"]) for leak in leaks})
+    return "exclude:\n" + "\n".join(f"  - {as_json(path).strip()}" for path in paths)

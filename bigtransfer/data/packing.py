@@ -1,0 +1,440 @@
+"""Pack a validated dataset into tar shards, in one go or in parts on many machines.
+
+Which image lies in which shard is a pure function of the manifest and a few settings, so any part
+can be written by any process at any time: the bytes are the same for every number of parts. Shards
+are written to their place at once (a folder, or `s3://…`); what makes them a dataset is the
+`MANIFEST.json` that the joining step writes last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median_low
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from bigtransfer.data.decoding import SUFFIXES, decode_rgb
+from bigtransfer.data.manifest import read_manifest
+from bigtransfer.data.sources.listing import Read
+from bigtransfer.data.sources.opening import open_source
+from bigtransfer.errors import ConfigError, DatasetError
+from bigtransfer.progress import tracked
+from bigtransfer.storage import (
+    MANIFEST_NAME,
+    MANIFEST_SCHEMA,
+    as_json,
+    new_file,
+    new_folder,
+    sha256_file,
+    sha256_json,
+)
+from bigtransfer.storage.s3 import S3Path, client, download, upload, upload_bytes
+
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("label", pa.int32()),
+        ("labels", pa.list_(pa.int32())),
+        ("split", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("sha256", pa.string()),
+        ("path", pa.string()),
+    ]
+)
+LANES = 64
+"""A large split has a multiple of so many shards, dealt evenly to as many lanes (`order`)."""
+_SCHEMA = 2
+_SPLITS = ("train", "val", "test")
+_JPEG_QUALITY = 90
+_PARTS = "parts"
+Place = Path | S3Path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which image lies in which shard."""
+
+    table: pa.Table
+    metadata: dict[str, Any]
+    rows: NDArray[np.int64]
+    """Manifest rows in the order they are packed in."""
+    bounds: NDArray[np.int64]
+    """Shard s holds `rows[bounds[s]:bounds[s + 1]]`."""
+    digest: str
+    """Over everything that decides the bytes."""
+    short_side: int | None
+
+    @property
+    def num_shards(self) -> int:
+        """Return the number of shards."""
+        return len(self.bounds) - 1
+
+    def part(self, number: int, parts: int) -> range:
+        """Return the shards of a part, counted from 0."""
+        return range(number * self.num_shards // parts, (number + 1) * self.num_shards // parts)
+
+
+def make_plan(manifest_path: Path, *, shard_bytes: int, short_side: int | None, seed: int) -> Plan:
+    """Decide which image lies in which shard.
+
+    Each split has shards of its own, of equal numbers of images in a random order.
+
+    Args:
+        manifest_path: Written by `validate`.
+        shard_bytes: About one shard, before images are made smaller.
+        short_side: Larger images are made smaller to it, pixels; None: never.
+        seed: Of the order.
+
+    Raises:
+        DatasetError: If the manifest is unusable.
+    """
+    table, metadata = read_manifest(manifest_path)
+    splits = table["split"].to_numpy(zero_copy_only=False)
+    sizes = table["bytes"].to_numpy()
+    order: list[NDArray[np.int64]] = []
+    bounds = [0]
+    for number, split in enumerate(_SPLITS):
+        rows = np.flatnonzero(splits == split)
+        if not len(rows):
+            continue
+        generator = np.random.Generator(np.random.Philox(key=[seed, number]))
+        order.append(rows[generator.permutation(len(rows))])
+        shards = min(len(rows), max(1, round(int(sizes[rows].sum()) / shard_bytes)))
+        if shards >= LANES and len(rows) >= 2 * LANES:
+            shards = min(-(-shards // LANES), len(rows) // LANES) * LANES
+        edges = np.arange(1, shards + 1) * len(rows) // shards
+        bounds += (bounds[-1] + edges).tolist()
+    digest = sha256_json(
+        {"schema": _SCHEMA, "manifest": sha256_file(manifest_path), "shard_bytes": shard_bytes,
+         "short_side": short_side, "seed": seed, "quality": _JPEG_QUALITY}
+    )  # fmt: skip
+    return Plan(table, metadata, np.concatenate(order), np.array(bounds), digest, short_side)
+
+
+class _Target(Protocol):
+    """Where shards are written to."""
+
+    def put(self, name: str, file: Path) -> None: ...
+    def put_bytes(self, name: str, data: bytes) -> None: ...
+    def get(self, name: str) -> bytes | None: ...
+    def has(self, name: str, size: int) -> bool: ...
+
+
+class _Folder:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def put(self, name: str, file: Path) -> None:
+        with new_file(self._folder / name) as partial:
+            file.replace(partial)
+
+    def put_bytes(self, name: str, data: bytes) -> None:
+        with new_file(self._folder / name) as partial:
+            partial.write_bytes(data)
+
+    def get(self, name: str) -> bytes | None:
+        path = self._folder / name
+        return path.read_bytes() if path.is_file() else None
+
+    def has(self, name: str, size: int) -> bool:
+        path = self._folder / name
+        return path.is_file() and path.stat().st_size == size
+
+
+class _Bucket:
+    def __init__(self, place: S3Path) -> None:
+        self._place, self._client = place, client()
+
+    def put(self, name: str, file: Path) -> None:
+        upload(self._client, file, self._place / name)
+
+    def put_bytes(self, name: str, data: bytes) -> None:
+        upload_bytes(self._client, data, self._place / name)
+
+    def get(self, name: str) -> bytes | None:
+        return download(self._client, self._place / name)
+
+    def has(self, name: str, size: int) -> bool:
+        return True  # the part's own record is written after its shards
+
+
+def write_shards(
+    root: Path,
+    manifest_path: Path,
+    place: Place,
+    *,
+    shard_bytes: int,
+    short_side: int | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Pack the images of a manifest into shards.
+
+    Args:
+        root: The dataset that the manifest lists.
+        manifest_path: Written by `validate`.
+        place: Shards folder to write (beside and renamed), or `s3://` prefix.
+        shard_bytes: About one shard.
+        short_side: Larger images are made smaller to it, pixels; None: never.
+        seed: Of the order of the samples in the shards.
+
+    Returns:
+        What `index.json` holds.
+
+    Raises:
+        DatasetError: If the manifest is unusable or an image is no longer what it lists.
+    """
+    plan = make_plan(manifest_path, shard_bytes=shard_bytes, short_side=short_side, seed=seed)
+    if isinstance(place, S3Path):
+        write_part(plan, root, place, 0, 1)
+        return join_parts(plan, place, 1)
+    with new_folder(place) as partial:
+        rows, listed = _write(plan, root, _Folder(partial), range(plan.num_shards))
+        return _write_index(plan, _Folder(partial), rows, listed, sealed=False)
+
+
+def write_part(plan: Plan, root: Path, place: Place, number: int, parts: int) -> bool:
+    """Write one part's shards to their place, and a record that they are there.
+
+    Args:
+        plan: The same for all parts.
+        root: The dataset that the manifest lists.
+        place: Folder or `s3://` prefix, the same for all parts.
+        number: Of this part, from 0.
+        parts: In all.
+
+    Returns:
+        Whether anything had to be done: a part that is there already is left as it is.
+
+    Raises:
+        DatasetError: If an image is no longer what the manifest lists.
+    """
+    target = _target(place)
+    record = _record_name(number, parts)
+    known = target.get(record)
+    if known is not None and _is_complete(known, plan, target):
+        return False
+    rows, listed = _write(plan, root, target, plan.part(number, parts))
+    table = pa.Table.from_pylist(rows, INDEX_SCHEMA)
+    metadata = {b"plan": plan.digest.encode(), b"files": as_json(listed).encode()}
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), buffer)
+    target.put_bytes(record, buffer.getvalue())
+    return True
+
+
+def join_parts(plan: Plan, place: Place, parts: int) -> dict[str, Any]:
+    """Join the records of all parts into the index, and write `MANIFEST.json` last.
+
+    Returns:
+        What `index.json` holds.
+
+    Raises:
+        DatasetError: If a part is missing or belongs to another plan; names it.
+    """
+    import json
+
+    target = _target(place)
+    rows: list[dict[str, Any]] = []
+    listed: dict[str, Any] = {}
+    for number in range(parts):
+        data = target.get(_record_name(number, parts))
+        if data is None or not _is_complete(data, plan, target):
+            why = "is missing" if data is None else "is incomplete, or was made of other data"
+            raise DatasetError(
+                f"part {number + 1} of {parts} of {str(place)!r} {why}; write it again "
+                f"(--part {number + 1}/{parts})"
+            )
+        table = pq.read_table(io.BytesIO(data))
+        rows += table.to_pylist()
+        listed |= json.loads(table.schema.metadata[b"files"])
+    return _write_index(plan, target, rows, listed, sealed=True)
+
+
+def _is_complete(record: bytes, plan: Plan, target: _Target) -> bool:
+    import json
+
+    try:
+        metadata = pq.read_schema(io.BytesIO(record)).metadata or {}
+    except pa.ArrowInvalid:
+        return False
+    if metadata.get(b"plan") != plan.digest.encode():
+        return False
+    files = json.loads(metadata[b"files"])
+    return all(target.has(name, facts["bytes"]) for name, facts in files.items())
+
+
+def _record_name(number: int, parts: int) -> str:
+    return f"{_PARTS}/part-{number:05d}-of-{parts:05d}.parquet"
+
+
+def _target(place: Place) -> _Target:
+    return _Bucket(place) if isinstance(place, S3Path) else _Folder(place)
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Return number (from 0) and count of `N/M`.
+
+    Raises:
+        ConfigError: If it is not of that form.
+    """
+    number, _, parts = text.partition("/")
+    if not (number.isdigit() and parts.isdigit() and 1 <= int(number) <= int(parts)):
+        raise ConfigError(f"part {text!r}: write N/M with N from 1 to M, e.g. 3/1000")
+    return int(number) - 1, int(parts)
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a shard."""
+    return f"shard-{number:05d}.tar"
+
+
+def _write(
+    plan: Plan, root: Path, target: _Target, shards: range
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Write some shards; return their index rows and what was written."""
+    label_of = {name: i for i, name in enumerate(plan.metadata["classes"])}
+    read = open_source(root, plan.metadata["layout"]).read
+    rows: list[dict[str, Any]] = []
+    listed: dict[str, Any] = {}
+
+    def one(number: int) -> tuple[list[dict[str, Any]], str, dict[str, Any]]:
+        with tempfile.TemporaryDirectory(dir=_scratch(target)) as scratch:
+            path = Path(scratch, shard_name(number))
+            index = _write_tar(plan, read, label_of, path, number)
+            facts = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            target.put(path.name, path)
+            return index, path.name, facts
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        done = tracked(
+            pool.map(one, shards), f"pack {plan.metadata['dataset']}", len(shards), unit="shard"
+        )
+        for index, name, facts in done:
+            rows += index
+            listed[name] = facts
+    return rows, listed
+
+
+def _scratch(target: _Target) -> str | None:
+    return str(target._folder) if isinstance(target, _Folder) else None
+
+
+def _write_tar(
+    plan: Plan, read: Read, label_of: dict[str, int], path: Path, number: int
+) -> list[dict[str, Any]]:
+    start = int(plan.bounds[number])
+    wanted = plan.rows[start : plan.bounds[number + 1]]
+    index: list[dict[str, Any]] = []
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for place, row in enumerate(plan.table.take(wanted).to_pylist(), start=start):
+            data = _unchanged_bytes(read, row)
+            kind, height, width = row["format"], row["height"], row["width"]
+            if plan.short_side and min(height, width) > plan.short_side:
+                data, height, width = _smaller(data, plan.short_side)
+                kind = "JPEG"
+            member = tarfile.TarInfo(f"{place:08d}.{SUFFIXES[kind][0]}")
+            member.size, member.mode = len(data), 0o644
+            offset = tar.offset + tarfile.BLOCKSIZE
+            tar.addfile(member, io.BytesIO(data))
+            labels = [label_of[name] for name in row["labels"]]
+            index.append(
+                {
+                    "key": member.name, "shard": number, "offset": offset, "length": len(data),
+                    "label": labels[0] if labels else -1, "labels": labels, "split": row["split"],
+                    "height": height, "width": width,
+                    "sha256": hashlib.sha256(data).hexdigest(), "path": row["path"],
+                }
+            )  # fmt: skip
+    return index
+
+
+def _smaller(data: bytes, short_side: int) -> tuple[bytes, int, int]:
+    pixels = decode_rgb(data)
+    height, width = pixels.shape[:2]
+    factor = short_side / min(height, width)
+    size = (round(width * factor), round(height * factor))
+    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+    encoded: bytes = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(small), quality=_JPEG_QUALITY, colorspace="RGB",
+        colorsubsampling="420",
+    )  # fmt: skip
+    return encoded, size[1], size[0]
+
+
+def _unchanged_bytes(read: Read, row: dict[str, Any]) -> bytes:
+    try:
+        data = read(row["file"], row["offset"], row["length"])
+    except OSError as error:
+        raise DatasetError(
+            f"image {row['path']!r} cannot be read any more ({error.strerror or error}); run "
+            "`validate` again"
+        ) from error
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        raise DatasetError(
+            f"image {row['path']!r} changed since it was validated; run `validate` again"
+        )
+    return data
+
+
+def _write_index(
+    plan: Plan,
+    target: _Target,
+    rows: Sequence[dict[str, Any]],
+    listed: dict[str, Any],
+    *,
+    sealed: bool,
+) -> dict[str, Any]:
+    splits = [row["split"] for row in rows]
+    summary = {
+        "schema": _SCHEMA,
+        "dataset": plan.metadata["dataset"],
+        "examples": len(rows),
+        "splits": {s: splits.count(s) for s in sorted(set(splits))},
+        "classes": len(plan.metadata["classes"]),
+        "classes_sha256": plan.metadata["classes_sha256"],
+        "multi_label": plan.metadata["multi_label"],
+        "shards": plan.num_shards,
+        "short_side": plan.short_side,
+        "height": median_low(row["height"] for row in rows),
+        "width": median_low(row["width"] for row in rows),
+        "plan": plan.digest,
+    }
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows), INDEX_SCHEMA), buffer)
+    texts = {
+        "index.parquet": buffer.getvalue(),
+        "classes.json": as_json(plan.metadata["classes"]).encode(),
+        "index.json": as_json(summary).encode(),
+    }
+    for name, data in texts.items():
+        target.put_bytes(name, data)
+    if sealed:
+        files = dict(sorted([*listed.items(), *_facts(texts)]))
+        target.put_bytes(
+            MANIFEST_NAME, as_json({"schema": MANIFEST_SCHEMA, "files": files}).encode()
+        )
+    return summary
+
+
+def _facts(texts: dict[str, bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, data in texts.items():
+        yield name, {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

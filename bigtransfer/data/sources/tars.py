@@ -1,0 +1,286 @@
+"""Tar archives, read in place and never unpacked: walked once, each image by offset and length.
+
+A name that leads out of a folder, a link, a device or a name that comes twice refuses the whole
+archive: whoever made it so meant no good, or lost data.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from bigtransfer.data.decoding import SUFFIXES
+from bigtransfer.data.sources.folders import reader
+from bigtransfer.data.sources.listing import SPLIT_NAMES, ListedImage, Source
+from bigtransfer.errors import DatasetError
+from bigtransfer.storage.trees import Contents, Tree, TreeFile, TreeReader, is_litter, safe_name
+
+_READ_AHEAD = 1 << 16
+_IMAGES = {suffix for known in SUFFIXES.values() for suffix in known}
+_LABEL_SUFFIXES = ("cls", "json", "txt")
+_MAX_LABEL_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive."""
+
+    name: str
+    offset: int
+    length: int
+
+
+def members(tree: Tree, path: str, size: int, *, start: int = 0) -> list[Member]:
+    """Walk an uncompressed tar and return its files.
+
+    Args:
+        tree: Where it lies.
+        path: Of the file that holds it.
+        size: Of that file, bytes.
+        start: Offset of the archive in the file: of a tar within a tar.
+
+    Raises:
+        DatasetError: If it is damaged, compressed or hostile; names archive and member.
+    """
+    where = f"archive {path!r} of {tree.address!r}"
+    file = io.BufferedReader(TreeReader(tree, path, size), _READ_AHEAD)
+    file.seek(start)
+    found: dict[str, Member] = {}
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for info in tar:
+                _refuse_hostile(info, where, found)
+                if info.isreg():
+                    found[info.name] = Member(info.name, info.offset_data, info.size)
+                    if info.offset_data + info.size > size:
+                        raise DatasetError(
+                            f"{where} is cut: {info.name!r} ends at byte "
+                            f"{info.offset_data + info.size:,}, the file has {size:,}; fetch it "
+                            "again"
+                        )
+    except (tarfile.TarError, EOFError) as error:
+        raise DatasetError(
+            f"{where} is no plain tar, or is damaged ({error}); decompress it, or fetch it again"
+        ) from error
+    return list(found.values())
+
+
+def _refuse_hostile(info: tarfile.TarInfo, where: str, found: dict[str, Member]) -> None:
+    reason = None
+    if not safe_name(info.name.rstrip("/")):
+        reason = "its name leads out of the folder"
+    elif info.issym() or info.islnk():
+        reason = f"it is a link to {info.linkname!r}"
+    elif not (info.isreg() or info.isdir()):
+        reason = "it is a device or a pipe"
+    elif info.name in found:
+        reason = "its name comes twice"
+    elif "\0" in info.name or any("\udc80" <= char <= "\udcff" for char in info.name):
+        reason = "its name is not UTF-8 text"
+    if reason:
+        name = info.name.encode("utf-8", "backslashreplace").decode()
+        raise DatasetError(
+            f"{where} is refused: member {name!r}: {reason}; make the archive anew from plain files"
+        )
+
+
+def list_class_tars(tree: Tree, contents: Contents) -> Source:
+    """List one tar per class, as ImageNet-21k comes: `n01440764.tar` with its images."""
+    images: list[ListedImage] = []
+    labels = []
+    for file in contents.files:
+        label = PurePosixPath(file.path).name.removesuffix(".tar")
+        labels.append(label)
+        images += _images_of(tree, file.path, file.bytes, label, f"{label}/")
+    return _source(tree, "class_tars", images, sorted(labels), contents)
+
+
+def list_webdataset(tree: Tree, contents: Contents) -> Source:
+    """List WebDataset tars: `<key>.jpg` beside `<key>.cls`, `<key>.txt` or `<key>.json`.
+
+    `.cls` holds a number or a name, `.txt` a name, `.json` a number, a name, or an object with
+    `label` or `labels`. A folder or a file name that begins with a split's name gives the split.
+
+    Raises:
+        DatasetError: If a label has no image or an image no label; names them.
+    """
+    images: list[ListedImage] = []
+    seen: dict[str, str] = {}
+    multi = False
+    for file in contents.files:
+        split = _split_of_name(file.path)
+        groups: dict[str, dict[str, Member]] = {}
+        for member in members(tree, file.path, file.bytes):
+            folder, _, base = member.name.rpartition("/")
+            key, _, suffix = base.partition(".")
+            if not is_litter(base):
+                place = f"{folder}/{key}" if folder else key
+                groups.setdefault(place, {})[suffix.lower()] = member
+        for key, parts in groups.items():
+            where = f"archive {file.path!r} of {tree.address!r}: sample {key!r}"
+            pictures = sorted(s for s in parts if s.rpartition(".")[2] in _IMAGES)
+            label = next((parts[s] for s in _LABEL_SUFFIXES if s in parts), None)
+            if label is None or len(pictures) != 1:
+                what = (
+                    "has no label (.cls, .txt or .json)" if label is None
+                    else "has no image" if not pictures else f"has {len(pictures)} images"
+                )  # fmt: skip
+                raise DatasetError(f"{where} {what}; make the archive anew")
+            if key in seen:
+                raise DatasetError(f"{where} comes in {seen[key]!r} too; keys must differ")
+            seen[key] = file.path
+            picture = parts[pictures[0]]
+            names, several = _label_of(tree, file.path, label, where)
+            multi = multi or several
+            images.append(
+                ListedImage(
+                    f"{key}.{pictures[0]}", names, split, picture.length, file.path,
+                    picture.offset, picture.length,
+                )
+            )  # fmt: skip
+    names_of_classes = sorted({n for i in images for n in i.labels}, key=_numbers_first)
+    return _source(tree, "webdataset", images, names_of_classes, contents, multi=multi)
+
+
+def list_ilsvrc2012(tree: Tree, contents: Contents) -> Source:
+    """List ILSVRC-2012 as it is distributed.
+
+    `ILSVRC2012_img_train.tar` (one tar per class inside), `ILSVRC2012_img_val.tar` with the ground
+    truth from `ILSVRC2012_devkit_t12.tar.gz`; either alone is accepted. There are no public test
+    labels: the official validation images are the split `test`, a part of train becomes `val`
+    where `splits.val` asks for one (the protocol of the paper).
+
+    Raises:
+        DatasetError: If neither is there, or the validation images come without the devkit.
+    """
+    at = {PurePosixPath(f.path).name: f for f in contents.files}
+    images: list[ListedImage] = []
+    train, val = at.get("ILSVRC2012_img_train.tar"), at.get("ILSVRC2012_img_val.tar")
+    if train is None and val is None:
+        raise DatasetError(
+            f"{tree.address!r} holds neither ILSVRC2012_img_train.tar nor ILSVRC2012_img_val.tar"
+        )
+    if train is not None:
+        for inner in members(tree, train.path, train.bytes):
+            label = inner.name.removesuffix(".tar")
+            images += _images_of(
+                tree, train.path, train.bytes, label, f"train/{label}/", start=inner.offset,
+                split="train",
+            )  # fmt: skip
+    if val is not None:
+        truth = _ilsvrc_truth(tree, at)
+        found = sorted(members(tree, val.path, val.bytes), key=lambda m: m.name)
+        if len(found) != len(truth):
+            raise DatasetError(
+                f"archive {val.path!r} of {tree.address!r} holds {len(found):,} images, the "
+                f"devkit's ground truth {len(truth):,}; fetch both again"
+            )
+        images += [
+            ListedImage(f"val/{label}/{m.name}", (label,), "test", m.length, val.path, m.offset,
+                        m.length)
+            for m, label in zip(found, truth, strict=True)
+        ]  # fmt: skip
+    labels = sorted({label for image in images for label in image.labels})
+    return _source(tree, "ilsvrc2012", images, labels, contents)
+
+
+def _ilsvrc_truth(tree: Tree, at: dict[str, TreeFile]) -> list[str]:
+    """Return the class of each validation image, in the order of their names."""
+    name = "ILSVRC2012_devkit_t12.tar.gz"
+    if name not in at:
+        raise DatasetError(
+            f"{tree.address!r} lacks {name!r}, which holds the labels of the validation images; "
+            "put it beside them"
+        )
+    from scipy.io import loadmat
+
+    data = tree.read(at[name].path)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as tar:
+            base = "ILSVRC2012_devkit_t12/data/"
+            meta, truth = (
+                tar.extractfile(base + file)
+                for file in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt")
+            )
+            assert meta is not None and truth is not None
+            synsets = loadmat(io.BytesIO(meta.read()), squeeze_me=True)["synsets"]
+            wnid_of = {int(row[0]): str(row[1]) for row in synsets}
+            return [wnid_of[int(line)] for line in truth.read().split()]
+    except (tarfile.TarError, KeyError, ValueError, EOFError, OSError) as error:
+        raise DatasetError(
+            f"archive {name!r} of {tree.address!r} is damaged ({error}); fetch it again"
+        ) from error
+
+
+def _images_of(
+    tree: Tree,
+    path: str,
+    size: int,
+    label: str,
+    prefix: str,
+    *,
+    start: int = 0,
+    split: str | None = None,
+) -> Iterator[ListedImage]:
+    for member in members(tree, path, size, start=start):
+        if not is_litter(PurePosixPath(member.name).name):
+            yield ListedImage(
+                prefix + member.name, (label,), split, member.length, path, member.offset,
+                member.length,
+            )  # fmt: skip
+
+
+def _label_of(tree: Tree, path: str, member: Member, where: str) -> tuple[tuple[str, ...], bool]:
+    if member.length > _MAX_LABEL_BYTES:
+        raise DatasetError(f"{where}: its label has {member.length:,} bytes; make it anew")
+    data = tree.read(path, member.offset, member.length)
+    try:
+        text = data.decode("utf-8").strip()
+        value = json.loads(text) if member.name.lower().endswith("json") else text
+    except ValueError as error:
+        raise DatasetError(f"{where}: its label cannot be read ({error})") from error
+    if isinstance(value, dict):
+        value = value.get("labels", value.get("label"))
+    if isinstance(value, list):
+        return tuple(sorted({str(v) for v in value})), True
+    if value is None or value == "":
+        raise DatasetError(f"{where}: its label is empty; give it one")
+    return (str(value),), False
+
+
+def _split_of_name(path: str) -> str | None:
+    for part in reversed(PurePosixPath(path).parts):
+        word = part.lower().replace("_", "-").split("-")[0].removesuffix(".tar")
+        if word in SPLIT_NAMES:
+            return SPLIT_NAMES[word]
+    return None
+
+
+def _numbers_first(label: str) -> tuple[bool, int, str]:
+    return not label.isdigit(), int(label) if label.isdigit() else 0, label
+
+
+def _source(
+    tree: Tree,
+    layout: str,
+    images: list[ListedImage],
+    labels: list[str],
+    contents: Contents,
+    *,
+    multi: bool = False,
+) -> Source:
+    splits = {image.split for image in images}
+    if None in splits and len(splits) > 1:
+        bare = next(i for i in images if i.split is None)
+        raise DatasetError(
+            f"{bare.file!r} of {tree.address!r} names no split while others do; name every archive "
+            "train-…, val-… or test-…"
+        )
+    return Source(
+        tree.address, layout, images, labels, bool(images) and None not in splits, multi,
+        contents.ignored, reader(tree),
+    )  # fmt: skip

@@ -1,0 +1,134 @@
+"""Files at a DVC version: `dvc://<git repo>[@rev]/<path>`, through DVC's own file system."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bigtransfer.errors import ConfigError, InfrastructureError, StorageError
+from bigtransfer.storage.trees import Contents, TreeFile
+
+
+@dataclass(frozen=True)
+class DvcTree:
+    """The files that a revision of a DVC project has below a path."""
+
+    repository: str
+    revision: str
+    """Commit, 40 hex digits."""
+    path: str
+    _files: Any = field(repr=False)
+    _known: dict[str, TreeFile] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def at(cls, url: str) -> DvcTree:
+        """Open an address at its revision; a branch or tag is resolved to the commit it names now.
+
+        Raises:
+            ConfigError: If the address cannot be understood.
+            StorageError: If repository, revision or path are not there.
+            InfrastructureError: If the repository cannot be reached.
+        """
+        repository, revision, path = split_address(url)
+        from dvc.api import DVCFileSystem
+
+        try:
+            files = DVCFileSystem(url=repository, rev=revision)
+            commit = str(files.repo.get_rev() if revision is None else files.repo.scm.resolve_rev(
+                revision))  # fmt: skip
+            if not files.exists(path or "/"):
+                raise StorageError(
+                    f"{url!r}: {path!r} is not in revision {commit[:12]}; correct the path"
+                )
+        except StorageError:
+            raise
+        except Exception as error:
+            raise _ours(url, error) from error
+        return cls(repository, commit, path, files)
+
+    @property
+    def address(self) -> str:
+        """Return the address with the commit in it."""
+        return f"dvc://{self.repository}@{self.revision}/{self.path}"
+
+    def contents(self) -> Contents:
+        """List the files with their MD5."""
+        try:
+            found = self._files.find(self.path or "/", detail=True)
+        except Exception as error:
+            raise _ours(self.address, error) from error
+        prefix = self.path.rstrip("/") + "/" if self.path else ""
+        files = []
+        for name, info in found.items():
+            md5 = (info.get("dvc_info") or {}).get("md5") or info.get("md5") or ""
+            relative = name.lstrip("/").removeprefix(prefix)
+            files.append(TreeFile(relative, int(info["size"] or 0), str(md5)))
+        files.sort(key=lambda f: f.path)
+        self._known.update({f.path: f for f in files})
+        return Contents(files, [])
+
+    def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Return bytes of a file; a whole file is checked against its MD5."""
+        place = f"{self.path}/{path}" if self.path else path
+        try:
+            with self._files.open(place, "rb") as file:
+                file.seek(offset)
+                data: bytes = file.read() if length is None else file.read(length)
+        except Exception as error:
+            raise _ours(f"{self.address}/{path}", error) from error
+        known = self._known.get(path)
+        if known and known.digest and not offset and length is None:
+            actual = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            if actual != known.digest:
+                raise StorageError(
+                    f"{self.address}/{path} is damaged: MD5 {actual}, DVC says {known.digest}; "
+                    "push it to the remote again"
+                )
+        if length is not None and len(data) != length:
+            raise OSError(f"only {len(data):,} of {length:,} bytes are there")
+        return data
+
+
+def split_address(url: str) -> tuple[str, str | None, str]:
+    """Return repository, revision or None, and path of an address.
+
+    The repository ends at `@<rev>/`, at `.git/`, or where a local Git project ends.
+
+    Raises:
+        ConfigError: If it cannot be told where the repository ends.
+    """
+    rest = url.removeprefix("dvc://")
+    before, at, after = rest.rpartition("@")
+    if at and "/" in after and ":" not in after.split("/")[0]:
+        revision, _, path = after.partition("/")
+        if before and revision:
+            return before, revision, path.strip("/")
+    head, git, path = rest.partition(".git/")
+    if git:
+        return head + ".git", None, path.strip("/")
+    parts = rest.split("/")
+    for end in range(len(parts), 0, -1):
+        root = "/".join(parts[:end])
+        if root and (Path(root) / ".git").exists():
+            return root, None, "/".join(parts[end:]).strip("/")
+    raise ConfigError(
+        f"address {url!r}: where does the repository end? write dvc://<repository>@<rev>/<path>"
+    )
+
+
+def _ours(url: str, error: Exception) -> StorageError | InfrastructureError:
+    """Sort DVC's and Git's errors; both libraries raise kinds of their own for everything."""
+    name, text = type(error).__name__, " ".join(str(error).split())
+    if name in ("RevError", "UnknownRevisionError"):
+        return StorageError(f"{url!r}: there is no such revision; correct the part after @")
+    if name in ("CloneError", "SCMError", "GitRemoteError"):
+        return StorageError(
+            f"{url!r}: the repository cannot be cloned ({text}); correct it, or get the right to"
+        )
+    if name in ("NotDvcRepoError",):
+        return StorageError(f"{url!r}: the repository is no DVC project; correct it")
+    if isinstance(error, FileNotFoundError):
+        return StorageError(f"{url!r}: not in the DVC remote ({text}); `dvc push` it there")
+    return InfrastructureError(f"{url!r}: DVC failed ({name}: {text}); try again later")

@@ -1,0 +1,308 @@
+"""Files below one address, listed and read alike: a local folder, `s3://…` or a DVC version.
+
+A remote address is resolved once, by `write_index`: what lies there, how large, by which digest.
+From then on the local index stands for it, and a file that is no longer what the index says is an
+error, not a silent change.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from bigtransfer.errors import ConfigError, StorageError, did_you_mean
+from bigtransfer.storage.local import as_json, new_folder, read_json, sha256_json, verify_folder
+
+INDEX_NAME = "source.json"
+FILES_NAME = "files.csv"
+_MIRROR = "files"
+_SCHEMES = ("s3", "dvc")
+_LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class TreeFile:
+    """One file, as listed: nothing was opened yet."""
+
+    path: str
+    """Relative to the address, with forward slashes; valid text even if the name on disk is not."""
+    bytes: int
+    digest: str = ""
+    """ETag or MD5 where the storage keeps one."""
+    fault: str | None = None
+    """Why it cannot be read, where that shows in the listing already."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What lies below an address."""
+
+    files: list[TreeFile]
+    """By path."""
+    folders: list[str]
+    """By path; storage without folders has those of its files."""
+    ignored: int = 0
+    """Files passed over: hidden ones and what operating systems leave behind."""
+
+
+class Tree(Protocol):
+    """Files below one address."""
+
+    @property
+    def address(self) -> str:
+        """As it was resolved."""
+        ...
+
+    def contents(self) -> Contents:
+        """List everything, in a fixed order."""
+        ...
+
+    def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Return bytes of a file.
+
+        Raises:
+            OSError: If the file cannot be read or is shorter than asked for.
+            StorageError: If it is no longer what was listed, or may not be read.
+            InfrastructureError: If the storage does not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LocalTree:
+    """A folder on this machine, or one file of it."""
+
+    root: Path
+
+    @property
+    def address(self) -> str:
+        """Return the folder as the user wrote it."""
+        return str(self.root)
+
+    def contents(self) -> Contents:
+        """List the folder; links to folders are not followed, so a loop of links ends."""
+        files: list[TreeFile] = []
+        folders: list[str] = []
+        ignored = 0
+        for place, below, names in os.walk(self.root, onerror=_refuse):
+            hidden = [name for name in below if is_litter(name)]
+            below[:] = sorted(set(below) - set(hidden))
+            at = Path(place).relative_to(self.root).as_posix()
+            here = "" if at == "." else f"{at}/"
+            folders += [_text(f"{here}{name}") for name in below]
+            for name in names:
+                if is_litter(name):
+                    ignored += 1
+                else:
+                    files.append(_listed(Path(place, name), here + name))
+        return Contents(sorted(files, key=lambda f: f.path), sorted(folders), ignored)
+
+    def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Return bytes of a file."""
+        with (self.root / path).open("rb") as file:
+            file.seek(offset)
+            data = file.read() if length is None else file.read(length)
+        return _all_of(data, length)
+
+
+def _refuse(error: OSError) -> None:
+    raise StorageError(
+        f"folder {error.filename!r} cannot be listed ({error.strerror}); give yourself the right "
+        "to read it"
+    )
+
+
+def _listed(path: Path, name: str) -> TreeFile:
+    text = _text(name)
+    try:
+        found = path.stat()
+    except OSError as error:
+        what = "a link that leads nowhere" if path.is_symlink() else str(error.strerror)
+        return TreeFile(text, 0, fault=f"cannot be read: {what}")
+    if not stat.S_ISREG(found.st_mode):
+        return TreeFile(text, 0, fault="not an ordinary file (a device, a pipe or a socket)")
+    fault = None if text == name else "its name is not UTF-8 text; rename it"
+    return TreeFile(text, found.st_size, fault=fault)
+
+
+def _text(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def is_litter(name: str) -> bool:
+    """Say whether a name is hidden or one of those that operating systems leave behind."""
+    return name.startswith(".") or name.lower() in _LITTER
+
+
+@dataclass(frozen=True)
+class IndexedTree:
+    """A remote address as it was resolved; bytes come from there, or from the mirror."""
+
+    folder: Path
+    url: str
+    remote: Tree | None
+    """None: everything is mirrored."""
+    known: dict[str, TreeFile] = field(repr=False)
+
+    @property
+    def address(self) -> str:
+        """Return the resolved address."""
+        return self.url
+
+    def contents(self) -> Contents:
+        """List what the index lists."""
+        files = [f for f in self.known.values() if not any(map(is_litter, f.path.split("/")))]
+        folders = {
+            "/".join(parts[:n]) for f in files for parts in [f.path.split("/")]
+            for n in range(1, len(parts))
+        }  # fmt: skip
+        return Contents(files, sorted(folders), len(self.known) - len(files))
+
+    def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Return bytes of a file."""
+        if self.remote is None:
+            return LocalTree(self.folder / _MIRROR).read(path, offset, length)
+        return self.remote.read(path, offset, length)
+
+
+class TreeReader(io.RawIOBase):
+    """A file of a tree as a seekable Python file; wrap it in `io.BufferedReader`."""
+
+    def __init__(self, tree: Tree, path: str, size: int) -> None:
+        self._tree, self._path, self._size, self._at = tree, path, size, 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move; nothing is read."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: object) -> int:
+        """Fill a buffer from the current place."""
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]  # io gives a buffer
+        length = max(0, min(len(view), self._size - self._at))
+        if length:
+            view[:length] = self._tree.read(self._path, self._at, length)
+            self._at += length
+        return length
+
+
+def open_tree(path: Path) -> Tree:
+    """Open a local folder, or the index that `write_index` left in it.
+
+    Raises:
+        StorageError: If the index is damaged.
+    """
+    if not (path / INDEX_NAME).is_file():
+        return LocalTree(path)
+    verify_folder(path, StorageError)
+    source = read_json(path / INDEX_NAME)
+    with (path / FILES_NAME).open(newline="", encoding="utf-8") as file:
+        known = {
+            row["path"]: TreeFile(row["path"], int(row["bytes"]), row["digest"])
+            for row in csv.DictReader(file)
+        }
+    remote = None if source["mirrored"] else _remote(source["url"], known)
+    return IndexedTree(path, source["url"], remote, known)
+
+
+def write_index(url: str, folder: Path, *, mirror: bool) -> dict[str, object]:
+    """Resolve a remote address and write what lies there as a local, sealed index.
+
+    Args:
+        url: `s3://<bucket>/<prefix>` or `dvc://<git repo>[@rev]/<path>`.
+        folder: Written beside and renamed when complete.
+        mirror: Whether to copy the bytes too.
+
+    Returns:
+        What `source.json` holds: the resolved address, counts and a digest over the listing.
+
+    Raises:
+        ConfigError: If the address cannot be understood.
+        StorageError: If nothing is there, or it may not be read.
+        InfrastructureError: If the storage does not answer.
+    """
+    remote = _remote(url, {})
+    files = remote.contents().files
+    if not files:
+        raise StorageError(f"{url!r} holds no files; correct the bucket, prefix or path")
+    rows = [{"path": f.path, "bytes": f.bytes, "digest": f.digest} for f in files]
+    source: dict[str, object] = {
+        "schema": 1, "url": remote.address, "asked": url, "files": len(files),
+        "bytes": sum(f.bytes for f in files), "mirrored": mirror, "digest": sha256_json(rows),
+    }  # fmt: skip
+    with new_folder(folder) as partial:
+        if mirror:
+            _mirror(_remote(remote.address, {f.path: f for f in files}), files, partial / _MIRROR)
+        with (partial / FILES_NAME).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["path", "bytes", "digest"], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        (partial / INDEX_NAME).write_text(as_json(source), "utf-8")
+    return source
+
+
+def is_remote(text: str) -> bool:
+    """Say whether a text is an address and not a local path."""
+    return "://" in text
+
+
+def safe_name(path: str) -> bool:
+    """Say whether a relative path stays below the folder it is joined to."""
+    return bool(path) and not path.startswith("/") and ".." not in path.split("/")
+
+
+def _mirror(remote: Tree, files: list[TreeFile], folder: Path) -> None:
+    def copy(file: TreeFile) -> None:
+        if not safe_name(file.path):
+            raise StorageError(f"{remote.address}: the name {file.path!r} leads out of the folder")
+        target = folder / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(remote.read(file.path))
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(copy, files):
+            pass
+
+
+def _remote(url: str, known: dict[str, TreeFile]) -> Tree:
+    scheme = url.partition("://")[0]
+    if scheme == "s3":
+        from bigtransfer.storage.s3 import S3Tree
+
+        return S3Tree.at(url, known)
+    if scheme == "dvc":
+        from bigtransfer.storage.dvc_version import DvcTree
+
+        return DvcTree.at(url)
+    raise ConfigError(
+        f"address {url!r}: unknown scheme {scheme!r}{did_you_mean(scheme, _SCHEMES)}; "
+        "addresses begin with s3:// or dvc://"
+    )
+
+
+def _all_of(data: bytes, length: int | None) -> bytes:
+    if length is not None and len(data) != length:
+        raise OSError(f"only {len(data):,} of {length:,} bytes are there")
+    return data
+
+
+def walk_local(root: Path) -> Iterator[Path]:
+    """Yield the files of a folder of ours, by path."""
+    yield from sorted(p for p in root.rglob("*") if p.is_file())
