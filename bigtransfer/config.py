@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,6 +30,11 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 SplitName = Literal["train", "val", "test"]
+Layout = Literal[
+    "auto", "folders", "flat", "table", "cifar", "ilsvrc2012", "class_tars", "webdataset"
+]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+"""How a dataset may lie where it is; `auto` tells it by the names of its files."""
 SOURCES = "artifacts/sources"
 """Where the stage `fetch` writes what it found at a dataset's remote source."""
 
@@ -79,9 +84,7 @@ class DatasetRules(Section):
     classes: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None
     exclude: Annotated[tuple[str, ...], Field(strict=False)]
     expectations: Annotated[tuple[dict[str, Any], ...], Field(strict=False)]
-    layout: Literal[
-        "auto", "folders", "flat", "table", "cifar", "ilsvrc2012", "class_tars", "webdataset"
-    ]
+    layout: Layout
     source: str | None
     mirror: bool
     shard_bytes: Positive

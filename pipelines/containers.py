@@ -5,6 +5,9 @@ imported; tests/contract compares the flags with its declaration. (kfp reads the
 objects, so this file does without postponed ones.)
 """
 
+import inspect
+from typing import Any
+
 from kfp import dsl
 from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
@@ -43,6 +46,30 @@ def shard(
     return _line("shard", params, dataset=dataset.path, manifest=manifest.path, shards=shards.path)
 
 
+def audit(datasets: int) -> Any:
+    """Return the component that compares so many datasets; it takes one manifest of each."""
+    manifests = [f"datasets_{number}" for number in range(datasets)]
+
+    def audit(*given: Any) -> dsl.ContainerSpec:
+        """Compare the datasets with each other: no task is tested on what upstream has seen."""
+        params, *paths, output = given
+        line = _line("audit", params, datasets="", audit=output.path)
+        at = line.args.index("--datasets") + 1
+        line.args[at : at + 1] = [manifest.path for manifest in paths]
+        return line
+
+    # kfp reads the signature and passes everything by position: one named input per dataset.
+    kinds = {"params": str, **dict.fromkeys(manifests, Input[Dataset]), "audit": Output[Dataset]}
+    audit.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=kind)
+            for name, kind in kinds.items()
+        ],
+        return_annotation=dsl.ContainerSpec,
+    )
+    return dsl.container_component(audit)
+
+
 @dsl.container_component
 def pretrain(
     params: str,
@@ -64,7 +91,11 @@ def pretrain(
 
 @dsl.container_component
 def finetune(
-    params: str, pretrained: Input[Model], shards: Input[Dataset], checkpoints: Output[Model]
+    params: str,
+    pretrained: Input[Model],
+    shards: Input[Dataset],
+    audit: Input[Dataset],
+    checkpoints: Output[Model],
 ) -> dsl.ContainerSpec:
     """Transfer to a task by the BiT-HyperRule."""
     return _line(
@@ -72,6 +103,7 @@ def finetune(
         params,
         pretrained=pretrained.path,
         shards=shards.path,
+        audit=audit.path,
         checkpoints=checkpoints.path,
     )
 

@@ -53,6 +53,7 @@ def _defaults(params: Params) -> dict[str, str]:
         "pretrain": params.pretrain,
         "evaluate": params.evaluate,
         "register": params.register,
+        "audit": params.audit,
     }
     sections |= {_key("dataset", name): dataset for name, dataset in params.datasets.items()}
     sections |= {_key("task", name): task for name, task in params.tasks.items()}
@@ -65,7 +66,7 @@ def _key(kind: str, name: str) -> str:
 
 
 def _wire(params: Params, arguments: dict[str, Any]) -> None:
-    shards = {}
+    shards, manifests = {}, []
     for name in params.datasets:
         section = arguments[_key("dataset", name)]
         source = dsl.importer(
@@ -75,6 +76,7 @@ def _wire(params: Params, arguments: dict[str, Any]) -> None:
         manifest = _task(
             f"validate@{name}", containers.validate, params=section, dataset=source.output
         )
+        manifests.append(manifest.outputs["manifest"])
         shards[name] = _task(
             f"shard@{name}",
             containers.shard,
@@ -82,6 +84,12 @@ def _wire(params: Params, arguments: dict[str, Any]) -> None:
             dataset=source.output,
             manifest=manifest.outputs["manifest"],
         ).output
+    audited = _task(
+        "audit",
+        containers.audit(len(manifests)),
+        params=arguments["audit"],
+        **{f"datasets_{number}": found for number, found in enumerate(manifests)},
+    ).output
     upstream = _task(
         "pretrain",
         containers.pretrain,
@@ -95,6 +103,7 @@ def _wire(params: Params, arguments: dict[str, Any]) -> None:
             params=arguments[_key("task", name)],
             pretrained=upstream,
             shards=shards[task.dataset],
+            audit=audited,
         ).output
         report = _task(
             f"evaluate@{name}",

@@ -1,4 +1,4 @@
-"""`bigtransfer check-params | run | weights`: parse, call, exit with the right code."""
+"""`bigtransfer check-params | run | data | weights`: parse, call, exit with the right code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import bigtransfer
-from bigtransfer.command import weights
+from bigtransfer.command import data, weights
 from bigtransfer.errors import BigTransferError
 
 _INTERRUPTED = 130
@@ -34,9 +34,10 @@ def _call(arguments: argparse.Namespace) -> int:
         check_params(arguments.params)
         print(f"{arguments.params}: all sections and paths are fine")
         return 0
-    if arguments.command == "weights":
-        weights.run(arguments)
-        return 0
+    for name, command in (("weights", weights), ("data", data)):
+        if arguments.command == name:
+            command.run(arguments)
+            return 0
     from bigtransfer.command.workflow import run
 
     return run(Path.cwd(), arguments.targets)
@@ -66,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         "targets", nargs="*", metavar="STAGE",
         help="only these stages and what they need, e.g. shard@photos (default: all)",
     )  # fmt: skip
+    data.add_arguments(
+        commands.add_parser(
+            "data",
+            help="check any folder of images without a project; look into shards",
+            allow_abbrev=False,
+        )
+    )
     weights.add_arguments(
         commands.add_parser(
             "weights",

@@ -116,13 +116,12 @@ def check(
             f"at least {rules.min_examples_per_class} images in every class",
             min_value=rules.min_examples_per_class,
         ),
-        gate.expect_between(
-            pd.DataFrame({"split": list(rules.required_splits),
-                          "examples": [splits.get(n, 0) for n in rules.required_splits]}),
-            "examples", "split",
-            f"images in every split of {', '.join(rules.required_splits)}", min_value=1,
-        ),
     ]  # fmt: skip
+    if rules.required_splits:
+        needed = [splits.get(name, 0) for name in rules.required_splits]
+        frame = pd.DataFrame({"split": list(rules.required_splits), "examples": needed})
+        words = f"images in every split of {', '.join(rules.required_splits)}"
+        outcomes.append(gate.expect_between(frame, "examples", "split", words, min_value=1))
     if rules.classes is not None:
         drift = pd.DataFrame(_drift(rules.classes, labels), columns=["class", "drift"])
         outcomes.append(

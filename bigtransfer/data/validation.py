@@ -116,20 +116,7 @@ def validate(
         GateError: If a rule is broken; names the rows. The report is written before.
     """
     checked = check(open_source(root, layout), name, asked)
-    verdict = {
-        "dataset": name,
-        "address": checked.source.address,
-        "layout": checked.source.layout,
-        "success": checked.success,
-        "counts": checked.counts,
-        "notes": _notes(checked, asked),
-        "rules": expectations.as_rows(checked.outcomes),
-        "params": params,
-    }
-    with new_folder(report) as folder:
-        (folder / "validation.json").write_text(as_json(verdict), "utf-8")
-        _write_quarantine(folder / "quarantine.csv", checked.table)
-        (folder / "index.html").write_text(_page(root, checked, verdict), "utf-8")
+    write_report(checked, root, name, asked, report, params)
     if not checked.success:
         manifest_path.unlink(missing_ok=True)
         broken = "\n".join(f"  {o.line()}" for o in checked.outcomes if not o.success)
@@ -152,6 +139,26 @@ def validate(
     usable = checked.table.filter(checked.table["fault"].is_null())
     manifest.write_manifest(manifest_path, usable, metadata)
     return checked.counts
+
+
+def write_report(
+    checked: Checked, root: Path, name: str, asked: Asked, report: Path, params: dict[str, Any]
+) -> None:
+    """Write `validation.json`, `index.html` and `quarantine.csv` into a folder."""
+    verdict = {
+        "dataset": name,
+        "address": checked.source.address,
+        "layout": checked.source.layout,
+        "success": checked.success,
+        "counts": checked.counts,
+        "notes": _notes(checked, asked),
+        "rules": expectations.as_rows(checked.outcomes),
+        "params": params,
+    }
+    with new_folder(report) as folder:
+        (folder / "validation.json").write_text(as_json(verdict), "utf-8")
+        _write_quarantine(folder / "quarantine.csv", checked.table)
+        (folder / "index.html").write_text(_page(root, checked, verdict), "utf-8")
 
 
 def check(source: Source, name: str, asked: Asked) -> Checked:

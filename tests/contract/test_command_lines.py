@@ -17,8 +17,8 @@ from conftest import PROJECT, environment
 from bigtransfer import config
 from components.interface import Component, parser
 
-COMPONENTS = ("materialize", "validate", "shard", "pretrain", "finetune", "evaluate", "register",
-              "summarize")  # fmt: skip
+COMPONENTS = ("materialize", "fetch", "validate", "audit", "shard", "pretrain", "finetune",
+              "evaluate", "register", "summarize")  # fmt: skip
 HEAVY = {"torch", "mlflow", "great_expectations", "pandas", "pyarrow", "matplotlib", "numpy"}
 
 
@@ -49,7 +49,8 @@ def test_help_explains_every_flag_and_imports_nothing_heavy(name: str) -> None:
     )  # fmt: skip
     assert result.stdout.rstrip().endswith("HEAVY []")
     described = declaration(name)
-    for flag in (*described.reads, *described.writes, "params", "params-json", "section"):
+    flags = (*described.reads, *described.writes, *described.options)
+    for flag in (*flags, "params", "params-json", "section"):
         assert re.search(rf"--{flag} [A-Z]+\s+\S", result.stdout), flag
 
 
@@ -59,7 +60,8 @@ def test_run_takes_exactly_the_declared_paths(name: str) -> None:
     (run,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "run"]
     declared = declaration(name)
     assert [a.arg for a in run.args.args] == ["stage", "params"]
-    assert [a.arg for a in run.args.kwonlyargs] == [*declared.reads, *declared.writes]
+    flags = [*declared.reads, *declared.writes, *declared.options]
+    assert [a.arg for a in run.args.kwonlyargs] == flags
     assert issubclass(declared.params_class, config.Section)
 
 

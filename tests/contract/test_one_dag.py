@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pipelines import containers, quickstart
 
 LOCAL_ONLY = {
     "materialize",  # writes the embedded data; on a cluster the data are the user's
+    "fetch",  # DVC depends on local paths only; on a cluster the importer takes the address
     "summarize",  # one page over all tasks; on a cluster each task's report stands in the UI
 }
 Edges = dict[str, dict[str, str]]
@@ -36,8 +38,18 @@ def dvc_graph() -> Edges:
     for name, values in flags.items():
         if name not in LOCAL_ONLY:
             reads = declaration(name.partition("@")[0]).reads
-            graph[name] = {f: sources.get(values[f]) or writers[values[f]] for f in reads}
+            graph[name] = {
+                f: sources.get(values[f]) or writer_of(values[f], writers) for f in reads
+            }
     return graph
+
+
+def writer_of(path: str, writers: dict[str, str]) -> str:
+    """Return who writes a path; for a folder over all datasets, who writes their manifests."""
+    if path in writers:
+        return writers[path]
+    below = [w for p, w in writers.items() if p.startswith(f"{path}/") and w.endswith(".manifest")]
+    return " ".join(sorted(below))
 
 
 def flag_values(line: list[str]) -> dict[str, str]:
@@ -69,7 +81,9 @@ def kfp_graph(compiled: dict[str, Any]) -> Edges:
             producer = source["taskOutputArtifact"]
             name = shown[producer["producerTask"]]
             output = "" if name.startswith("data@") else f".{producer['outputArtifactKey']}"
-            graph[shown[key]][flag] = name + output
+            flag = re.sub(r"_\d+$", "", flag)  # one input per dataset, one flag for all
+            known = graph[shown[key]].get(flag, "").split()
+            graph[shown[key]][flag] = " ".join(sorted([*known, name + output]))
     return graph
 
 

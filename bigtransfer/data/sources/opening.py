@@ -12,19 +12,19 @@ from bigtransfer.data.sources.tars import list_class_tars, list_ilsvrc2012, list
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage.trees import Contents, Tree, open_tree
 
-LAYOUTS = ("auto", "folders", "flat", "table", "cifar", "ilsvrc2012", "class_tars", "webdataset")
 _LIST = {
     "folders": list_folders, "flat": list_flat, "cifar": list_cifar,
     "ilsvrc2012": list_ilsvrc2012, "class_tars": list_class_tars, "webdataset": list_webdataset,
 }  # fmt: skip
 
 
-def open_source(path: Path, layout: str = "auto") -> Source:
+def open_source(path: Path, layout: str = "auto", *, flat_allowed: bool = False) -> Source:
     """List a dataset.
 
     Args:
         path: A folder, the index of a remote address, or one file: a table or an archive.
-        layout: One of `LAYOUTS`; `auto` tells it by the names of the files.
+        layout: One of `config.LAYOUTS`; `auto` tells it by the names of the files.
+        flat_allowed: Whether `auto` takes a folder of files alone for one unnamed class.
 
     Raises:
         DatasetError: If it is missing, or cannot be read as that layout.
@@ -43,6 +43,8 @@ def open_source(path: Path, layout: str = "auto") -> Source:
         contents = Contents([f for f in contents.files if f.path == only], [], 0)
     if layout == "auto":
         layout = _layout_of(tree, contents, only)
+        if layout == "folders" and flat_allowed and not contents.folders:
+            layout = "flat"
     if layout == "table":
         return list_table(tree, contents, only or _the_table(tree, contents))
     return _LIST[layout](tree, contents)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bigtransfer.data.folder import list_folder
 from conftest import SHARED, write_image
 from PIL import Image
 
-from bigtransfer.data.folder import list_folder
 from bigtransfer.data.inspection import Limits, inspect_image
 from bigtransfer.data.manifest import read_manifest
 from bigtransfer.data.validation import validate

@@ -1,0 +1,236 @@
+"""`bigtransfer data`: check any folder of images without a project; look into shards."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bigtransfer.errors import ConfigError, GateError
+
+if TYPE_CHECKING:
+    from bigtransfer.data.validation import Asked, Checked
+
+_CLASSES_SHOWN = 40
+_FILES_SHOWN = 25
+_SAMPLES_SHOWN = 10
+DEFAULTS = Path(__file__).parents[1] / "defaults.yaml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the subcommands of `data`."""
+    from bigtransfer.config import LAYOUTS
+
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser(
+        "check", allow_abbrev=False,
+        help="decode every image, find bad files, copies and leaks; exit 3 if the gate says no",
+        description="Check a dataset without a project: folder of class folders (with or without "
+        "train/val/test), flat folder, table (CSV, Parquet), tars, CIFAR; nothing is changed.",
+    )  # fmt: skip
+    check.add_argument("path", type=Path, metavar="FOLDER", help="folder, table or archive")
+    check.add_argument("--layout", choices=LAYOUTS, default="auto", help="default: %(default)s")
+    check.add_argument(
+        "--json", type=Path, metavar="FILE", help="write every file's verdict, whatever it is"
+    )
+    check.add_argument(
+        "--report", type=Path, metavar="FOLDER", help="write the page with pictures (index.html)"
+    )
+    check.add_argument(
+        "--quarantine", type=float, metavar="SHARE", default=0.0,
+        help="accept so large a share of unusable files, e.g. 0.01 (default: none)",
+    )  # fmt: skip
+    show = actions.add_parser("show", help="look into shards", allow_abbrev=False)
+    show.add_argument(
+        "place", metavar="INDEX", help="shards folder, the index.parquet in it, or s3:// prefix"
+    )
+    show.add_argument("--split", choices=["train", "val", "test"], help="only this split")
+    show.add_argument("--label", metavar="NAME", help="only this class")
+    show.add_argument(
+        "--limit", type=int, default=_SAMPLES_SHOWN, metavar="N",
+        help="samples shown (default: %(default)s)",
+    )  # fmt: skip
+    show.add_argument(
+        "--extract", type=Path, metavar="FOLDER", help="write the shown samples there as files"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do what was asked.
+
+    Raises:
+        GateError: If the gate says no.
+        BigTransferError: One line that says what is wrong with the input.
+    """
+    if arguments.action == "check":
+        _check(arguments)
+    else:
+        _show(arguments)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from bigtransfer.data.sources.opening import open_source
+    from bigtransfer.data.validation import check, write_report
+    from bigtransfer.storage import as_json, write_text
+
+    path: Path = arguments.path
+    source = open_source(path, arguments.layout, flat_allowed=True)
+    asked = _asked(arguments.quarantine)
+    if not source.has_splits:
+        asked = replace(asked, val=0.0, test=0.0)
+    checked = check(source, path.name or str(path), asked)
+    if arguments.json:
+        write_text(arguments.json, as_json(_as_json(checked)))
+    if arguments.report:
+        write_report(checked, path, path.name, asked, arguments.report, {})
+    _print(checked)
+    for option in ("json", "report"):
+        if written := getattr(arguments, option):
+            print(f"{option}: {written / 'index.html' if option == 'report' else written}")
+    if not checked.success:
+        broken = "\n".join(f"  {o.line()}" for o in checked.outcomes if not o.success)
+        raise GateError(
+            f"{str(path)!r} is refused:\n{broken}\nmend or remove what is named, then check again"
+        )
+    print("the gate says yes")
+
+
+def _asked(quarantine: float) -> Asked:
+    from bigtransfer import config
+    from bigtransfer.data.validation import asked_of
+
+    if not 0 <= quarantine < 1:
+        raise ConfigError(f"--quarantine is {quarantine:g}; give a share from 0 to below 1")
+    raw = config.read_yaml(DEFAULTS)["data"]
+    if quarantine:
+        raw = {**raw, "on_bad": "quarantine", "bad_budget": quarantine}
+    asked = asked_of(config.DatasetRules.model_validate(raw))
+    rules = replace(asked.rules, required_splits=(), min_classes=1, min_examples_per_class=1)
+    return replace(asked, rules=rules)
+
+
+def _as_json(checked: Checked) -> dict[str, Any]:
+    from bigtransfer.data.manifest import column
+
+    files = []
+    table = checked.table
+    for path, fault, flags, leak in zip(
+        column(table, "path"), column(table, "fault"), column(table, "flags"), checked.leaks,
+        strict=True,
+    ):  # fmt: skip
+        reasons = [fault] if fault else []
+        reasons += [f"leak: {leak}"] if leak else []
+        verdict = "reject" if reasons else "flag" if flags else "pass"
+        files.append({"path": path, "verdict": verdict, "reasons": [*reasons, *flags]})
+    paths = column(table, "path")
+    return {
+        "address": checked.source.address,
+        "layout": checked.source.layout,
+        "success": checked.success,
+        "counts": checked.counts,
+        "rules": [asdict(outcome) for outcome in checked.outcomes],
+        "copies": [
+            {"first": paths[c.first], "second": paths[c.second], "how": c.how}
+            for c in checked.copies.pairs
+        ],
+        "files": files,
+    }
+
+
+def _print(checked: Checked) -> None:
+    from bigtransfer.data.manifest import column
+
+    table, counts, source = checked.table, checked.counts, checked.source
+    splits = [s for s in counts["splits"] if source.has_splits]
+    print(
+        f"{source.address}: {counts['images']:,} usable of {counts['listed']:,} images, "
+        f"{counts['classes']:,} classes ({source.layout})"
+    )
+    by_class: dict[str, Counter[str]] = {label: Counter() for label in source.labels}
+    for labels, split, fault in zip(
+        column(table, "labels"), column(table, "split"), column(table, "fault"), strict=True
+    ):
+        for label in labels:
+            by_class[label].update(["unusable"] if fault else ["images", split])
+    width = min(48, max([5, *map(len, by_class)]))
+    columns = ["images", *splits, "unusable"]
+    print(f"\n  {'class':<{width}}" + "".join(f"{name:>10}" for name in columns))
+    poorest = sorted(by_class, key=lambda label: (by_class[label]["images"], label))
+    shown = sorted(poorest[:_CLASSES_SHOWN])
+    for label in shown:
+        cells = "".join(f"{by_class[label][name]:>10,}" for name in columns)
+        print(f"  {label[:width]:<{width}}{cells}")
+    if len(by_class) > len(shown):
+        print(f"  … and {len(by_class) - len(shown):,} classes with more images")
+    faults = list(zip(column(table, "path"), column(table, "fault"), strict=True))
+    _print_files("unusable", [(path, fault) for path, fault in faults if fault])
+    flags = [
+        (path, "; ".join(flags)) for path, flags in
+        zip(column(table, "path"), column(table, "flags"), strict=True) if flags
+    ]  # fmt: skip
+    _print_files("odd, but used", flags)
+    exact = sum(pair.how == "same pixels" for pair in checked.copies.pairs)
+    print(
+        f"\ncopies: {exact:,} pairs with the same pixels, {len(checked.copies.pairs) - exact:,} "
+        "that look the same"
+    )
+    leaks = zip(column(table, "path"), checked.leaks, strict=True)
+    _print_files("leaks across splits", [(path, leak) for path, leak in leaks if leak])
+
+
+def _print_files(title: str, rows: list[tuple[str, str]]) -> None:
+    if rows:
+        print(f"\n{title} ({len(rows):,}):")
+    for path, reason in rows[:_FILES_SHOWN]:
+        print(f"  {path}: {reason}")
+    if len(rows) > _FILES_SHOWN:
+        print(f"  … and {len(rows) - _FILES_SHOWN:,} more; --json FILE has all")
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    import numpy as np
+
+    from bigtransfer.data.shards import open_shards
+    from bigtransfer.storage.s3 import S3Path
+    from bigtransfer.storage.trees import safe_name
+
+    text: str = arguments.place
+    if text.startswith("s3://"):
+        place: Path | S3Path = S3Path.parse(text.removesuffix("/index.parquet"))
+    else:
+        place = Path(text).parent if text.endswith("index.parquet") else Path(text)
+    shards = open_shards(place)
+    summary = shards.summary
+    print(
+        f"{place}: dataset {summary['dataset']!r}, {summary['examples']:,} images, "
+        f"{summary['classes']:,} classes, {summary['shards']:,} shards, all sums right"
+    )
+    for name in ("splits", "multi_label", "short_side", "height", "width"):
+        print(f"  {name:<14}{summary[name]}")
+    print(f"  {'sha256':<14}{shards.digest}")
+    mask = np.ones(len(shards.index), bool)
+    if arguments.split:
+        mask &= shards.index["split"].to_numpy(zero_copy_only=False) == arguments.split
+    if arguments.label is not None:
+        if arguments.label not in shards.classes:
+            from bigtransfer.errors import did_you_mean
+
+            hint = did_you_mean(arguments.label, shards.classes)
+            raise ConfigError(f"no class {arguments.label!r} in these shards{hint}")
+        mask &= shards.multi_hot(np.arange(len(mask)))[:, shards.classes.index(arguments.label)] > 0
+    rows = np.flatnonzero(mask)
+    print(f"\n  {len(rows):,} samples\n")
+    reader = shards.reader()
+    for row in shards.index.take(rows[: arguments.limit]).to_pylist():
+        labels = ", ".join(shards.classes[i] for i in row["labels"]) or "no label"
+        print(f"  {row['key']}  {row['split']:<6}{row['width']}x{row['height']:<6}"
+              f"{row['length']:>10,} bytes  {labels}  ({row['path']})")  # fmt: skip
+    if arguments.extract:
+        arguments.extract.mkdir(parents=True, exist_ok=True)
+        for number in rows[: arguments.limit]:
+            key = shards.index["key"][int(number)].as_py()
+            assert safe_name(key)
+            (arguments.extract / key).write_bytes(reader.read(int(number)))
+        print(f"\nwritten to {arguments.extract}")
