@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer import config
-from bigtransfer.config import Params
+from bigtransfer.config import SOURCES, Params
 from bigtransfer.data.embedded import EMBEDDED
 from bigtransfer.errors import BigTransferError, ConfigError
 from bigtransfer.model.names import parse_architecture
 
+_FILES = (".csv", ".tsv", ".parquet", ".tar", ".tar.gz", ".tgz")
+"""Suffixes of the files that are a dataset by themselves."""
 _MATERIALIZED = {f"data/{name}" for name in EMBEDDED}
 
 
@@ -50,7 +52,7 @@ def _meaning_faults(raw: dict[str, Any], project: Path) -> Iterator[str]:
 
 
 def _path_faults(name: str, folder: Path, project: Path) -> Iterator[str]:
-    if folder.as_posix() in _MATERIALIZED:
+    if folder.as_posix() in _MATERIALIZED or folder.is_relative_to(SOURCES):
         return
     place = f"'datasets.{name}.path' is {str(folder)!r}"
     if not (project / folder).exists():
@@ -58,5 +60,5 @@ def _path_faults(name: str, folder: Path, project: Path) -> Iterator[str]:
             f"{place}, but there is no such folder; correct it, or fetch the data "
             "(`dvc pull` if it is tracked by DVC)"
         )
-    elif not (project / folder).is_dir():
-        yield f"{place}, which is a file; give the folder of class folders"
+    elif not (project / folder).is_dir() and not folder.name.endswith(_FILES):
+        yield f"{place}, a file that is no dataset; give a folder, or one of {', '.join(_FILES)}"

@@ -140,6 +140,7 @@ def _as_json(checked: Checked) -> dict[str, Any]:
 
 
 def _print(checked: Checked) -> None:
+    from bigtransfer.data.copies import SAME_PIXELS
     from bigtransfer.data.manifest import column
 
     table, counts, source = checked.table, checked.counts, checked.source
@@ -171,7 +172,7 @@ def _print(checked: Checked) -> None:
         zip(column(table, "path"), column(table, "flags"), strict=True) if flags
     ]  # fmt: skip
     _print_files("odd, but used", flags)
-    exact = sum(pair.how == "same pixels" for pair in checked.copies.pairs)
+    exact = sum(pair.how == SAME_PIXELS for pair in checked.copies.pairs)
     print(
         f"\ncopies: {exact:,} pairs with the same pixels, {len(checked.copies.pairs) - exact:,} "
         "that look the same"

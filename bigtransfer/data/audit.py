@@ -106,7 +106,7 @@ def audit(
 
 def _refusal(leaks: Sequence[Mapping[str, Any]], upstream: str, output: Path) -> str:
     lines = [
-        f"  {k['downstream']} {k['downstream_split']}: {k['downstream_path']!r}: {k['how']} as "
+        f"  {k['downstream']} {k['downstream_split']}: {k['downstream_path']!r}: {k['how']} "
         f"{k['upstream_path']!r}"
         for k in leaks[:_NAMED]
     ]

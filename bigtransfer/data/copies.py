@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bigtransfer.data.fingerprint import Fingerprints, near_pairs
 
+SAME_PIXELS = "same pixels as"
 MOST_COMPARED = 2_000_000
 """Above so many images, looks are compared between splits only: all pairs would take hours."""
 _ORDER = {"train": 0, "val": 1, "test": 2}
@@ -23,7 +24,7 @@ class Copy:
     second: int
     """Row numbers, first < second where both are of one table."""
     how: str
-    """`same pixels`, `looks the same` or `mirror image`."""
+    """`same pixels as`, `looks the same as` or `mirror image of`."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def find_copies(
     for row, digest in enumerate(pixel_digests):
         if digest and (origin := first.setdefault(digest, row)) != row:
             groups[row] = origin
-            pairs.append(Copy(origin, row, "same pixels"))
+            pairs.append(Copy(origin, row, SAME_PIXELS))
     candidates = np.flatnonzero(comparable & (groups == np.arange(len(groups))))
     if near and len(candidates) <= MOST_COMPARED:
         for i, j, mirrored in near_pairs(prints.take(candidates)):
@@ -91,7 +92,7 @@ def find_between(
         if digest:
             known.setdefault(digest, row)
     found = [
-        Copy(row, known[digest], "same pixels")
+        Copy(row, known[digest], SAME_PIXELS)
         for row, digest in enumerate(digests)
         if digest in known
     ]
@@ -119,23 +120,27 @@ def describe(
     Returns:
         Flags of each image; and why it leaks: the copy in the later of two splits, or None.
     """
-    flags: list[list[str]] = [[] for _ in paths]
+    partners: list[dict[str, list[str]]] = [{} for _ in paths]
     leaks: list[str | None] = [None] * len(paths)
     exact: dict[int, list[int]] = {}
     for pair in copies.pairs:
-        near = pair.how != "same pixels"
+        near = pair.how != SAME_PIXELS
         other = "" if set(labels[pair.first]) == set(labels[pair.second]) else "_with_other_label"
         kind = f"{'near_duplicate' if near else 'duplicate'}{other}"
-        flags[pair.second].append(f"{kind}: {pair.how} as {paths[pair.first]}")
+        partners[pair.second].setdefault(kind, []).append(f"{pair.how} {paths[pair.first]}")
         if near:
-            flags[pair.first].append(f"{kind}: {pair.how} as {paths[pair.second]}")
+            partners[pair.first].setdefault(kind, []).append(f"{pair.how} {paths[pair.second]}")
             _note_leak(leaks, pair.first, pair.second, pair.how, paths, splits)
         else:
             exact.setdefault(pair.first, [pair.first]).append(pair.second)
     for members in exact.values():
         earliest = min(members, key=lambda row: (_ORDER[splits[row]], row))
         for row in members:
-            _note_leak(leaks, earliest, row, "same pixels", paths, splits)
+            _note_leak(leaks, earliest, row, SAME_PIXELS, paths, splits)
+    flags = [
+        [f"{kind}: {some[0]}{_more(len(some) - 1)}" for kind, some in kinds.items()]
+        for kinds in partners
+    ]
     return flags, leaks
 
 
@@ -144,11 +149,15 @@ def _note_leak(
 ) -> None:
     if splits[a] != splits[b]:
         early, late = sorted((a, b), key=lambda row: _ORDER[splits[row]])
-        leaks[late] = leaks[late] or f"{how} as {paths[early]!r} in {splits[early]}"
+        leaks[late] = leaks[late] or f"{how} {paths[early]!r} in {splits[early]}"
+
+
+def _more(count: int) -> str:
+    return f", and {count} more" if count else ""
 
 
 def _how(mirrored: bool) -> str:
-    return "mirror image" if mirrored else "looks the same"
+    return "mirror image of" if mirrored else "looks the same as"
 
 
 def _root(groups: NDArray[np.int64], row: int) -> int:

@@ -127,7 +127,7 @@ def _pillow_rgb(data: bytes) -> Pixels:
                 wide = np.asarray(image).astype(np.int64)
                 grey = (np.clip(wide, 0, 65535) >> 8).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=2)
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))
         except _PILLOW_FAILS as error:
             raise UndecodableError(f"does not decode: {_one_line(error)}") from error
 

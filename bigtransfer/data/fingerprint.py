@@ -20,8 +20,8 @@ HASH_BITS = 64
 THUMB_SIDE = 16
 MAX_DISTANCE = 10
 """Bits in which the hashes of a candidate pair may differ."""
-MIN_CORRELATION = 0.96
-"""Of the thumbnails of a confirmed pair."""
+MIN_CORRELATION = 0.9
+"""Of the thumbnails of a confirmed pair: finds 97 % of 4 % cuts, and no two of 200 photographs."""
 _SIDE = 32
 _ROWS, _COLUMNS = 1024, 65536
 _FREQUENCIES = np.cos(

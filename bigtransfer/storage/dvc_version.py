@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bigtransfer.errors import ConfigError, InfrastructureError, StorageError
 from bigtransfer.storage.trees import Contents, TreeFile
+
+_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,25 @@ class DvcTree:
         except Exception as error:
             raise _ours(self.address, error) from error
         prefix = self.path.rstrip("/") + "/" if self.path else ""
-        files = []
-        for name, info in found.items():
+
+        def listed(item: tuple[str, Any]) -> TreeFile:
+            name, info = item
             md5 = (info.get("dvc_info") or {}).get("md5") or info.get("md5") or ""
             relative = name.lstrip("/").removeprefix(prefix)
-            files.append(TreeFile(relative, int(info["size"] or 0), str(md5)))
-        files.sort(key=lambda f: f.path)
+            return TreeFile(relative, info["size"] or self._size(name), str(md5))
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            files = sorted(pool.map(listed, found.items()), key=lambda f: f.path)
         self._known.update({f.path: f for f in files})
         return Contents(files, [])
+
+    def _size(self, name: str) -> int:
+        """Ask the remote: DVC's own list of a folder holds no sizes."""
+        try:
+            with self._files.open(name, "rb") as file:
+                return int(file.seek(0, io.SEEK_END))
+        except Exception as error:
+            raise _ours(f"{self.address}/{name}", error) from error
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """Return bytes of a file; a whole file is checked against its MD5."""

@@ -127,7 +127,7 @@ def client() -> Any:
     from botocore.exceptions import BotoCoreError
 
     try:
-        return boto3.client(
+        return boto3.session.Session().client(
             "s3",
             config=Config(
                 retries={"max_attempts": _TRIES, "mode": "standard"},

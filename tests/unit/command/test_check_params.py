@@ -44,7 +44,7 @@ def test_missing_folder_names_the_entry_and_both_cures(params: Path) -> None:
 def test_a_file_where_a_folder_should_be(params: Path) -> None:
     (params.parent / "photos.zip").touch()
     edit(params, "  digits: {path", "  photos: {path: photos.zip}\n  digits: {path")
-    assert "'photos.zip', which is a file; give the folder of class folders" in refusal(params)
+    assert "'photos.zip', a file that is no dataset; give a folder, or one of" in refusal(params)
 
 
 def test_wrong_types_wrong_meanings_and_wrong_paths_come_together(params: Path) -> None:

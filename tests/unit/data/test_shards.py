@@ -9,7 +9,8 @@ import pytest
 from conftest import write_image
 
 from bigtransfer.data.batches import Squares, TrainBatches, evaluation_batches, few_shot_rows
-from bigtransfer.data.shards import Shards, open_shards, write_shards
+from bigtransfer.data.packing import write_shards
+from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage import digest_of
 from unit.data.test_validation import run
@@ -19,7 +20,7 @@ from unit.data.test_validation import run
 def packed(photos: Path) -> Path:
     run(photos)
     write_shards(photos, photos.parent / "manifest.parquet", photos.parent / "shards",
-                 shard_bytes=4000, seed=0)  # fmt: skip
+                 shard_bytes=4000, short_side=None, seed=0)  # fmt: skip
     return photos.parent / "shards"
 
 
@@ -52,7 +53,7 @@ def test_any_tar_tool_reads_them(packed: Path) -> None:
 
 def test_packing_twice_gives_the_same_bytes(packed: Path, photos: Path) -> None:
     write_shards(photos, photos.parent / "manifest.parquet", photos.parent / "again",
-                 shard_bytes=4000, seed=0)  # fmt: skip
+                 shard_bytes=4000, short_side=None, seed=0)  # fmt: skip
     assert digest_of(packed) == digest_of(photos.parent / "again")
 
 
@@ -61,7 +62,7 @@ def test_image_changed_after_validation_is_refused(photos: Path) -> None:
     write_image(photos / "class_0" / "4.png", 999)
     with pytest.raises(DatasetError, match=r"class_0/4.png' changed since it was validated"):
         write_shards(photos, photos.parent / "manifest.parquet", photos.parent / "s",
-                     shard_bytes=4000, seed=0)  # fmt: skip
+                     shard_bytes=4000, short_side=None, seed=0)  # fmt: skip
     assert not (photos.parent / "s").exists()
 
 
