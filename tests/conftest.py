@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest_plugins = ["remote"]  # fixtures: a real S3 server, a DVC project in a bare repository
 PROJECT = Path(__file__).parents[1]
 SHARED = PROJECT.parent / "shared"
 SCRIPTS = Path(sys.executable).parent

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ class DvcTree:
         repository, revision, path = split_address(url)
         from dvc.api import DVCFileSystem
 
-        try:
+        with _explained(url):
             files = DVCFileSystem(url=repository, rev=revision)
             commit = str(files.repo.get_rev() if revision is None else files.repo.scm.resolve_rev(
                 revision))  # fmt: skip
@@ -46,10 +48,6 @@ class DvcTree:
                 raise StorageError(
                     f"{url!r}: {path!r} is not in revision {commit[:12]}; correct the path"
                 )
-        except StorageError:
-            raise
-        except Exception as error:
-            raise _ours(url, error) from error
         return cls(repository, commit, path, files)
 
     @property
@@ -59,10 +57,8 @@ class DvcTree:
 
     def contents(self) -> Contents:
         """List the files with their MD5."""
-        try:
+        with _explained(self.address):
             found = self._files.find(self.path or "/", detail=True)
-        except Exception as error:
-            raise _ours(self.address, error) from error
         prefix = self.path.rstrip("/") + "/" if self.path else ""
 
         def listed(item: tuple[str, Any]) -> TreeFile:
@@ -78,21 +74,15 @@ class DvcTree:
 
     def _size(self, name: str) -> int:
         """Ask the remote: DVC's own list of a folder holds no sizes."""
-        try:
-            with self._files.open(name, "rb") as file:
-                return int(file.seek(0, io.SEEK_END))
-        except Exception as error:
-            raise _ours(f"{self.address}/{name}", error) from error
+        with _explained(f"{self.address}/{name}"), self._files.open(name, "rb") as file:
+            return int(file.seek(0, io.SEEK_END))
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """Return bytes of a file; a whole file is checked against its MD5."""
         place = f"{self.path}/{path}" if self.path else path
-        try:
-            with self._files.open(place, "rb") as file:
-                file.seek(offset)
-                data: bytes = file.read() if length is None else file.read(length)
-        except Exception as error:
-            raise _ours(f"{self.address}/{path}", error) from error
+        with _explained(f"{self.address}/{path}"), self._files.open(place, "rb") as file:
+            file.seek(offset)
+            data: bytes = file.read() if length is None else file.read(length)
         known = self._known.get(path)
         if known and known.digest and not offset and length is None:
             actual = hashlib.md5(data, usedforsecurity=False).hexdigest()
@@ -131,6 +121,23 @@ def split_address(url: str) -> tuple[str, str | None, str]:
     raise ConfigError(
         f"address {url!r}: where does the repository end? write dvc://<repository>@<rev>/<path>"
     )
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Turn DVC's and Git's errors into ours.
+
+    Raises:
+        StorageError: If it is the user's to mend.
+        InfrastructureError: If something failed that may work the next time.
+    """
+    from dvc.exceptions import DvcException
+    from scmrepo.exceptions import SCMError
+
+    try:
+        yield
+    except (DvcException, SCMError, OSError) as error:
+        raise _ours(url, error) from error
 
 
 def _ours(url: str, error: Exception) -> StorageError | InfrastructureError:

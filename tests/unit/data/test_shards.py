@@ -1,19 +1,33 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import write_image
+from PIL import Image
 
 from bigtransfer.data.batches import Squares, TrainBatches, evaluation_batches, few_shot_rows
-from bigtransfer.data.packing import write_shards
+from bigtransfer.data.decoding import decode_rgb
+from bigtransfer.data.manifest import column, read_manifest, with_column, write_manifest
+from bigtransfer.data.packing import (
+    Place,
+    Plan,
+    join_parts,
+    make_plan,
+    write_part,
+    write_shards,
+)
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import DatasetError
-from bigtransfer.storage import digest_of
-from unit.data.test_validation import run
+from bigtransfer.storage import digest_of, seal
+from bigtransfer.storage.s3 import S3Path
+from unit.data.test_validation import ASKED, run
 
 
 @pytest.fixture
@@ -151,3 +165,273 @@ def test_few_shot_subsets_are_balanced_seeded_and_nested() -> None:
     assert set(five) != set(few_shot_rows(labels, 5, seed=2))
     with pytest.raises(ValueError, match="class 0 has"):
         few_shot_rows(labels, 100, seed=0)
+
+
+def pack(root: Path, place: Place, **changes: Any) -> dict[str, Any]:
+    settings = {"shard_bytes": 4000, "short_side": None, "seed": 0, **changes}
+    return write_shards(root, root.parent / "manifest.parquet", place, **settings)
+
+
+def plan(root: Path, **changes: Any) -> Plan:
+    settings = {"shard_bytes": 2000, "short_side": None, "seed": 0, **changes}
+    return make_plan(root.parent / "manifest.parquet", **settings)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_parts_in_any_order_give_the_same_bytes_as_one_go(photos: Path, parts: int) -> None:
+    run(photos)
+    pack(photos, photos.parent / "whole", shard_bytes=2000)
+    for number in reversed(range(parts)):
+        assert write_part(plan(photos), photos, photos.parent / "joined", number, parts)
+    assert not write_part(plan(photos), photos, photos.parent / "joined", 0, parts)
+    join_parts(plan(photos), photos.parent / "joined", parts)
+    whole, joined = open_shards(photos.parent / "whole"), open_shards(photos.parent / "joined")
+    assert joined.digest == whole.digest
+    assert joined.index.equals(whole.index)
+
+
+def test_missing_part_and_part_of_another_plan_are_named(photos: Path) -> None:
+    run(photos)
+    target = photos.parent / "joined"
+    write_part(plan(photos), photos, target, 0, 2)
+    with pytest.raises(DatasetError, match=r"part 2 of 2 .* is missing; write it again \(--part"):
+        join_parts(plan(photos), target, 2)
+    with pytest.raises(DatasetError, match=r"has no MANIFEST.json, so it is not complete"):
+        open_shards(target)
+    write_part(plan(photos, seed=1), photos, target, 1, 2)
+    with pytest.raises(DatasetError, match=r"part 2 of 2 .* was made of other data"):
+        join_parts(plan(photos), target, 2)
+
+
+def test_large_splits_have_a_multiple_of_64_shards_of_equal_length(photos: Path) -> None:
+    for label in range(3):
+        for i in range(10, 60):
+            write_image(photos / f"class_{label}" / f"{i}.png", 100 * label + i)
+    run(photos, val=0.05, test=0.05)
+    made = plan(photos, shard_bytes=1000)
+    lengths = np.diff(made.bounds)
+    assert made.num_shards > 64
+    train = lengths[:64]
+    assert train.max() - train.min() <= 1
+    assert sum(lengths) == 180
+
+
+def test_large_photos_are_made_smaller_and_small_ones_kept(photos: Path) -> None:
+    write_image(photos / "class_0" / "big.png", 7, side=90)
+    Image.open(photos / "class_0" / "big.png").resize((120, 90)).save(photos / "class_0/big.png")
+    run(photos)
+    pack(photos, photos.parent / "shards", short_side=64)
+    shards = open_shards(photos.parent / "shards")
+    rows = {row["path"]: row for row in shards.index.to_pylist()}
+    big, small = rows["class_0/big.png"], rows["class_0/0.png"]
+    assert (big["height"], big["width"], big["key"].endswith(".jpg")) == (64, 85, True)
+    assert (small["height"], small["key"].endswith(".png")) == (12, True)
+    number = shards.index["path"].to_pylist().index("class_0/big.png")
+    assert decode_rgb(shards.reader().read(number)).shape == (64, 85, 3)
+
+
+def test_relabelling_rewrites_no_shard(photos: Path) -> None:
+    run(photos)
+    pack(photos, photos.parent / "before")
+    table, metadata = read_manifest(photos.parent / "manifest.parquet")
+    turned = [
+        ["class_1"] if labels == ["class_0"] else labels for labels in column(table, "labels")
+    ]
+    write_manifest(
+        photos.parent / "manifest.parquet", with_column(table, "labels", turned), metadata
+    )
+    pack(photos, photos.parent / "after")
+    before, after = open_shards(photos.parent / "before"), open_shards(photos.parent / "after")
+    tars = [name for name in before.files if name.endswith(".tar")]
+    assert [before.files[n] for n in tars] == [after.files[n] for n in tars]
+    assert before.digest != after.digest
+
+
+def test_several_labels_are_a_row_of_the_index(photos: Path) -> None:
+    lines = ["path,labels"] + [f"class_0/{i}.png,{'a|b' if i % 2 else 'a'}" for i in range(10)]
+    lines += [f"class_1/{i}.png,{'' if i else 'b'}" for i in range(10)]
+    (photos / "list.csv").write_text("\n".join(lines) + "\n")
+    validate_table(photos)
+    pack(photos / "list.csv", photos.parent / "shards")
+    shards = open_shards(photos.parent / "shards")
+    assert (shards.classes, shards.summary["multi_label"]) == (["a", "b"], True)
+    rows = np.arange(20)
+    assert shards.multi_hot(rows).sum(0).tolist() == [10, 6]
+    with pytest.raises(DatasetError, match="has several labels per image"):
+        shards.labels(rows)
+
+
+def validate_table(photos: Path) -> None:
+    from bigtransfer.data.validation import validate
+
+    validate(
+        photos / "list.csv", "photos", manifest_path=photos / "manifest.parquet",
+        report=photos.parent / "validation", asked=ASKED, params={},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: (p / "shard-00001.tar").unlink(), "shard-00001.tar' is missing"),
+        (lambda p: os.truncate(p / "shard-00001.tar", 2000), "has 2,000 bytes, MANIFEST.json says"),
+        (lambda p: (p / "shard-99999.tar").touch(), "shard-99999.tar' does not belong there"),
+        (lambda p: (p / "index.parquet").unlink(), "index.parquet' is missing"),
+        (lambda p: (p / "MANIFEST.json").write_text("{"), "MANIFEST.json' is damaged"),
+    ],
+)
+def test_damaged_shards_are_named(packed: Path, change: Any, message: str) -> None:
+    change(packed)
+    with pytest.raises(DatasetError, match=message):
+        open_shards(packed)
+
+
+def reseal(packed: Path) -> None:
+    (packed / "MANIFEST.json").unlink()
+    seal(packed)
+
+
+def test_index_that_does_not_fit_its_shards_is_refused(packed: Path) -> None:
+    summary = json.loads((packed / "index.json").read_text())
+    (packed / "index.json").write_text(json.dumps({**summary, "examples": 29}))
+    reseal(packed)
+    with pytest.raises(DatasetError, match="has 30 samples of 3 classes, index.json says 29 of 3"):
+        open_shards(packed)
+    (packed / "index.json").write_text(json.dumps(summary))
+    os.truncate(packed / "shard-00000.tar", 600)
+    reseal(packed)
+    with pytest.raises(DatasetError, match="points behind the end of a shard"):
+        open_shards(packed)
+
+
+def test_sample_that_does_not_decode_is_named(packed: Path) -> None:
+    shards = open_shards(packed)
+    row = shards.index.to_pylist()[0]
+    path = packed / "shard-00000.tar"
+    data = bytearray(path.read_bytes())
+    data[row["offset"] : row["offset"] + row["length"]] = b"x" * row["length"]
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match=rf"sample '{row['path']}' not an image"):
+        Squares(shards, np.array([0]), 12)
+
+
+@pytest.mark.parametrize("how", ["square", "inception"])
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_ranks_and_threads_give_the_same_pixels_before_and_after_a_resume(
+    shards: Shards, how: Any, world_size: int
+) -> None:
+    def source(threads: int, **rank: int) -> TrainBatches:
+        squares = Squares(shards, shards.rows("train"), 12, threads=threads)
+        return TrainBatches(squares, batch_size=8, crop=9, flip=True, seed=1, how=how, **rank)
+
+    whole = list(source(1).ahead(0, 7))
+    for start in range(7):
+        ranks = [
+            list(source(rank % 3 + 1, rank=rank, world_size=world_size).ahead(start, 7))
+            for rank in range(world_size)
+        ]
+        for step, batch in enumerate(whole[start:]):
+            parts = [batches[step] for batches in ranks]
+            assert np.array_equal(batch.images, np.concatenate([p.images for p in parts]))
+            assert np.array_equal(batch.rows, np.concatenate([p.rows for p in parts]))
+            assert np.array_equal(batch.labels, np.concatenate([p.labels for p in parts]))
+
+
+def test_batches_made_ahead_are_those_asked_for_and_waiting_is_measured(shards: Shards) -> None:
+    source = batches(shards)
+    for step, batch in enumerate(source.ahead(3, 9), start=3):
+        assert np.array_equal(batch.images, batches(shards).batch(step).images)
+    assert source.waited_seconds > 0
+
+
+def test_loader_that_is_left_early_ends(shards: Shards) -> None:
+    for _ in batches(shards).ahead(0, 1000):
+        break
+
+
+def test_fault_in_a_thread_reaches_the_caller(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = batches(shards)
+
+    def fails(step: int) -> None:
+        raise DatasetError("a sample is gone")
+
+    monkeypatch.setattr(source, "batch", fails)
+    with pytest.raises(DatasetError, match="a sample is gone"):
+        next(source.ahead(0, 3))
+
+
+class TestBucket:
+    """The same shards in a bucket of a real S3 server."""
+
+    def test_shards_in_a_bucket_equal_those_in_a_folder(
+        self, photos: Path, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        run(photos)
+        pack(photos, photos.parent / "here")
+        pack(photos, S3Path("photos", "shards"))
+        here, there = open_shards(photos.parent / "here"), open_shards(S3Path("photos", "shards"))
+        assert here.digest == there.digest
+        one = batches(here).batch(3)
+        other = batches(there).batch(3)
+        assert np.array_equal(one.images, other.images)
+        fetched = sorted(p.name for p in (tmp_path / ".work/cache/shards").glob("*.tar"))
+        used = set(here.reader().shard_of(here.rows("train")).tolist())
+        assert len(fetched) == len(used)
+
+    def test_upload_goes_on_where_it_ended(self, photos: Path, s3: Any) -> None:
+        run(photos)
+        place = S3Path("photos", "parts")
+        write_part(plan(photos), photos, place, 0, 3)
+        stamp = s3.head_object(Bucket="photos", Key="parts/shard-00000.tar")["LastModified"]
+        s3.delete_object(Bucket="photos", Key="parts/parts/part-00000-of-00003.parquet")
+        for number in range(3):  # the first part's record was lost: its shards are not sent again
+            write_part(plan(photos), photos, place, number, 3)
+        assert s3.head_object(Bucket="photos", Key="parts/shard-00000.tar")["LastModified"] == stamp
+        join_parts(plan(photos), place, 3)
+        pack(photos, photos.parent / "whole", shard_bytes=2000)
+        assert open_shards(place).digest == open_shards(photos.parent / "whole").digest
+
+    def test_damaged_and_missing_shards_in_a_bucket_are_named(
+        self, photos: Path, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        run(photos)
+        pack(photos, S3Path("photos", "shards"))
+        key = "shards/shard-00000.tar"
+        data = bytearray(s3.get_object(Bucket="photos", Key=key)["Body"].read())
+        data[700] ^= 1
+        s3.put_object(Bucket="photos", Key=key, Body=bytes(data))
+        with pytest.raises(DatasetError, match="shard-00000.tar' is damaged"):
+            open_shards(S3Path("photos", "shards")).reader().read(0)
+        s3.delete_object(Bucket="photos", Key=key)
+        with pytest.raises(DatasetError, match="shard-00000.tar' is missing though MANIFEST.json"):
+            open_shards(S3Path("photos", "shards")).reader().read(0)
+        with pytest.raises(DatasetError, match="has no MANIFEST.json, so it is not complete"):
+            open_shards(S3Path("photos", "nothing"))
+
+    def test_cache_is_bounded_and_a_damaged_entry_is_fetched_again(
+        self, photos: Path, s3: Any, tmp_path: Path
+    ) -> None:
+        from bigtransfer.data.shards import _Fetched
+
+        run(photos)
+        pack(photos, S3Path("photos", "shards"), shard_bytes=2000)
+        shards = open_shards(S3Path("photos", "shards"))
+        sizes = [facts["bytes"] for name, facts in shards.files.items() if name.endswith(".tar")]
+        cache = tmp_path / "cache"
+        opened = _Fetched(shards.place, shards.files, cache, most_bytes=2 * max(sizes))
+        rows = shards.index.to_pylist()
+        for row in rows + rows[::-1]:
+            data = opened.read(row["shard"], row["offset"], row["length"])
+            assert hashlib.sha256(data).hexdigest() == row["sha256"]
+            kept = sum(p.stat().st_size for p in cache.glob("*.tar"))
+            assert kept <= 2 * max(sizes)
+        for path in cache.glob("*.tar"):
+            path.write_bytes(b"damaged")
+        again = _Fetched(shards.place, shards.files, cache)
+        for row in rows:
+            data = again.read(row["shard"], row["offset"], row["length"])
+            assert hashlib.sha256(data).hexdigest() == row["sha256"]

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PROJECT, SHARED, write_image
+
+from bigtransfer.command.__main__ import main
+from bigtransfer.command.data import DEFAULTS
+from bigtransfer.config import read_yaml
+from bigtransfer.data.packing import write_shards
+from unit.data.test_validation import run
+
+
+def call(*line: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in line])
+    return int(end.value.code or 0)
+
+
+def test_defaults_have_the_keys_of_params() -> None:
+    assert read_yaml(DEFAULTS).keys() == {"data"}
+    assert read_yaml(DEFAULTS)["data"].keys() == read_yaml(PROJECT / "params.yaml")["data"].keys()
+
+
+def test_good_folder_passes_and_every_file_has_a_verdict(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = photos.parent / "out.json"
+    assert call("data", "check", photos, "--json", out, "--report", photos.parent / "page") == 0
+    said = capsys.readouterr().out
+    assert "30 usable of 30 images, 3 classes (folders)" in said
+    assert re.search(r"class_2 +10 +0", said)
+    assert said.rstrip().endswith("the gate says yes")
+    found = json.loads(out.read_text())
+    assert {f["verdict"] for f in found["files"]} == {"flag"}  # 12 pixels are few
+    assert len(found["files"]) == 30
+    assert (photos.parent / "page" / "index.html").is_file()
+
+
+def test_bad_folder_is_exit_3_and_the_json_is_written_first(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "class_0" / "bad.png").write_text("<html>")
+    shutil.copy(photos / "class_0" / "1.png", photos / "class_0" / "copy.png")
+    out = photos.parent / "out.json"
+    assert call("data", "check", photos, "--json", out) == 3
+    said = capsys.readouterr()
+    assert "class_0/bad.png: not an image (an HTML or XML page)" in said.out
+    assert "copies: 1 pairs with the same pixels" in said.out
+    assert "every file is a usable image: 1 of 32 fail" in said.err
+    files = {f["path"]: f for f in json.loads(out.read_text())["files"]}
+    assert files["class_0/bad.png"] == {
+        "path": "class_0/bad.png", "verdict": "reject",
+        "reasons": ["not an image (an HTML or XML page)"],
+    }  # fmt: skip
+    assert "duplicate: same pixels as class_0/1.png" in files["class_0/copy.png"]["reasons"]
+    assert call("data", "check", photos, "--quarantine", "0.05") == 0
+
+
+def test_leak_across_splits_is_exit_3(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = photos.parent / "split"
+    shutil.copytree(photos, root / "train")
+    for label in range(3):
+        write_image(root / "test" / f"class_{label}" / "new.png", 900 + label)
+    shutil.copy(photos / "class_1" / "4.png", root / "test" / "class_1" / "seen.png")
+    assert call("data", "check", root, "--json", photos.parent / "out.json") == 3
+    said = capsys.readouterr()
+    assert "test/class_1/seen.png: same pixels as 'train/class_1/4.png' in train" in said.out
+    files = json.loads((photos.parent / "out.json").read_text())["files"]
+    (leaking,) = [f for f in files if f["verdict"] == "reject"]
+    assert leaking["reasons"][0] == "leak: same pixels as 'train/class_1/4.png' in train"
+
+
+def test_missing_folder_and_empty_class(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("data", "check", photos / "nothing") == 2
+    (photos / "class_9").mkdir()
+    assert call("data", "check", photos) == 3
+    assert "at least 1 images in every class: 1 of 4 fail: 'class_9' (0)" in capsys.readouterr().err
+
+
+def test_flat_folder_is_one_unnamed_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(3):
+        write_image(tmp_path / f"{i}.png", i)
+    assert call("data", "check", tmp_path) == 0
+    assert "3 usable of 3 images, 1 classes (flat)" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not (SHARED / "data/odd-images").is_dir(), reason="needs ../shared/data")
+def test_odd_images_get_their_verdicts(tmp_path: Path) -> None:
+    folder = SHARED / "data" / "odd-images"
+    assert call("data", "check", folder, "--json", tmp_path / "out.json") == 3
+    found = {f["path"]: f for f in json.loads((tmp_path / "out.json").read_text())["files"]}
+    for listed in json.loads((folder / "manifest.json").read_text()):
+        wanted = listed.get("expect", "").split(" ")[0].strip(";")
+        verdict, reasons = found[listed["file"]]["verdict"], found[listed["file"]]["reasons"]
+        if wanted == "accept":  # several are copies of one photograph: flagged for that alone
+            assert all("duplicate" in reason for reason in reasons), (listed["file"], reasons)
+        elif wanted:
+            assert verdict == wanted, (listed["file"], reasons)
+
+
+def test_show_looks_into_shards(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(photos)
+    shards = photos.parent / "shards"
+    write_shards(photos, photos.parent / "manifest.parquet", shards, shard_bytes=4000,
+                 short_side=None, seed=0)  # fmt: skip
+    assert call("data", "show", shards / "index.parquet", "--limit", "2", "--label", "class_1",
+                "--extract", photos.parent / "some") == 0  # fmt: skip
+    said = capsys.readouterr().out
+    assert "30 images, 3 classes" in said and "10 samples" in said
+    assert said.count("class_1  (class_1/") == 2
+    extracted: Any = sorted((photos.parent / "some").iterdir())
+    originals = {p.read_bytes() for p in (photos / "class_1").iterdir()}
+    assert len(extracted) == 2 and {p.read_bytes() for p in extracted} <= originals
+    assert call("data", "show", shards, "--label", "clas_1") == 2
+    assert "no class 'clas_1' in these shards; did you mean 'class_1'" in capsys.readouterr().err
