@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,7 +20,13 @@ from numpy.typing import NDArray
 from bigtransfer.data.decoding import UndecodableError, decode_rgb
 from bigtransfer.data.order import Order, sizes_by_shard
 from bigtransfer.data.shards import Shards
-from bigtransfer.data.transforms import inception_crop_flip, random_crop_flip, square
+from bigtransfer.data.transforms import (
+    inception_boxes,
+    mirror,
+    mirrored,
+    random_crop_flip,
+    resize_into,
+)
 from bigtransfer.errors import DatasetError
 from bigtransfer.progress import tracked
 
@@ -44,7 +49,13 @@ class Squares:
     """The images of some index rows as squares of one size, kept in memory where they fit."""
 
     def __init__(
-        self, shards: Shards, rows: NDArray[np.int64], side: int, *, threads: int | None = None
+        self,
+        shards: Shards,
+        rows: NDArray[np.int64],
+        side: int,
+        *,
+        keep: bool = True,
+        threads: int | None = None,
     ) -> None:
         """Open the rows of a split; decode them where they fit into memory.
 
@@ -52,6 +63,7 @@ class Squares:
             shards: Opened.
             rows: Index rows.
             side: Of the squares, pixels.
+            keep: Whether to decode all at once where they fit; not for inception crops.
             threads: That decode; None: one per core, at most 16. Never part of the result.
         """
         self.reader = shards.reader()
@@ -59,18 +71,16 @@ class Squares:
         self.labels = shards.labels(rows)
         self.side = side
         self._paths = shards.index["path"]
+        self.heights = shards.index["height"].to_numpy()[rows].astype(np.int64)
+        self.widths = shards.index["width"].to_numpy()[rows].astype(np.int64)
         self.pool = ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1))
-        self._kept: NDArray[np.uint8] | None = None
-        if len(rows) * side * side * 3 <= RAM_BYTES:
-            self._kept = self._decode(shards.summary["dataset"])
+        self.kept: NDArray[np.uint8] | None = None
+        """All squares, (N, side, side, 3), where they fit into memory."""
+        if keep and len(rows) * side * side * 3 <= RAM_BYTES:
+            self.kept = self._decode(shards.summary["dataset"])
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    @property
-    def in_memory(self) -> bool:
-        """Say whether everything was decoded already."""
-        return self._kept is not None
 
     def pixels(self, position: int) -> NDArray[np.uint8]:
         """Decode one image as it was packed: RGB (H, W, 3).
@@ -80,7 +90,10 @@ class Squares:
         """
         row = int(self.rows[position])
         try:
-            return decode_rgb(self.reader.read(row))
+            pixels = decode_rgb(self.reader.read(row))
+            if pixels.shape[:2] != (self.heights[position], self.widths[position]):
+                raise UndecodableError("is not of the size that the index gives")
+            return pixels
         except UndecodableError as error:
             raise DatasetError(
                 f"sample {self._paths[row].as_py()!r} {error}; run `validate` and `shard` again"
@@ -88,12 +101,12 @@ class Squares:
 
     def get(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return (B, side, side, 3) for positions in `rows`."""
-        if self._kept is not None:
-            return self._kept[positions]
+        if self.kept is not None:
+            return self.kept[positions]
         result = np.empty((len(positions), self.side, self.side, 3), np.uint8)
 
         def fill(i: int) -> None:
-            result[i] = square(self.pixels(int(positions[i])), self.side)
+            resize_into(result[i], self.pixels(int(positions[i])))
 
         for _ in self.pool.map(fill, range(len(positions))):
             pass
@@ -103,7 +116,7 @@ class Squares:
         result = np.empty((len(self), self.side, self.side, 3), np.uint8)
 
         def fill(i: int) -> None:
-            result[i] = square(self.pixels(i), self.side)
+            resize_into(result[i], self.pixels(i))
 
         done = self.pool.map(fill, range(len(self)))
         for _ in tracked(done, f"decode {name}", len(self), unit="image"):
@@ -156,9 +169,11 @@ class TrainBatches:
         if self._how == "inception":
             images = self._inception(epochs, samples)
         else:
+            kept = self._squares.kept
             images = random_crop_flip(
-                self._squares.get(samples), self._crop, flip=self._flip, seed=self._seed,
-                epochs=epochs, samples=samples,
+                self._squares.get(samples) if kept is None else kept, self._crop,
+                flip=self._flip, seed=self._seed, epochs=epochs, samples=samples,
+                rows=None if kept is None else samples,
             )  # fmt: skip
         return Batch(images, self._squares.labels[samples], self._squares.rows[samples])
 
@@ -193,14 +208,22 @@ class TrainBatches:
     def _inception(
         self, epochs: NDArray[np.int64], samples: NDArray[np.int64]
     ) -> NDArray[np.uint8]:
+        squares = self._squares
         result = np.empty((len(samples), self._crop, self._crop, 3), np.uint8)
-        cut = partial(inception_crop_flip, crop=self._crop, flip=self._flip, seed=self._seed)
+        boxes = inception_boxes(
+            squares.heights[samples], squares.widths[samples], seed=self._seed, epochs=epochs,
+            samples=samples,
+        ).tolist()  # fmt: skip
+        turned = mirrored(self._seed, epochs, samples).tolist()
 
         def fill(i: int) -> None:
-            sample = int(samples[i])
-            result[i] = cut(self._squares.pixels(sample), epoch=int(epochs[i]), sample=sample)
+            top, left, height, width = boxes[i]
+            pixels = squares.pixels(int(samples[i]))
+            resize_into(result[i], pixels[top : top + height, left : left + width])
+            if self._flip and turned[i]:
+                mirror(result[i])
 
-        for _ in self._squares.pool.map(fill, range(len(samples))):
+        for _ in squares.pool.map(fill, range(len(samples))):
             pass
         return result
 

@@ -26,73 +26,90 @@ AREA = (0.05, 1.0)
 ASPECT = (3 / 4, 4 / 3)
 """Its width over height."""
 _TRIES = 10
+_LARGE_BYTES = 1 << 14
 
 
-def resize(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Resize RGB pixels (H, W, 3), bilinear with antialias."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
+def resize_into(out: Pixels, pixels: Pixels) -> None:
+    """Resize RGB pixels (H, W, 3) to the size of `out`, bilinear with antialias.
+
+    The operation behind `F.interpolate(…, antialias=True)` is called by its own name, because that
+    takes a place to write to: straight into the batch, without the planar copy in between.
+    """
+    if pixels.shape == out.shape:
+        out[:] = pixels
+        return
     import torch
-    import torch.nn.functional as F
 
-    image: Tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
-    small = F.interpolate(
-        image, (height, width), mode="bilinear", antialias=True, align_corners=False
-    )
-    return small[0].permute(1, 2, 0).numpy()
-
-
-def square(pixels: Pixels, side: int) -> Pixels:
-    """Resize RGB pixels to (side, side, 3), ignoring the aspect."""
-    return resize(pixels, side, side)
+    height, width = out.shape[:2]
+    torch.ops.aten._upsample_bilinear2d_aa.out(
+        _as_images(np.ascontiguousarray(pixels)), [height, width], False, None, None,
+        out=_as_images(out),
+    )  # fmt: skip
 
 
-def inception_box(
-    height: int, width: int, *, seed: int, epoch: int, sample: int
-) -> tuple[int, int, int, int]:
-    """Return top, left, height and width of a random rectangle of an image.
+def mirror(out: Pixels) -> None:
+    """Mirror RGB pixels (H, W, 3) left-right, in place."""
+    image = _as_images(out)
+    image.copy_(image.flip(-1))
+
+
+def _as_images(pixels: Pixels) -> Tensor:
+    """Return pixels (H, W, 3) as a batch of one, (1, 3, H, W), sharing their memory."""
+    import torch
+
+    return torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
+
+
+def inception_boxes(
+    heights: NDArray[np.int64],
+    widths: NDArray[np.int64],
+    *,
+    seed: int,
+    epochs: NDArray[np.int64],
+    samples: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Draw a random rectangle of each image.
 
     Area and aspect are drawn, up to ten times, until the rectangle fits; else it is the largest
-    centred one of an allowed aspect. A pure function of its arguments.
-    """
-    tries = np.arange(_TRIES)
-    area = height * width * _between(AREA, keyed_uniform(seed, epoch, sample, _PURPOSE_AREA, tries))
-    low, high = np.log(ASPECT[0]), np.log(ASPECT[1])
-    draws = keyed_uniform(seed, epoch, sample, _PURPOSE_ASPECT, tries)
-    aspect = np.exp(_between((low, high), draws))
-    heights = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-    widths = np.rint(np.sqrt(area * aspect)).astype(np.int64)
-    fits = (heights >= 1) & (widths >= 1) & (heights <= height) & (widths <= width)
-    if fits.any():
-        which = int(np.argmax(fits))
-        h, w = int(heights[which]), int(widths[which])
-        top = int(keyed_uniform(seed, epoch, sample, _PURPOSE_TOP) * (height - h + 1))
-        left = int(keyed_uniform(seed, epoch, sample, _PURPOSE_LEFT) * (width - w + 1))
-        return top, left, h, w
-    h = min(height, max(1, round(width / ASPECT[0])))
-    w = min(width, max(1, round(height * ASPECT[1])))
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
-def inception_crop_flip(
-    pixels: Pixels, crop: int, *, flip: bool, seed: int, epoch: int, sample: int
-) -> Pixels:
-    """Cut a random rectangle, resize it to a square, mirror half of them: (crop, crop, 3).
+    centred one of an allowed aspect. Every draw is keyed by (seed, epoch, sample).
 
     Args:
-        pixels: RGB (H, W, 3).
-        crop: Side of the result.
-        flip: Whether to mirror left-right with probability 1/2.
+        heights: (B,) of the images.
+        widths: (B,) of the images.
         seed: Of all draws.
-        epoch: The image is seen in.
-        sample: Number of the image in its dataset.
+        epochs: (B,), the epoch each image is seen in.
+        samples: (B,), the number of each image in its dataset.
+
+    Returns:
+        (B, 4): top, left, height, width.
     """
-    height, width = pixels.shape[:2]
-    top, left, h, w = inception_box(height, width, seed=seed, epoch=epoch, sample=sample)
-    cut = resize(pixels[top : top + h, left : left + w], crop, crop)
-    if flip and keyed_uniform(seed, epoch, sample, _PURPOSE_FLIP) < 0.5:
-        cut = cut[:, ::-1]
-    return cut
+    own = (epochs[:, None], samples[:, None])
+    tries = np.arange(_TRIES)
+    area = (heights * widths)[:, None] * _between(
+        AREA, keyed_uniform(seed, *own, _PURPOSE_AREA, tries)
+    )
+    bounds = (float(np.log(ASPECT[0])), float(np.log(ASPECT[1])))
+    aspect = np.exp(_between(bounds, keyed_uniform(seed, *own, _PURPOSE_ASPECT, tries)))
+    h = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    w = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    fits = (h >= 1) & (w >= 1) & (h <= heights[:, None]) & (w <= widths[:, None])
+    which, rows = fits.argmax(1), np.arange(len(fits))
+    found = fits[rows, which]
+    widest = np.minimum(widths, np.maximum(1, np.rint(heights * ASPECT[1]))).astype(np.int64)
+    tallest = np.minimum(heights, np.maximum(1, np.rint(widths / ASPECT[0]))).astype(np.int64)
+    h = np.where(found, h[rows, which], tallest)
+    w = np.where(found, w[rows, which], widest)
+    down = np.where(found, keyed_uniform(seed, epochs, samples, _PURPOSE_TOP), 0.5)
+    across = np.where(found, keyed_uniform(seed, epochs, samples, _PURPOSE_LEFT), 0.5)
+    top = (down * (heights - h + 1)).astype(np.int64)
+    left = (across * (widths - w + 1)).astype(np.int64)
+    return np.stack([top, left, h, w], axis=1)
+
+
+def mirrored(seed: int, epochs: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Say which images are mirrored, with probability 1/2 each."""
+    draws: NDArray[np.bool_] = keyed_uniform(seed, epochs, samples, _PURPOSE_FLIP) < 0.5
+    return draws
 
 
 def random_crop_flip(
@@ -103,35 +120,49 @@ def random_crop_flip(
     seed: int,
     epochs: NDArray[np.int64],
     samples: NDArray[np.int64],
+    rows: NDArray[np.int64] | None = None,
 ) -> NDArray[np.uint8]:
     """Cut a random square out of each image and mirror half of them.
 
     Every draw is keyed by (seed, epoch, sample), so it does not depend on the batch around it.
 
     Args:
-        images: (B, P, P, 3).
+        images: (B, P, P, 3); or (N, P, P, 3), all there are, where `rows` chooses.
         crop: Side of the cut, at most P.
         flip: Whether to mirror left-right with probability 1/2.
         seed: Of all draws.
         epochs: (B,), the epoch each image is seen in.
         samples: (B,), the number of each image in its dataset.
+        rows: (B,) of `images` to take; None: all, in order.
 
     Returns:
         (B, crop, crop, 3).
     """
+    images = np.ascontiguousarray(images)
     room = images.shape[1] - crop + 1
     top = (keyed_uniform(seed, epochs, samples, _PURPOSE_TOP) * room).astype(np.int64)
     left = (keyed_uniform(seed, epochs, samples, _PURPOSE_LEFT) * room).astype(np.int64)
-    mirrored = (
-        keyed_uniform(seed, epochs, samples, _PURPOSE_FLIP) < 0.5
-        if flip
-        else np.zeros(len(images), bool)
+    # Every possible cut as a view, (N, room, room, crop, crop * 3); the wanted ones are copied.
+    image, line, pixel, _ = images.strides
+    cuts = np.lib.stride_tricks.as_strided(
+        images, (len(images), room, room, crop, crop * 3), (image, line, pixel, line, 1)
     )
-    result = np.empty((len(images), crop, crop, 3), np.uint8)
-    for i, (y, x, turned) in enumerate(zip(top, left, mirrored, strict=True)):
-        cut = images[i, y : y + crop, x : x + crop]
-        result[i] = cut[:, ::-1] if turned else cut
+    taken = np.arange(len(samples)) if rows is None else rows
+    result: NDArray[np.uint8] = cuts[taken, top, left].reshape(len(samples), crop, crop, 3)
+    if flip:
+        _mirror_some(result, np.flatnonzero(mirrored(seed, epochs, samples)))
     return result
+
+
+def _mirror_some(images: NDArray[np.uint8], which: NDArray[np.int64]) -> None:
+    if images[0].nbytes > _LARGE_BYTES:
+        for i in which.tolist():
+            mirror(images[i])
+        return
+    _, side, width, _ = images.shape  # many lines at a time
+    backwards = np.arange(width * 3).reshape(width, 3)[::-1].ravel()
+    lines = images[which].reshape(len(which) * side, width * 3)
+    images[which] = np.take(lines, backwards, axis=1).reshape(len(which), side, width, 3)
 
 
 def _between(bounds: tuple[float, float], draws: NDArray[np.float64]) -> NDArray[np.float64]:

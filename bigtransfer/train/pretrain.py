@@ -90,7 +90,7 @@ def pretrain(
     shards = open_shards(shards_folder)
     model = create_model(architecture, len(shards.classes), root, seed, norm=norm)
     optimizer = make_optimizer(model, momentum=momentum, weight_decay=weight_decay)
-    train = Squares(shards, shards.rows("train"), precrop)
+    train = Squares(shards, shards.rows("train"), precrop, keep=augmentation == "square")
     val = Squares(shards, shards.rows("val"), crop)
     steps_per_epoch = len(train) / batch_size
     schedule = Schedule(

@@ -1,0 +1,70 @@
+"""One pass of validation against what it consists of at least: decoding each image by Pillow.
+
+python benchmarks/validate.py --images FOLDER     # photographs, *.jpg or *.JPEG, any depth
+python benchmarks/validate.py                     # without photographs: drawn ones
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import peers  # noqa: F401  # finds the project
+from input_pipeline import compare, photographs
+from PIL import Image
+
+from bigtransfer.data.decoding import decode_checked, read_header
+from bigtransfer.data.fingerprint import Fingerprints, looks_of, near_pairs
+from bigtransfer.data.inspection import Limits, inspect_image
+
+LIMITS = Limits(min_side=8, max_side=20_000, max_pixels=50_000_000, max_bytes=10**8, small_side=64)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="photographs")
+    parser.add_argument("--most", type=int, default=200, help="of them (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
+    arguments = parser.parse_args()
+    files = photographs(arguments.images, arguments.most)
+    pixels = [decode_checked(data)[0] for data in files]
+    print(f"{len(files)} photographs")
+
+    def inspect(data: bytes) -> object:
+        return inspect_image("x.jpg", len(data), lambda: data, LIMITS)
+
+    compare(
+        "validation: time of a Pillow decode / own time", arguments.rounds,
+        {"Pillow decode": lambda: [Image.open(io.BytesIO(data)).load() for data in files],
+         "one pass, all checks": lambda: [inspect(data) for data in files],
+         "  strict decode": lambda: [decode_checked(data) for data in files],
+         "  header": lambda: [read_header(data) for data in files],
+         "  sha256 of the file": lambda: [hashlib.sha256(data).digest() for data in files],
+         "  sha256 of the pixels": lambda: [hashlib.sha256(p.data).digest() for p in pixels],
+         "  hashes of the looks": lambda: [looks_of(p) for p in pixels]},
+        "Pillow decode",
+    )  # fmt: skip
+    compare(
+        "comparison by looks: 1,000 images with 100,000 / with 50,000", arguments.rounds,
+        {"100,000": lambda: search(100_000), "50,000": lambda: search(50_000)}, "100,000",
+    )  # fmt: skip
+
+
+def search(references: int) -> None:
+    """Compare a thousand random hashes with many."""
+    rng = np.random.default_rng(0)
+    draw = rng.integers(-(2**63), 2**63 - 1, references, dtype=np.int64)
+    thumbs = np.zeros((references, 256), np.uint8)
+    some = Fingerprints(draw[:1000], draw[:1000], thumbs[:1000])
+    list(near_pairs(some, Fingerprints(draw, draw, thumbs)))
+
+
+if __name__ == "__main__":
+    main()
