@@ -291,7 +291,7 @@ def _page(root: Path, checked: Checked, verdict: dict[str, Any]) -> str:
         pairs=len(checked.copies.pairs),
         flagged=_flagged(checked),
         classes=_class_rows(checked),
-        params=as_json(verdict["params"]),
+        params=as_json(verdict["params"]) if verdict["params"] else "",
     )
 
 
