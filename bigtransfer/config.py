@@ -213,7 +213,7 @@ class AuditRules(Section):
 
 
 class AuditParams(AuditRules):
-    """The same, with what is compared: derived from `pretrain:` and `tasks:`, never typed."""
+    """The same, with what is compared: derived from `pretrain:` and `datasets:`, never typed."""
 
     upstream: Name
     downstream: Annotated[tuple[Name, ...], Field(strict=False)]
@@ -246,7 +246,7 @@ class Params:
         return AuditParams(
             on_leak=self.audit_rules.on_leak,
             upstream=self.pretrain.dataset,
-            downstream=tuple(dict.fromkeys(task.dataset for task in self.tasks.values())),
+            downstream=tuple(name for name in self.datasets if name != self.pretrain.dataset),
         )
 
     @property

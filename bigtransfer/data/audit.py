@@ -43,7 +43,7 @@ def audit(
         manifests: Manifest files, or folders that hold `<dataset>/manifest.parquet`.
         output: Folder to write `audit.json` and `index.html` into, whatever the verdict.
         upstream: Name of the upstream dataset.
-        downstream: Names of the tasks' datasets.
+        downstream: Names of the datasets that tasks are, or could be, made of.
         on_leak: `error` or `report`.
 
     Returns:
