@@ -25,7 +25,7 @@ def _whole(value: Any) -> Any:
 
 Integer = Annotated[int, BeforeValidator(_whole)]
 Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
-NotNegative = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+NotNegative = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -340,7 +340,8 @@ def resolve(raw: Mapping[str, Any], source: str) -> Params:
                     f"{family}.{name}",
                     only=None if shared_ok else set(entry),
                 )
-    known = raw.get("datasets") or {}
+    entries = raw.get("datasets")
+    known: dict[str, Any] = entries if isinstance(entries, dict) else {}
     users = {"pretrain": raw.get("pretrain")}
     if isinstance(tasks := raw.get("tasks"), dict):
         users |= {f"tasks.{name}": task for name, task in tasks.items()}

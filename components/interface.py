@@ -167,12 +167,13 @@ def _execute(
     reads = {name: getattr(arguments, name) for name in component.reads}
     writes = {name: getattr(arguments, name) for name in component.writes}
     _check_inputs(reads)
+    options = {name: getattr(arguments, name) for name in component.options}
     outputs = sorted(
         str(path.resolve()) if isinstance(path, Path) else str(path) for path in writes.values()
     )
-    options = {name: getattr(arguments, name) for name in component.options}
+    chosen = [text for text in options.values() if text]  # parts of one output may run at once
     with ExitStack() as held:
-        name = sha256_json(outputs)[:16]
+        name = sha256_json([*outputs, *chosen])[:16]
         lock_file = WORK / "locks" / f"{component.name}-{name}.lock"
         held.enter_context(lock(lock_file, f"the output of {stage_name} ({outputs[0]})"))
         _run_tracked(component, run, params, {**reads, **writes, **options}, stage_name)

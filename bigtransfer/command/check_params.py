@@ -12,7 +12,7 @@ from bigtransfer.data.embedded import EMBEDDED
 from bigtransfer.errors import BigTransferError, ConfigError
 from bigtransfer.model.names import parse_architecture
 
-_FILES = (".csv", ".tsv", ".parquet", ".tar", ".tar.gz", ".tgz")
+_FILES = (".tar", ".tar.gz", ".tgz")
 """Suffixes of the files that are a dataset by themselves."""
 _MATERIALIZED = {f"data/{name}" for name in EMBEDDED}
 
@@ -59,6 +59,11 @@ def _path_faults(name: str, folder: Path, project: Path) -> Iterator[str]:
         yield (
             f"{place}, but there is no such folder; correct it, or fetch the data "
             "(`dvc pull` if it is tracked by DVC)"
+        )
+    elif folder.name.endswith((".csv", ".tsv", ".parquet")):
+        yield (
+            f"{place}, a table: DVC would not notice when its images change; give the folder that "
+            "holds table and images (the table is found by itself)"
         )
     elif not (project / folder).is_dir() and not folder.name.endswith(_FILES):
         yield f"{place}, a file that is no dataset; give a folder, or one of {', '.join(_FILES)}"

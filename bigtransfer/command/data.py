@@ -76,6 +76,7 @@ def _check(arguments: argparse.Namespace) -> None:
     from bigtransfer.storage import as_json, write_text
 
     path: Path = arguments.path
+    _check_targets(path, arguments.json, arguments.report)
     source = open_source(path, arguments.layout, flat_allowed=True)
     asked = _asked(arguments.quarantine)
     if not source.has_splits:
@@ -95,6 +96,27 @@ def _check(arguments: argparse.Namespace) -> None:
             f"{str(path)!r} is refused:\n{broken}\nmend or remove what is named, then check again"
         )
     print("the gate says yes")
+
+
+def _check_targets(data: Path, json: Path | None, report: Path | None) -> None:
+    """Refuse to write over the data, or over a folder that is no report of ours."""
+    if json is not None and json.is_dir():
+        raise ConfigError(f"--json {str(json)!r} is a folder; give the name of a file")
+    if report is None:
+        return
+    own, whole = report.resolve(), data.resolve()
+    if own == whole or own in whole.parents or (whole in own.parents and whole.is_dir()):
+        raise ConfigError(
+            f"--report {str(report)!r} would lie over or among the images; give another folder"
+        )
+    if (
+        own.exists()
+        and not (own / "validation.json").is_file()
+        and (not own.is_dir() or any(own.iterdir()))
+    ):
+        raise ConfigError(
+            f"--report {str(report)!r} is there already and is no report; give a new folder"
+        )
 
 
 def _asked(quarantine: float) -> Asked:
@@ -206,7 +228,8 @@ def _show(arguments: argparse.Namespace) -> None:
     summary = shards.summary
     print(
         f"{place}: dataset {summary['dataset']!r}, {summary['examples']:,} images, "
-        f"{summary['classes']:,} classes, {summary['shards']:,} shards, all sums right"
+        f"{summary['classes']:,} classes, {summary['shards']:,} shards"
+        + (", all sums right" if isinstance(place, Path) else "")
     )
     for name in ("splits", "multi_label", "short_side", "height", "width"):
         print(f"  {name:<14}{summary[name]}")
@@ -220,7 +243,8 @@ def _show(arguments: argparse.Namespace) -> None:
 
             hint = did_you_mean(arguments.label, shards.classes)
             raise ConfigError(f"no class {arguments.label!r} in these shards{hint}")
-        mask &= shards.multi_hot(np.arange(len(mask)))[:, shards.classes.index(arguments.label)] > 0
+        wanted = shards.classes.index(arguments.label)
+        mask &= np.array([wanted in labels for labels in shards.index["labels"].to_pylist()])
     rows = np.flatnonzero(mask)
     print(f"\n  {len(rows):,} samples\n")
     reader = shards.reader()

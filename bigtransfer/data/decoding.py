@@ -12,6 +12,7 @@ import io
 import struct
 import warnings
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import simplejpeg
@@ -31,6 +32,8 @@ SUFFIXES = {
 """File name suffixes of each format; the first is the one we write."""
 _ORIENTATION_TAG = 0x0112
 _MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB", "CMYK": "CMYK", "YCCK": "CMYK"}
+_MOST_PIXELS = 1 << 29
+"""Above twice as many Pillow itself refuses, whatever the limits say."""
 _END_OF_IMAGE = b"\xff\xd9"
 
 
@@ -71,7 +74,7 @@ def read_header(data: bytes) -> Header:
 
 
 def decode_rgb(data: bytes) -> Pixels:
-    """Decode to RGB: first frame, transparent parts on black, 16-bit grey scaled to 8 bits.
+    """Decode to RGB: first frame, transparency dropped, 16-bit grey scaled to 8 bits.
 
     Raises:
         UndecodableError: If the bytes are damaged or no image.
@@ -134,22 +137,31 @@ def _pillow_rgb(data: bytes) -> Pixels:
 
 # Pillow's plugins raise any of these for damaged bytes.
 _PILLOW_FAILS = (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError, TypeError,
-                 KeyError, OverflowError, struct.error, Image.DecompressionBombError,
-                 Image.DecompressionBombWarning)  # fmt: skip
+                 KeyError, OverflowError, struct.error, Image.DecompressionBombError)  # fmt: skip
 
 
 def _opened(data: bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.filterwarnings("ignore", category=UserWarning)
-        try:
-            return Image.open(io.BytesIO(data), formats=FORMATS)
-        except UnidentifiedImageError as error:
-            raise UndecodableError(f"not an image ({kind_of(data)})") from error
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise UndecodableError("exceeds Pillow's limit against pixel bombs") from error
-        except _PILLOW_FAILS as error:
-            raise UndecodableError(f"does not decode: {_one_line(error)}") from error
+    _settle_pillow()
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise UndecodableError(f"not an image ({kind_of(data)})") from error
+    except Image.DecompressionBombError as error:
+        raise UndecodableError("exceeds Pillow's limit against pixel bombs") from error
+    except _PILLOW_FAILS as error:
+        raise UndecodableError(f"does not decode: {_one_line(error)}") from error
+
+
+@cache
+def _settle_pillow() -> None:
+    """Leave pixel bombs to our own limits, and be quiet about odd metadata.
+
+    Once per process: `warnings.catch_warnings` is not safe with threads. Our limit is checked on
+    the header; Pillow's own is put just above what a header may claim at most.
+    """
+    Image.MAX_IMAGE_PIXELS = _MOST_PIXELS
+    for category in (Image.DecompressionBombWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"PIL\..*")
 
 
 def kind_of(data: bytes) -> str:
@@ -188,12 +200,11 @@ def _jpeg_orientation(data: bytes) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return int(image.getexif().get(_ORIENTATION_TAG, 1))
-        except _PILLOW_FAILS:
-            return 1
+    try:
+        value = int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except _PILLOW_FAILS:
+        return 1
+    return value if 1 <= value <= 8 else 1
 
 
 def _one_line(error: BaseException) -> str:

@@ -255,9 +255,8 @@ class _Gate:
         success = bool(result["success"])
         if not success and not failed and "observed_value" in details:
             names = [f"observed: {details['observed_value']}"]
-        fault = (result.get("exception_info") or {}).get("exception_message")
-        if fault:
-            names = [" ".join(str(fault).split())]
+        if not success and (fault := _exception(result.get("exception_info") or {})):
+            raise ConfigError(f"'data.expectations': {rule}: cannot be checked: {fault}")
         return Outcome(
             rule=rule,
             expectation=result["expectation_config"]["type"],
@@ -266,6 +265,14 @@ class _Gate:
             failed=len(failed) or int(not success),
             failures=names,
         )
+
+
+def _exception(info: Mapping[str, Any]) -> str | None:
+    """Return why a rule could not be run; Great Expectations nests it by metric, or does not."""
+    for found in (info, *(v for v in info.values() if isinstance(v, Mapping))):
+        if found.get("exception_message"):
+            return " ".join(str(found["exception_message"]).split())
+    return None
 
 
 def _snake(name: str) -> str:

@@ -12,6 +12,7 @@ possible lane is dropped: under one sample per shard, other ones each epoch.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from math import gcd
 
@@ -61,6 +62,7 @@ class Order:
         self.samples_per_lane = (
             self.num_samples if lanes == 1 else per_lane * int(shard_sizes.min())
         )
+        self._lock = threading.Lock()
         self._epochs: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
         self._windows: OrderedDict[tuple[int, int, int], NDArray[np.int64]] = OrderedDict()
 
@@ -97,30 +99,35 @@ class Order:
 
     def shards_of(self, epoch: int, lane: int) -> NDArray[np.int64]:
         """Return the shards that a lane walks through in an epoch, in order."""
-        if epoch not in self._epochs:
-            dealt = self._generator(epoch, _SHARDS).permutation(len(self._sizes))
-            self._epochs[epoch] = dealt.reshape(self.lanes, -1)
-            while len(self._epochs) > 2:
-                self._epochs.popitem(last=False)
-        shards: NDArray[np.int64] = self._epochs[epoch][lane]
+        with self._lock:  # asked by the thread that makes batches and by the one that looks ahead
+            dealt = self._epochs.get(epoch)
+            if dealt is None:
+                shuffled = self._generator(epoch, _SHARDS).permutation(len(self._sizes))
+                dealt = self._epochs[epoch] = shuffled.reshape(self.lanes, -1)
+                while len(self._epochs) > 2:
+                    self._epochs.popitem(last=False)
+        shards: NDArray[np.int64] = dealt[lane]
         return shards
 
     def soon(self, step: int, rank: int = 0, world_size: int = 1) -> list[int]:
-        """Return the shards that a rank reads in the window of a step and in the one after it."""
+        """Return the shards that a rank reads in the window of a step, then those of the next."""
         if self.lanes == 1:
             return []
         each = self.batch_size // self.lanes
         share = self.batch_size // world_size
         epoch, within = divmod(step * each, self.samples_per_lane)
-        found: list[int] = []
+        now: list[int] = []
+        then: list[int] = []
         for lane in range(rank * share // each, -(-(rank + 1) * share // each)):
             shards = self.shards_of(epoch, lane)
             ends = np.cumsum(self._sizes[shards])
             at = int(np.searchsorted(ends, within, side="right")) // WINDOW * WINDOW
-            found += shards[at : at + 2 * WINDOW].tolist()
-            if at + WINDOW >= len(shards):
-                found += self.shards_of(epoch + 1, lane)[:WINDOW].tolist()
-        return found
+            now += shards[at : at + WINDOW].tolist()
+            following = shards[at + WINDOW : at + 2 * WINDOW]
+            if not len(following):
+                following = self.shards_of(epoch + 1, lane)[:WINDOW]
+            then += following.tolist()
+        return now + then
 
     def _lane(self, epoch: int, lane: int, within: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the samples at some places of a lane's epoch."""
@@ -139,11 +146,12 @@ class Order:
 
     def _window(self, epoch: int, lane: int, window: int) -> NDArray[np.int64]:
         key = (epoch, lane, window)
-        if key not in self._windows:
-            self._windows[key] = self._permuted(epoch, lane, window)
+        found = self._windows.get(key)
+        if found is None:
+            found = self._windows[key] = self._permuted(epoch, lane, window)
             while len(self._windows) > _KEPT_WINDOWS * self.lanes:
                 self._windows.popitem(last=False)
-        return self._windows[key]
+        return found
 
     def _permuted(self, epoch: int, lane: int, window: int) -> NDArray[np.int64]:
         if self.lanes == 1:

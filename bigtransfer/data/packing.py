@@ -42,7 +42,15 @@ from bigtransfer.storage import (
     sha256_file,
     sha256_json,
 )
-from bigtransfer.storage.s3 import S3Path, client, download, upload, upload_bytes
+from bigtransfer.storage.s3 import (
+    S3Path,
+    client,
+    delete,
+    download,
+    exists_with,
+    upload,
+    upload_bytes,
+)
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -135,7 +143,8 @@ class _Target(Protocol):
     def put(self, name: str, file: Path) -> None: ...
     def put_bytes(self, name: str, data: bytes) -> None: ...
     def get(self, name: str) -> bytes | None: ...
-    def has(self, name: str, size: int) -> bool: ...
+    def has(self, name: str, facts: dict[str, Any]) -> bool: ...
+    def unseal(self) -> None: ...
 
 
 class _Folder:
@@ -155,9 +164,12 @@ class _Folder:
         path = self._folder / name
         return path.read_bytes() if path.is_file() else None
 
-    def has(self, name: str, size: int) -> bool:
+    def has(self, name: str, facts: dict[str, Any]) -> bool:
         path = self._folder / name
-        return path.is_file() and path.stat().st_size == size
+        return path.is_file() and sha256_file(path) == facts["sha256"]
+
+    def unseal(self) -> None:
+        (self._folder / MANIFEST_NAME).unlink(missing_ok=True)
 
 
 class _Bucket:
@@ -173,8 +185,11 @@ class _Bucket:
     def get(self, name: str) -> bytes | None:
         return download(self._client, self._place / name)
 
-    def has(self, name: str, size: int) -> bool:
-        return True  # the part's own record is written after its shards
+    def has(self, name: str, facts: dict[str, Any]) -> bool:
+        return exists_with(self._client, self._place / name, facts["sha256"])
+
+    def unseal(self) -> None:
+        delete(self._client, self._place / MANIFEST_NAME)
 
 
 def write_shards(
@@ -232,6 +247,7 @@ def write_part(plan: Plan, root: Path, place: Place, number: int, parts: int) ->
     known = target.get(record)
     if known is not None and _is_complete(known, plan, target):
         return False
+    target.unseal()  # whoever reads now must not take old and new for one
     rows, listed = _write(plan, root, target, plan.part(number, parts))
     table = pa.Table.from_pylist(rows, INDEX_SCHEMA)
     metadata = {b"plan": plan.digest.encode(), b"files": as_json(listed).encode()}
@@ -279,7 +295,7 @@ def _is_complete(record: bytes, plan: Plan, target: _Target) -> bool:
     if metadata.get(b"plan") != plan.digest.encode():
         return False
     files = json.loads(metadata[b"files"])
-    return all(target.has(name, facts["bytes"]) for name, facts in files.items())
+    return all(target.has(name, facts) for name, facts in files.items())
 
 
 def _record_name(number: int, parts: int) -> str:
@@ -297,7 +313,7 @@ def parse_part(text: str) -> tuple[int, int]:
         ConfigError: If it is not of that form.
     """
     number, _, parts = text.partition("/")
-    if not (number.isdigit() and parts.isdigit() and 1 <= int(number) <= int(parts)):
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
         raise ConfigError(f"part {text!r}: write N/M with N from 1 to M, e.g. 3/1000")
     return int(number) - 1, int(parts)
 

@@ -14,8 +14,7 @@ import io
 import json
 import os
 import threading
-import weakref
-from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bigtransfer.data.packing import INDEX_SCHEMA, Place, shard_name
-from bigtransfer.errors import DatasetError
+from bigtransfer.errors import BigTransferError, DatasetError, InfrastructureError
 from bigtransfer.storage import MANIFEST_NAME, new_file, read_json, sha256_file, verify_folder
 from bigtransfer.storage.s3 import S3Path, client, download
 
@@ -92,7 +91,7 @@ class Shards:
 
 
 class ShardReader:
-    """Reads encoded images by index row, from any thread; files stay open as long as it lives."""
+    """Reads encoded images by index row, from any thread."""
 
     def __init__(self, shards: Shards) -> None:
         self._shard = shards.index["shard"].to_numpy()
@@ -120,27 +119,25 @@ class ShardReader:
 
 
 class _Opened:
-    """Shard files of a local folder, opened when first read."""
+    """Shard files of a local folder; opened for each read, so that their number has no limit."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._handles: dict[int, int] = {}
-        self._lock = threading.Lock()
-        self._closer = weakref.finalize(self, _close, self._handles)
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
-        with self._lock:
-            if shard not in self._handles:
-                self._handles[shard] = os.open(self._folder / shard_name(shard), os.O_RDONLY)
-            handle = self._handles[shard]
-        return os.pread(handle, length, offset)
+        return _pread(self._folder / shard_name(shard), offset, length)
 
     def prefetch(self, shards: list[int]) -> None:
         pass
 
 
 class _Fetched(_Opened):
-    """Shard files of a bucket: each fetched whole and once, checked, kept in a bounded cache."""
+    """Shard files of a bucket: each fetched whole, checked, kept in a bounded cache.
+
+    The cache is a folder that readers, threads and processes share: files are named by their
+    digest and appear complete, the least recently used go first, and a reader whose file was just
+    removed by another fetches it again.
+    """
 
     def __init__(
         self,
@@ -152,85 +149,115 @@ class _Fetched(_Opened):
         super().__init__(cache or CACHE)
         self._place, self._files, self._client = place, files, client()
         self._most_bytes = CACHE_BYTES if most_bytes is None else most_bytes
-        self._recent: OrderedDict[int, int] = OrderedDict()
-        self._busy: dict[int, threading.Lock] = {}
-        self._asked: set[int] = set()
+        self._checked: set[Path] = set()
+        self._announced: list[int] = []
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
-        with self._lock:
-            busy = self._busy.setdefault(shard, threading.Lock())
-        with busy:  # others wait for the one that fetches; an open handle outlives its eviction
-            handle = self._handle(shard)
-            return os.pread(handle, length, offset)
+        for _ in range(_TRIES):
+            try:
+                return _pread(self._cached(shard), offset, length)
+            except FileNotFoundError:
+                continue
+        raise InfrastructureError(
+            f"the cache {str(self._folder)!r} loses its files while they are read; is it too small "
+            "for the processes that share it?"
+        )
 
     def prefetch(self, shards: list[int]) -> None:
-        wanted = [shard for shard in shards if shard not in self._asked]
-        self._asked.update(wanted)
+        """Fetch, in the background and in this order, what half of the cache can hold."""
+        if shards == self._announced:
+            return
+        self._announced = shards
+        room = self._most_bytes // 2
+        wanted = []
+        for shard in dict.fromkeys(shards):
+            room -= self._files[shard_name(shard)]["bytes"]
+            if room < 0:
+                break
+            if not self._path(shard).is_file():
+                wanted.append(shard)
 
         def fetch() -> None:
-            for shard in wanted:
-                with self._lock:
-                    busy = self._busy.setdefault(shard, threading.Lock())
-                with busy:
-                    self._handle(shard)
+            with suppress(BigTransferError):  # whoever needs the shard meets the same error
+                for shard in wanted:
+                    self._cached(shard)
 
         if wanted:
             threading.Thread(target=fetch, daemon=True).start()
 
-    def _handle(self, shard: int) -> int:
-        with self._lock:
-            if shard in self._handles:
-                self._recent.move_to_end(shard)
-                return self._handles[shard]
-        path = self._cached(shard)
-        with self._lock:
-            self._handles[shard] = os.open(path, os.O_RDONLY)
-            self._recent[shard] = path.stat().st_size
-            self._evict()
-            return self._handles[shard]
+    def _path(self, shard: int) -> Path:
+        return self._folder / f"{self._files[shard_name(shard)]['sha256']}.tar"
 
     def _cached(self, shard: int) -> Path:
-        facts = self._files[shard_name(shard)]
-        path = self._folder / f"{facts['sha256']}.tar"
-        if path.is_file() and sha256_file(path) == facts["sha256"]:
-            return path
-        where = self._place / shard_name(shard)
-        data = b""
+        path = self._path(shard)
+        with _lock_of(path):
+            if not self._is_there(path, shard):
+                self._fetch(path, shard)
+                self._checked.add(path)
+                _make_room(self._folder, self._most_bytes, path)
+        return path
+
+    def _is_there(self, path: Path, shard: int) -> bool:
+        if not path.is_file():
+            return False
+        if path not in self._checked:
+            if sha256_file(path) != self._files[shard_name(shard)]["sha256"]:
+                return False
+            self._checked.add(path)
+        with suppress(FileNotFoundError):
+            os.utime(path)  # used just now
+        return True
+
+    def _fetch(self, path: Path, shard: int) -> None:
+        facts, where = self._files[shard_name(shard)], self._place / shard_name(shard)
+        data: bytes | None = b""
         for _ in range(2):
-            found = download(self._client, where)
-            if found is None:
+            data = download(self._client, where)
+            if data is None:
                 raise DatasetError(f"{str(where)!r} is missing though {MANIFEST_NAME} lists it")
-            data = found
             if hashlib.sha256(data).hexdigest() == facts["sha256"]:
                 with new_file(path) as partial:
                     partial.write_bytes(data)
-                return path
+                return
         raise DatasetError(
-            f"{str(where)!r} is damaged: {len(data):,} bytes whose sha256 is not what "
+            f"{str(where)!r} is damaged: {len(data or b''):,} bytes whose sha256 is not what "
             f"{MANIFEST_NAME} says ({facts['bytes']:,} bytes, {facts['sha256'][:12]}…); write it "
             "again"
         )
 
-    def _evict(self) -> None:
-        while len(self._recent) > 1 and sum(self._recent.values()) > self._most_bytes:
-            shard, _ = self._recent.popitem(last=False)
-            busy = self._busy.get(shard)
-            if busy is not None and busy.acquire(blocking=False):
-                try:
-                    os.close(self._handles.pop(shard))
-                    self._asked.discard(shard)
-                    facts = self._files[shard_name(shard)]
-                    (self._folder / f"{facts['sha256']}.tar").unlink(missing_ok=True)
-                finally:
-                    busy.release()
-            else:  # being read right now: the newest again
-                self._recent[shard] = self._files[shard_name(shard)]["bytes"]
-                return
+
+_TRIES = 5
+_locks: dict[Path, threading.Lock] = {}
+_locks_lock = threading.Lock()
 
 
-def _close(handles: dict[int, int]) -> None:
-    for handle in handles.values():
+def _lock_of(path: Path) -> threading.Lock:
+    with _locks_lock:
+        return _locks.setdefault(path.absolute(), threading.Lock())
+
+
+def _make_room(folder: Path, most_bytes: int, kept: Path) -> None:
+    """Remove the least recently used files of a cache until the rest fits."""
+    found = []
+    for path in folder.glob("*.tar"):
+        with suppress(FileNotFoundError):
+            facts = path.stat()
+            found.append((facts.st_mtime_ns, facts.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= most_bytes:
+            return
+        if path != kept:
+            path.unlink(missing_ok=True)
+            total -= size
+
+
+def _pread(path: Path, offset: int, length: int) -> bytes:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(handle, length, offset)
+    finally:
         os.close(handle)
 
 

@@ -215,11 +215,17 @@ def _made_splits(table: pa.Table, copies: Copies, asked: Asked) -> list[str]:
     smallest: dict[int, str] = {}
     for group, key in zip(copies.groups.tolist(), keys, strict=True):
         smallest[group] = min(key, smallest.get(group, key))
-    return make_splits(
-        ["\n".join(names) for names in column(table, "labels")],
-        [smallest[group] for group in copies.groups.tolist()],
+    labels = ["\n".join(names) for names in column(table, "labels")]
+    # Unusable images take no place in a split: adding one must not move the others.
+    usable = [i for i, fault in enumerate(column(table, "fault")) if fault is None]
+    made = make_splits(
+        [labels[i] for i in usable], [smallest[int(copies.groups[i])] for i in usable],
         val=asked.val, test=asked.test, seed=asked.seed,
     )  # fmt: skip
+    result = ["train"] * len(labels)
+    for i, split in zip(usable, made, strict=True):
+        result[i] = split
+    return result
 
 
 def _counts(source: Source, table: pa.Table, splits: Mapping[str, int]) -> dict[str, Any]:

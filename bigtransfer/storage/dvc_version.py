@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from bigtransfer.errors import ConfigError, InfrastructureError, StorageError
 from bigtransfer.storage.trees import Contents, TreeFile
 
 _THREADS = 16
+_DOT_GIT = re.compile(r"(?P<repository>.+?\.git)(@(?P<revision>[^/]+))?/(?P<path>.*)")
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,15 @@ def split_address(url: str) -> tuple[str, str | None, str]:
         ConfigError: If it cannot be told where the repository ends.
     """
     rest = url.removeprefix("dvc://")
-    before, at, after = rest.rpartition("@")
-    if at and "/" in after and ":" not in after.split("/")[0]:
-        revision, _, path = after.partition("/")
-        if before and revision:
-            return before, revision, path.strip("/")
-    head, git, path = rest.partition(".git/")
-    if git:
-        return head + ".git", None, path.strip("/")
+    if found := _DOT_GIT.match(rest):
+        return found["repository"], found["revision"], found["path"].strip("/")
+    # An @ in front of the host (user@host, token@host) is not the one before a revision.
+    host = re.match(r"(\w+://)?[^/@]*@[^/]*", rest)
+    start = host.end() if host else 0
+    before, at, after = rest[start:].partition("@")
+    revision, slash, path = after.partition("/")
+    if at and slash and revision:
+        return rest[:start] + before, revision, path.strip("/")
     parts = rest.split("/")
     for end in range(len(parts), 0, -1):
         root = "/".join(parts[:end])

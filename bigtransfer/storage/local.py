@@ -14,6 +14,7 @@ import io
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,6 +79,7 @@ def new_file(path: Path) -> Iterator[Path]:
         StorageError: If the folder cannot be written to.
         InfrastructureError: If the disk is full.
     """
+    path = path.absolute()
     partial = _beside(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +87,7 @@ def new_file(path: Path) -> Iterator[Path]:
             yield partial
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
+            _refuse_foreign_folder(path)
             if path.is_dir():
                 shutil.rmtree(path)
             partial.replace(path)
@@ -111,6 +114,7 @@ def new_folder(path: Path, *, sealed: bool = True) -> Iterator[Path]:
         StorageError: If the folder cannot be written to.
         InfrastructureError: If the disk is full.
     """
+    path = path.absolute()
     partial = _beside(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,7 +253,16 @@ def _existing(path: Path) -> Path:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial-{os.getpid()}")
+    return path.with_name(f".{path.name}.partial-{os.getpid()}-{threading.get_ident()}")
+
+
+def _refuse_foreign_folder(path: Path) -> None:
+    """Refuse to put a file in the place of a folder that is not one of our outputs."""
+    if path.is_dir() and not (path / MANIFEST_NAME).is_file() and any(path.iterdir()):
+        raise StorageError(
+            f"{str(path)!r} is a folder with files in it, and a file is to be written there; give "
+            "another name"
+        )
 
 
 def _files(folder: Path) -> list[Path]:

@@ -230,6 +230,17 @@ def download(s3: Any, place: S3Path) -> bytes | None:
             raise
 
 
+def delete(s3: Any, place: S3Path) -> None:
+    """Remove an object, if it is there.
+
+    Raises:
+        StorageError: If the bucket is missing or may not be written.
+        InfrastructureError: If the storage does not answer.
+    """
+    with explained(place):
+        s3.delete_object(Bucket=place.bucket, Key=place.key)
+
+
 def _insist(action: Callable[[], _T]) -> _T:
     """Repeat what was cut in the middle; boto3 itself retries only until a body begins."""
     from boto3.exceptions import S3UploadFailedError
@@ -287,7 +298,13 @@ def explained(place: S3Path) -> Iterator[None]:
         InfrastructureError: If the storage failed and may work the next time.
     """
     from boto3.exceptions import S3UploadFailedError
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        NoRegionError,
+        ParamValidationError,
+    )
 
     try:
         yield
@@ -304,6 +321,10 @@ def explained(place: S3Path) -> Iterator[None]:
         raise StorageError(
             f"{place}: {' '.join(str(error).split())}; set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or a profile (AWS_PROFILE)"
+        ) from error
+    except ParamValidationError as error:
+        raise StorageError(
+            f"{place}: no valid address ({' '.join(str(error).split())}); correct it"
         ) from error
     except S3UploadFailedError as error:
         text = str(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
+import zlib
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -103,7 +104,9 @@ def _files(tree: Tree, contents: Contents) -> dict[str, bytes]:
                     opened = tar.extractfile(member) if member.isreg() and name in wanted else None
                     if opened is not None:
                         files[name] = opened.read()
-        except (tarfile.TarError, EOFError, OSError) as error:
+                while tar.fileobj and tar.fileobj.read(1 << 20):
+                    pass  # to its end, where the sum over all of it stands
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             raise DatasetError(
                 f"archive {file.path!r} of {tree.address!r} is damaged ({error}); fetch it again"
             ) from error

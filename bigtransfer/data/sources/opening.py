@@ -45,9 +45,14 @@ def open_source(path: Path, layout: str = "auto", *, flat_allowed: bool = False)
         layout = _layout_of(tree, contents, only)
         if layout == "folders" and flat_allowed and not contents.folders:
             layout = "flat"
-    if layout == "table":
-        return list_table(tree, contents, only or _the_table(tree, contents))
-    return _LIST[layout](tree, contents)
+    try:
+        if layout == "table":
+            return list_table(tree, contents, only or _the_table(tree, contents))
+        return _LIST[layout](tree, contents)
+    except OSError as error:
+        raise DatasetError(
+            f"{tree.address!r}: a file that lists the images cannot be read ({error}); mend it"
+        ) from error
 
 
 def _layout_of(tree: Tree, contents: Contents, only: str | None) -> str:

@@ -55,7 +55,7 @@ def list_table(tree: Tree, contents: Contents, name: str) -> Source:
                 "(several labels: column 'labels')"
             )
         seen[path] = number
-        labels = _labels(row["labels"]) if multi else (str(row["label"] or "").strip(),)
+        labels = _labels(row["labels"]) if multi else (_word(row["label"]),)
         if not multi and not labels[0]:
             raise DatasetError(f"{at}: {path!r} has no label; give it one, or remove the row")
         split = str(row.get("split") or "").strip()
@@ -105,9 +105,15 @@ def _rows(data: bytes, name: str, where: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _word(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
 def _labels(value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
+    if not isinstance(value, str | list | tuple):
+        value = [value]
     if isinstance(value, str):
         for separator in _SEPARATORS[1:]:
             value = value.replace(separator, _SEPARATORS[0])

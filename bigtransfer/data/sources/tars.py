@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -91,11 +92,21 @@ def _refuse_hostile(info: tarfile.TarInfo, where: str, found: dict[str, Member])
 def list_class_tars(tree: Tree, contents: Contents) -> Source:
     """List one tar per class, as ImageNet-21k comes: `n01440764.tar` with its images."""
     images: list[ListedImage] = []
-    labels = []
+    labels = set()
     for file in contents.files:
-        label = PurePosixPath(file.path).name.removesuffix(".tar")
-        labels.append(label)
-        images += _images_of(tree, file.path, file.bytes, label, f"{label}/")
+        place = PurePosixPath(file.path)
+        label, above = place.name.removesuffix(".tar"), place.parent.name.lower()
+        labels.add(label)
+        split = SPLIT_NAMES.get(above)
+        if split is None and len(place.parts) > 1:
+            raise DatasetError(
+                f"archive {file.path!r} of {tree.address!r} lies in a folder that is no split; put "
+                "the class archives side by side, or into train, val and test"
+            )
+        images += _images_of(
+            tree, file.path, file.bytes, label, f"{split + '/' if split else ''}{label}/",
+            split=split,
+        )  # fmt: skip
     return _source(tree, "class_tars", images, sorted(labels), contents)
 
 
@@ -210,7 +221,7 @@ def _ilsvrc_truth(tree: Tree, at: dict[str, TreeFile]) -> list[str]:
             synsets = loadmat(io.BytesIO(meta.read()), squeeze_me=True)["synsets"]
             wnid_of = {int(row[0]): str(row[1]) for row in synsets}
             return [wnid_of[int(line)] for line in truth.read().split()]
-    except (tarfile.TarError, KeyError, ValueError, EOFError, OSError) as error:
+    except (tarfile.TarError, KeyError, ValueError, EOFError, OSError, zlib.error) as error:
         raise DatasetError(
             f"archive {name!r} of {tree.address!r} is damaged ({error}); fetch it again"
         ) from error
@@ -241,7 +252,7 @@ def _label_of(tree: Tree, path: str, member: Member, where: str) -> tuple[tuple[
     try:
         text = data.decode("utf-8").strip()
         value = json.loads(text) if member.name.lower().endswith("json") else text
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where}: its label cannot be read ({error})") from error
     if isinstance(value, dict):
         value = value.get("labels", value.get("label"))
@@ -261,7 +272,7 @@ def _split_of_name(path: str) -> str | None:
 
 
 def _numbers_first(label: str) -> tuple[bool, int, str]:
-    return not label.isdigit(), int(label) if label.isdigit() else 0, label
+    return not label.isdecimal(), int(label) if label.isdecimal() else 0, label
 
 
 def _source(

@@ -121,3 +121,16 @@ def test_show_looks_into_shards(photos: Path, capsys: pytest.CaptureFixture[str]
     assert len(extracted) == 2 and {p.read_bytes() for p in extracted} <= originals
     assert call("data", "show", shards, "--label", "clas_1") == 2
     assert "no class 'clas_1' in these shards; did you mean 'class_1'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["photos", "photos/class_0", ".", "other"])
+def test_nothing_of_the_users_is_written_over(
+    photos: Path, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos.parent / "other").mkdir()
+    (photos.parent / "other" / "precious").touch()
+    before = sorted(photos.parent.rglob("*"))
+    assert call("data", "check", photos, "--report", photos.parent / target) == 2
+    assert call("data", "check", photos, "--json", photos.parent / target) == 2
+    assert sorted(photos.parent.rglob("*")) == before
+    assert "give" in capsys.readouterr().err

@@ -45,6 +45,8 @@ def test_a_file_cut_by_a_kill_is_removed(tmp_path: Path) -> None:
 def test_a_dvc_at_work_is_named(tmp_path: Path) -> None:
     line = [sys.executable, "-c", "input()", "dvc", "repro"]
     with subprocess.Popen(line, stdin=subprocess.PIPE) as process:
+        while "dvc" not in psutil.Process(process.pid).cmdline():
+            time.sleep(0.01)  # not yet the program it is to become
         path = write_lock(tmp_path, process.pid)
         with pytest.raises(LockError, match=rf"pid {process.pid} \(dvc repro\).*`kill "):
             make_way(tmp_path)

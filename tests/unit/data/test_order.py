@@ -110,3 +110,14 @@ def test_three_hundred_million_samples_are_planned_lane_by_lane() -> None:
 def test_sizes_by_shard() -> None:
     assert sizes_by_shard(np.array([2, 2, 5, 5, 5])).tolist() == [2, 3]
     assert sizes_by_shard(np.array([2, 1, 2])).tolist() == [3]
+
+
+def test_looking_ahead_from_another_thread_disturbs_nothing() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    order, alone = (Order(sizes(64, 192), 64, seed=0) for _ in range(2))
+    with ThreadPoolExecutor(2) as pool:
+        looking = pool.submit(lambda: [order.soon(step) for step in range(3000)])
+        for step in range(3000):
+            assert np.array_equal(order.batch(step)[1], alone.batch(step)[1])
+        looking.result()

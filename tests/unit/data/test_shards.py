@@ -412,6 +412,39 @@ class TestBucket:
         with pytest.raises(DatasetError, match="has no MANIFEST.json, so it is not complete"):
             open_shards(S3Path("photos", "nothing"))
 
+    def test_lost_shard_is_written_again(self, photos: Path, s3: Any) -> None:
+        run(photos)
+        pack(photos, S3Path("photos", "shards"))
+        whole = open_shards(S3Path("photos", "shards")).digest
+        s3.delete_object(Bucket="photos", Key="shards/shard-00000.tar")
+        pack(photos, S3Path("photos", "shards"))
+        shards = open_shards(S3Path("photos", "shards"))
+        assert shards.digest == whole
+        assert s3.head_object(Bucket="photos", Key="shards/shard-00000.tar")["ContentLength"] > 0
+
+    def test_many_readers_share_one_small_cache(
+        self, photos: Path, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        monkeypatch.chdir(tmp_path)
+        run(photos)
+        pack(photos, S3Path("photos", "shards"), shard_bytes=2000)
+        shards = open_shards(S3Path("photos", "shards"))
+        biggest = max(facts["bytes"] for facts in shards.files.values())
+        monkeypatch.setattr("bigtransfer.data.shards.CACHE_BYTES", 4 * biggest)
+        readers = [shards.reader() for _ in range(4)]
+        rows = shards.index.to_pylist()
+
+        def look(i: int) -> bool:
+            row = i * 7 % len(rows)
+            readers[i % 4].prefetch([rows[(row + 1) % len(rows)]["shard"]])
+            data = readers[i % 4].read(row)
+            return hashlib.sha256(data).hexdigest() == rows[row]["sha256"]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(look, range(200)))
+
     def test_cache_is_bounded_and_a_damaged_entry_is_fetched_again(
         self, photos: Path, s3: Any, tmp_path: Path
     ) -> None:

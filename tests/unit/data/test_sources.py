@@ -299,3 +299,53 @@ def test_flat_folder_is_one_unnamed_class_where_that_is_allowed(tmp_path: Path) 
     assert open_source(tmp_path, flat_allowed=True).labels == ["(unnamed)"]
     with pytest.raises(DatasetError, match="holds 1 files beside its class folders"):
         open_source(tmp_path)
+
+
+def test_numbers_as_labels_of_a_parquet_table(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name in ("label", "labels"):
+        folder = tmp_path / name
+        table(folder, "")
+        (folder / "list.csv").unlink()
+        rows = {"path": ["p/0.png", "p/1.png"], name: [0, 1]}
+        pq.write_table(pa.table(rows), folder / "t.parquet")
+        assert open_source(folder).labels == ["0", "1"]
+
+
+def test_class_tars_in_split_folders(tmp_path: Path) -> None:
+    for split, seed in (("train", 0), ("val", 5)):
+        write_tar(tmp_path / split / "n00000001.tar", {"a.png": picture(seed)})
+    source = open_source(tmp_path)
+    assert (source.layout, source.labels, source.has_splits) == ("class_tars", ["n00000001"], True)
+    assert contents(source)["val/n00000001/a.png"] == (("n00000001",), "val", picture(5))
+    (tmp_path / "train").rename(tmp_path / "part1")
+    with pytest.raises(DatasetError, match="lies in a folder that is no split"):
+        open_source(tmp_path)
+
+
+def test_damage_of_what_lists_the_images_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").symlink_to("nowhere")
+    with pytest.raises(DatasetError, match="a file that lists the images cannot be read"):
+        open_source(tmp_path)
+    (tmp_path / "list.csv").unlink()
+    with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as tar:
+        info = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        info.size = 100_000
+        tar.addfile(info, io.BytesIO(np.random.default_rng(0).bytes(100_000)))
+    data = bytearray((tmp_path / "cifar-10-python.tar.gz").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(data)
+    with pytest.raises(DatasetError, match="damaged"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("label", ["²", "[" * 200_000])
+def test_strange_labels_are_no_bug_of_ours(tmp_path: Path, label: str) -> None:
+    suffix = "json" if label.startswith("[") else "cls"
+    write_tar(tmp_path / "d.tar", {"a.png": picture(0), f"a.{suffix}": label.encode()})
+    try:
+        assert open_source(tmp_path / "d.tar").labels == [label]
+    except DatasetError as error:
+        assert "its label cannot be read" in str(error)

@@ -285,3 +285,37 @@ def test_page_shows_what_was_refused_copies_and_classes(photos: Path) -> None:
     for part in ("Unusable images (1)", "class_1/bad.png", "same pixels as", "class_0/twin.bmp"):
         assert part in page
     assert page.count("data:image/") > 4
+
+
+def test_odd_exif_orientation_counts_as_none(photos: Path) -> None:
+    picture = Image.open(photos / "class_0" / "0.png")
+    exif = picture.getexif()
+    exif[0x0112] = 65535
+    picture.save(photos / "class_0" / "odd.jpg", exif=exif)
+    run(photos)
+    assert {row["orientation"] for row in manifest_rows(photos)} == {1}
+
+
+def test_unusable_images_take_no_place_in_a_split(photos: Path) -> None:
+    run(photos)
+    before = {r["path"]: r["split"] for r in manifest_rows(photos)}
+    for i in range(8):
+        (photos / "class_0" / f"bad{i}.png").write_text("nothing")
+    run(photos, quarantine=True, bad_budget=0.5)
+    assert {r["path"]: r["split"] for r in manifest_rows(photos)} == before
+
+
+def test_own_rule_that_cannot_be_checked_is_the_users_to_mend(photos: Path) -> None:
+    rule = {"expect": "column_values_to_match_regex", "column": "path", "regex": "("}
+    with pytest.raises(ConfigError, match="cannot be checked"):
+        run(photos, expectations=(rule,))
+
+
+def test_same_verdict_from_every_thread(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    Image.new("1", (9500, 10000)).save(tmp_path / "large.png")  # above Pillow's own warning
+    limits = replace(LIMITS, max_side=20_000)
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda _: inspect(tmp_path / "large.png", limits).fault, range(64))
+    assert set(found) == {"9500x10000 pixels exceed max_image_pixels 1,000,000"}
