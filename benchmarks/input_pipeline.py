@@ -38,14 +38,7 @@ SMALL_BATCH = 500
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="photographs")
-    parser.add_argument("--most", type=int, default=150, help="of them (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
-    arguments = parser.parse_args()
+    arguments = parse(__doc__, most=150)
     torch.set_num_threads(1)
     files = photographs(arguments.images, arguments.most)
     print(f"{len(files)} photographs, {sum(map(len, files)) / len(files) / 1e3:.0f} KB on average")
@@ -74,6 +67,18 @@ def main() -> None:
         "Pillow, each decoded",
     )  # fmt: skip
     plan()
+
+
+def parse(description: str | None, most: int) -> argparse.Namespace:
+    """Parse the flags of the benchmarks over photographs."""
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="photographs")
+    parser.add_argument("--most", type=int, default=most, help="of them (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
+    return parser.parse_args()
 
 
 def photographs(folder: Path | None, most: int) -> list[bytes]:

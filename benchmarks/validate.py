@@ -6,14 +6,12 @@ python benchmarks/validate.py                     # without photographs: drawn o
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
-from pathlib import Path
 
 import numpy as np
 import peers  # noqa: F401  # finds the project
-from input_pipeline import compare, photographs
+from input_pipeline import compare, parse, photographs
 from PIL import Image
 
 from bigtransfer.data.decoding import decode_checked, read_header
@@ -25,14 +23,7 @@ LIMITS = Limits(min_side=8, max_side=20_000, max_pixels=50_000_000, max_bytes=10
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="photographs")
-    parser.add_argument("--most", type=int, default=200, help="of them (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")
-    arguments = parser.parse_args()
+    arguments = parse(__doc__, most=200)
     files = photographs(arguments.images, arguments.most)
     pixels = [decode_checked(data)[0] for data in files]
     print(f"{len(files)} photographs")
