@@ -171,6 +171,7 @@ class FinetuneParams(Section):
     precrop: Positive | None
     crop: Positive | None
     mixup_alpha: Share | None
+    random_crop: bool
     flip: bool
     threads: Positive
 

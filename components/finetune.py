@@ -53,6 +53,7 @@ def run(
         seeds=params.seeds,
         preset=params.preset,
         overrides={name: getattr(params, name) for name in _OVERRIDES},
+        random_crop=params.random_crop,
         flip=params.flip,
         threads=params.threads,
         log=stage.log,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def finetune(
     seeds: tuple[int, ...],
     preset: str,
     overrides: dict[str, Any],
+    random_crop: bool,
     flip: bool,
     threads: int,
     log: Log,
@@ -73,6 +74,8 @@ def finetune(
         seeds: One subset, one order (and one scratch network) each.
         preset: Of the HyperRule.
         overrides: Values that replace the rule's; None keeps it.
+        random_crop: Whether to train on a random crop of the square; without, images are resized
+            straight to the crop's size, as the paper does where the position matters.
         flip: Whether to mirror at random.
         threads: Of PyTorch; part of the result.
         log: Receives the mean loss of each finished cell.
@@ -93,8 +96,11 @@ def finetune(
         for seed in seeds
     }
     cells = [Cell(i, k, s) for i in inits for k in examples_per_class for s in seeds]
-    rule = _rule_for(shards, upstream["architecture"], preset, overrides)
-    recipe = {"overrides": overrides, "preset": preset, "flip": flip, "threads": threads}
+    rule = _rule_for(shards, upstream["architecture"], preset, overrides, random_crop)
+    recipe = {
+        "overrides": overrides, "preset": preset, "random_crop": random_crop, "flip": flip,
+        "threads": threads,
+    }  # fmt: skip
     done = work / fingerprint(recipe=recipe, upstream=upstream["digest"], shards=shards.digest)
     total = sum(rule(cell.examples_per_class).total_steps for cell in cells)
     finished = 0
@@ -129,15 +135,18 @@ def finetune(
     return result
 
 
-def _rule_for(shards: Shards, architecture: str, preset: str, overrides: dict[str, Any]) -> Any:
+def _rule_for(
+    shards: Shards, architecture: str, preset: str, overrides: dict[str, Any], random_crop: bool
+) -> Any:
     def rule(examples_per_class: int) -> HyperRule:
-        return hyperrule(
+        verdict = hyperrule(
             num_examples=examples_per_class * len(shards.classes),
             height=shards.summary["height"],
             width=shards.summary["width"],
             architecture=architecture,
             preset=preset,
         ).overridden(**overrides)
+        return verdict if random_crop else replace(verdict, precrop=verdict.crop)
 
     return rule
 
