@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bigtransfer.model.convolution import convolve, convolve_backward
+
 
 def group_norm_relu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """Return relu(norm(x)).
@@ -92,7 +94,7 @@ class _Recomputed(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             y, mean, rstd = _forward(x, gain, offset, groups, eps)
             outputs = tuple(
-                F.conv2d(y, kernel, None, stride, padding)
+                convolve(y, kernel, stride, padding)
                 for kernel, stride, padding in zip(kernels, strides, paddings, strict=True)
             )
         ctx.save_for_backward(x, gain, offset, mean, rstd, *kernels)
@@ -109,10 +111,7 @@ class _Recomputed(torch.autograd.Function):
         for upper, kernel, stride, padding in zip(
             gradients, kernels, strides, paddings, strict=True
         ):
-            part, dkernel, _ = torch.ops.aten.convolution_backward(
-                upper, y, kernel, None, stride, padding, (1, 1), False, (0, 0), 1,
-                (True, True, False),
-            )  # fmt: skip
+            part, dkernel = convolve_backward(upper, y, kernel, stride, padding)
             dy = part if dy is None else dy.add_(part)
             kernel_gradients.append(dkernel)
         dx, dgain, doffset = _backward(dy, y, x, gain, offset, mean, rstd, groups)

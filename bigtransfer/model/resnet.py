@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bigtransfer.errors import ConfigError
+from bigtransfer.model.convolution import convolve
 from bigtransfer.model.group_norm_relu import group_norm_relu, group_norm_relu_convs
 from bigtransfer.model.names import Architecture, parse_architecture
 
@@ -80,7 +81,7 @@ class StdConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, I, H, W) to (B, O, H', W')."""
-        return F.conv2d(x, self.kernel(x), None, self.stride, self.padding)
+        return convolve(x, self.kernel(x), _pair(self.stride), _pair(self.padding))
 
 
 class PlainConv2d(nn.Conv2d):
@@ -89,6 +90,10 @@ class PlainConv2d(nn.Conv2d):
     def kernel(self, x: Tensor) -> Tensor:
         """Return the kernel in the dtype and, on a GPU, the layout of `x`."""
         return _like(self.weight, x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, I, H, W) to (B, O, H', W')."""
+        return convolve(x, self.kernel(x), _pair(self.stride), _pair(self.padding))
 
 
 Conv = StdConv2d | PlainConv2d
