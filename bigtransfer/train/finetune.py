@@ -19,7 +19,8 @@ from bigtransfer.model.resnet import ResNetV2, create_model
 from bigtransfer.progress import progress
 from bigtransfer.storage import as_json, new_folder, verify_folder
 from bigtransfer.train.hyperrule import HyperRule, hyperrule
-from bigtransfer.train.loop import make_optimizer, run_steps
+from bigtransfer.train.loop import run_steps
+from bigtransfer.train.optimizer import make_optimizer
 from bigtransfer.train.pretrain import Log
 from bigtransfer.train.state import fingerprint
 

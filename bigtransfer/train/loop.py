@@ -13,26 +13,11 @@ from bigtransfer.data.batches import TrainBatches
 from bigtransfer.errors import BigTransferError
 from bigtransfer.evaluate.prediction import to_network
 from bigtransfer.train.mixup import mix, mixed_loss, mixup_lambda
+from bigtransfer.train.optimizer import updates_in_backward
 from bigtransfer.train.schedule import Schedule
 
 AfterStep = Callable[[int, float, float], None]
 """`after_step(step, loss, learning_rate)`: called with the number of finished steps."""
-
-
-def make_optimizer(model: nn.Module, *, momentum: float, weight_decay: float) -> SGD:
-    """Return SGD with momentum (no Nesterov).
-
-    Weight decay is L2 in the gradient, of kernels (convolutions and head) alone: gains, offsets
-    and biases are not decayed. The paper does not say which; big_vision, by the same authors,
-    decays kernels.
-    """
-    kernels = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": kernels, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return SGD(groups, lr=0.0, momentum=momentum, fused=True)
 
 
 def run_steps(
@@ -56,19 +41,19 @@ def run_steps(
     """
     model.train()
     coming = batches.ahead(start, schedule.total_steps)
-    for step, batch in enumerate(coming, start):
-        rate = schedule.learning_rate(step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        lam = mixup_lambda(mixup_alpha, seed, step)
-        logits = model(mix(to_network(batch.images), lam))
-        loss = mixed_loss(logits, torch.from_numpy(batch.labels), lam)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise BigTransferError(
-                f"the loss became {value} at step {step}; lower 'base_lr' or lengthen the warm-up"
-            )
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        optimizer.step()
-        optimizer.zero_grad()
-        after_step(step + 1, value, rate)
+    with updates_in_backward(optimizer):
+        for step, batch in enumerate(coming, start):
+            rate = schedule.learning_rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            lam = mixup_lambda(mixup_alpha, seed, step)
+            logits = model(mix(to_network(batch.images), lam))
+            loss = mixed_loss(logits, torch.from_numpy(batch.labels), lam)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise BigTransferError(
+                    f"the loss became {value} at step {step}; lower 'base_lr' or lengthen the "
+                    "warm-up"
+                )
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            after_step(step + 1, value, rate)

@@ -17,7 +17,8 @@ from bigtransfer.model.checkpoint import write_checkpoint
 from bigtransfer.model.resnet import Norm, ResNetV2, Root, create_model
 from bigtransfer.progress import progress
 from bigtransfer.storage import as_csv, as_json, write_text
-from bigtransfer.train.loop import make_optimizer, run_steps
+from bigtransfer.train.loop import run_steps
+from bigtransfer.train.optimizer import make_optimizer
 from bigtransfer.train.schedule import Schedule
 from bigtransfer.train.state import Progress, WorkFolder, fingerprint
 

@@ -12,8 +12,9 @@ from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import BigTransferError
 from bigtransfer.model import ResNetV2, create_model
-from bigtransfer.train.loop import make_optimizer, run_steps
+from bigtransfer.train.loop import run_steps
 from bigtransfer.train.mixup import mix, mixed_loss, mixup_lambda
+from bigtransfer.train.optimizer import make_optimizer
 from bigtransfer.train.schedule import Schedule
 from bigtransfer.train.state import Progress, WorkFolder
 from unit.data.test_shards import packed  # noqa: F401  # a fixture
