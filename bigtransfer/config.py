@@ -366,6 +366,11 @@ def _remote(raw: Mapping[str, Any], faults: _Faults) -> tuple[str, ...]:
     entries = raw.get("datasets")
     entries = entries if isinstance(entries, dict) else {}
     fetched = [k for k, v in entries.items() if isinstance(v, dict) and v.get("source")]
+    for name, entry in entries.items():
+        if isinstance(entry, dict) and "mirror" in entry:
+            faults.add(
+                f"'datasets.{name}.mirror': set 'mirror' under 'data', for all sources alike"
+            )
     for name in fetched:
         if name not in given:
             faults.add(

@@ -141,3 +141,18 @@ def test_unknown_section_is_named() -> None:
         params.section("pretrian")
     with pytest.raises(ConfigError, match="no entry 'digit'; did you mean 'digits'"):
         params.section("tasks.digit")
+
+
+def test_remote_sources_are_named_in_one_place_and_mirrored_alike(raw: dict[str, Any]) -> None:
+    raw["datasets"]["pets"] = {"path": "artifacts/sources/pets", "source": "s3://b/pets"}
+    assert faults(raw) == [
+        "params.yaml: 'datasets.pets' has a source; add 'pets' to 'remote', so it is fetched"
+    ]
+    raw["remote"] = ["pets"]
+    assert config.resolve(raw, "params.yaml").remote == ("pets",)
+    raw["datasets"]["pets"]["mirror"] = True
+    assert faults(raw) == [
+        "params.yaml: 'datasets.pets.mirror': set 'mirror' under 'data', for all sources alike"
+    ]
+    raw["datasets"]["pets"] = {"path": "s3://b/pets"}
+    assert any("DVC depends on local paths only" in line for line in faults(raw))
