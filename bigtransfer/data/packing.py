@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from PIL import Image
 
 from bigtransfer.data.decoding import SUFFIXES, decode_rgb
 from bigtransfer.data.manifest import read_manifest
+from bigtransfer.data.places import Folder, Place, Target, target_at
 from bigtransfer.data.sources.listing import Read
 from bigtransfer.data.sources.opening import open_source
 from bigtransfer.errors import ConfigError, DatasetError
@@ -37,20 +38,11 @@ from bigtransfer.storage import (
     MANIFEST_NAME,
     MANIFEST_SCHEMA,
     as_json,
-    new_file,
     new_folder,
     sha256_file,
     sha256_json,
 )
-from bigtransfer.storage.s3 import (
-    S3Path,
-    client,
-    delete,
-    download,
-    exists_with,
-    upload,
-    upload_bytes,
-)
+from bigtransfer.storage.s3 import S3Path
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -73,7 +65,6 @@ _SCHEMA = 2
 _SPLITS = ("train", "val", "test")
 _JPEG_QUALITY = 90
 _PARTS = "parts"
-Place = Path | S3Path
 
 
 @dataclass(frozen=True)
@@ -137,61 +128,6 @@ def make_plan(manifest_path: Path, *, shard_bytes: int, short_side: int | None, 
     return Plan(table, metadata, np.concatenate(order), np.array(bounds), digest, short_side)
 
 
-class _Target(Protocol):
-    """Where shards are written to."""
-
-    def put(self, name: str, file: Path) -> None: ...
-    def put_bytes(self, name: str, data: bytes) -> None: ...
-    def get(self, name: str) -> bytes | None: ...
-    def has(self, name: str, facts: dict[str, Any]) -> bool: ...
-    def unseal(self) -> None: ...
-
-
-class _Folder:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def put(self, name: str, file: Path) -> None:
-        with new_file(self._folder / name) as partial:
-            file.replace(partial)
-
-    def put_bytes(self, name: str, data: bytes) -> None:
-        with new_file(self._folder / name) as partial:
-            partial.write_bytes(data)
-
-    def get(self, name: str) -> bytes | None:
-        path = self._folder / name
-        return path.read_bytes() if path.is_file() else None
-
-    def has(self, name: str, facts: dict[str, Any]) -> bool:
-        path = self._folder / name
-        return path.is_file() and sha256_file(path) == facts["sha256"]
-
-    def unseal(self) -> None:
-        (self._folder / MANIFEST_NAME).unlink(missing_ok=True)
-
-
-class _Bucket:
-    def __init__(self, place: S3Path) -> None:
-        self._place, self._client = place, client()
-
-    def put(self, name: str, file: Path) -> None:
-        upload(self._client, file, self._place / name)
-
-    def put_bytes(self, name: str, data: bytes) -> None:
-        upload_bytes(self._client, data, self._place / name)
-
-    def get(self, name: str) -> bytes | None:
-        return download(self._client, self._place / name)
-
-    def has(self, name: str, facts: dict[str, Any]) -> bool:
-        return exists_with(self._client, self._place / name, facts["sha256"])
-
-    def unseal(self) -> None:
-        delete(self._client, self._place / MANIFEST_NAME)
-
-
 def write_shards(
     root: Path,
     manifest_path: Path,
@@ -222,8 +158,8 @@ def write_shards(
         write_part(plan, root, place, 0, 1)
         return join_parts(plan, place, 1)
     with new_folder(place) as partial:
-        rows, listed = _write(plan, root, _Folder(partial), range(plan.num_shards))
-        return _write_index(plan, _Folder(partial), rows, listed, sealed=False)
+        rows, listed = _write(plan, root, Folder(partial), range(plan.num_shards))
+        return _write_index(plan, Folder(partial), rows, listed, sealed=False)
 
 
 def write_part(plan: Plan, root: Path, place: Place, number: int, parts: int) -> bool:
@@ -242,7 +178,7 @@ def write_part(plan: Plan, root: Path, place: Place, number: int, parts: int) ->
     Raises:
         DatasetError: If an image is no longer what the manifest lists.
     """
-    target = _target(place)
+    target = target_at(place)
     record = _record_name(number, parts)
     known = target.get(record)
     if known is not None and _is_complete(known, plan, target):
@@ -268,7 +204,7 @@ def join_parts(plan: Plan, place: Place, parts: int) -> dict[str, Any]:
     """
     import json
 
-    target = _target(place)
+    target = target_at(place)
     rows: list[dict[str, Any]] = []
     listed: dict[str, Any] = {}
     for number in range(parts):
@@ -285,7 +221,7 @@ def join_parts(plan: Plan, place: Place, parts: int) -> dict[str, Any]:
     return _write_index(plan, target, rows, listed, sealed=True)
 
 
-def _is_complete(record: bytes, plan: Plan, target: _Target) -> bool:
+def _is_complete(record: bytes, plan: Plan, target: Target) -> bool:
     import json
 
     try:
@@ -300,10 +236,6 @@ def _is_complete(record: bytes, plan: Plan, target: _Target) -> bool:
 
 def _record_name(number: int, parts: int) -> str:
     return f"{_PARTS}/part-{number:05d}-of-{parts:05d}.parquet"
-
-
-def _target(place: Place) -> _Target:
-    return _Bucket(place) if isinstance(place, S3Path) else _Folder(place)
 
 
 def parse_part(text: str) -> tuple[int, int]:
@@ -324,7 +256,7 @@ def shard_name(number: int) -> str:
 
 
 def _write(
-    plan: Plan, root: Path, target: _Target, shards: range
+    plan: Plan, root: Path, target: Target, shards: range
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Write some shards; return their index rows and what was written."""
     label_of = {name: i for i, name in enumerate(plan.metadata["classes"])}
@@ -333,7 +265,7 @@ def _write(
     listed: dict[str, Any] = {}
 
     def one(number: int) -> tuple[list[dict[str, Any]], str, dict[str, Any]]:
-        with tempfile.TemporaryDirectory(dir=_scratch(target)) as scratch:
+        with tempfile.TemporaryDirectory(dir=target.scratch) as scratch:
             path = Path(scratch, shard_name(number))
             index = _write_tar(plan, read, label_of, path, number)
             facts = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
@@ -348,10 +280,6 @@ def _write(
             rows += index
             listed[name] = facts
     return rows, listed
-
-
-def _scratch(target: _Target) -> str | None:
-    return str(target._folder) if isinstance(target, _Folder) else None
 
 
 def _write_tar(
@@ -413,7 +341,7 @@ def _unchanged_bytes(read: Read, row: dict[str, Any]) -> bytes:
 
 def _write_index(
     plan: Plan,
-    target: _Target,
+    target: Target,
     rows: Sequence[dict[str, Any]],
     listed: dict[str, Any],
     *,

@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bigtransfer.data.packing import INDEX_SCHEMA, Place, shard_name
+from bigtransfer.data.packing import INDEX_SCHEMA, shard_name
+from bigtransfer.data.places import Place
 from bigtransfer.errors import BigTransferError, DatasetError, InfrastructureError
 from bigtransfer.storage import MANIFEST_NAME, new_file, read_json, sha256_file, verify_folder
 from bigtransfer.storage.s3 import S3Path, client, download

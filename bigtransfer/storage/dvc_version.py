@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer.errors import ConfigError, InfrastructureError, StorageError
-from bigtransfer.storage.trees import Contents, TreeFile
+from bigtransfer.storage.trees import Contents, TreeFile, all_of
 
 _THREADS = 16
 _DOT_GIT = re.compile(r"(?P<repository>.+?\.git)(@(?P<revision>[^/]+))?/(?P<path>.*)")
@@ -93,9 +93,7 @@ class DvcTree:
                     f"{self.address}/{path} is damaged: MD5 {actual}, DVC says {known.digest}; "
                     "push it to the remote again"
                 )
-        if length is not None and len(data) != length:
-            raise OSError(f"only {len(data):,} of {length:,} bytes are there")
-        return data
+        return all_of(data, length)
 
 
 def split_address(url: str) -> tuple[str, str | None, str]:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from bigtransfer.errors import ConfigError, InfrastructureError, StorageError
 from bigtransfer.storage.local import sha256_file
-from bigtransfer.storage.trees import Contents, TreeFile
+from bigtransfer.storage.trees import Contents, TreeFile, all_of
 
 _TRIES = 5
 _POOL = 64
@@ -102,18 +102,9 @@ class S3Tree:
             last = "" if length is None else str(offset + length - 1)
             request["Range"] = f"bytes={offset}-{last}"
 
-        def once() -> bytes:
-            answer = self._client.get_object(**request)
-            body: bytes = answer["Body"].read()
-            if len(body) != answer["ContentLength"]:
-                raise ConnectionError(f"{len(body):,} of {answer['ContentLength']:,} bytes came")
-            return body
-
         with explained(place):
-            data = _insist(once)
-        if length is not None and len(data) != length:
-            raise OSError(f"only {len(data):,} of {length:,} bytes are there")
-        return data
+            data = _insist(lambda: _body(self._client.get_object(**request)))
+        return all_of(data, length)
 
 
 def client() -> Any:
@@ -214,16 +205,9 @@ def download(s3: Any, place: S3Path) -> bytes | None:
     """
     from botocore.exceptions import ClientError
 
-    def once() -> bytes:
-        answer = s3.get_object(Bucket=place.bucket, Key=place.key)
-        body: bytes = answer["Body"].read()
-        if len(body) != answer["ContentLength"]:
-            raise ConnectionError(f"{len(body):,} of {answer['ContentLength']:,} bytes came")
-        return body
-
     with explained(place):
         try:
-            return _insist(once)
+            return _insist(lambda: _body(s3.get_object(Bucket=place.bucket, Key=place.key)))
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") == "NoSuchKey":
                 return None
@@ -239,6 +223,13 @@ def delete(s3: Any, place: S3Path) -> None:
     """
     with explained(place):
         s3.delete_object(Bucket=place.bucket, Key=place.key)
+
+
+def _body(answer: Any) -> bytes:
+    body: bytes = answer["Body"].read()
+    if len(body) != answer["ContentLength"]:
+        raise ConnectionError(f"{len(body):,} of {answer['ContentLength']:,} bytes came")
+    return body
 
 
 def _insist(action: Callable[[], _T]) -> _T:

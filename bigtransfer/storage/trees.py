@@ -11,7 +11,6 @@ import csv
 import io
 import os
 import stat
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +109,7 @@ class LocalTree:
         with (self.root / path).open("rb") as file:
             file.seek(offset)
             data = file.read() if length is None else file.read(length)
-        return _all_of(data, length)
+        return all_of(data, length)
 
 
 def _refuse(error: OSError) -> None:
@@ -258,11 +257,6 @@ def write_index(url: str, folder: Path, *, mirror: bool) -> dict[str, object]:
     return source
 
 
-def is_remote(text: str) -> bool:
-    """Say whether a text is an address and not a local path."""
-    return "://" in text
-
-
 def safe_name(path: str) -> bool:
     """Say whether a relative path stays below the folder it is joined to."""
     return bool(path) and not path.startswith("/") and ".." not in path.split("/")
@@ -297,12 +291,12 @@ def _remote(url: str, known: dict[str, TreeFile]) -> Tree:
     )
 
 
-def _all_of(data: bytes, length: int | None) -> bytes:
+def all_of(data: bytes, length: int | None) -> bytes:
+    """Return the bytes if they are as many as were asked for.
+
+    Raises:
+        OSError: If they are not.
+    """
     if length is not None and len(data) != length:
         raise OSError(f"only {len(data):,} of {length:,} bytes are there")
     return data
-
-
-def walk_local(root: Path) -> Iterator[Path]:
-    """Yield the files of a folder of ours, by path."""
-    yield from sorted(p for p in root.rglob("*") if p.is_file())

@@ -16,13 +16,13 @@ from bigtransfer.data.batches import Squares, TrainBatches, evaluation_batches, 
 from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.manifest import column, read_manifest, with_column, write_manifest
 from bigtransfer.data.packing import (
-    Place,
     Plan,
     join_parts,
     make_plan,
     write_part,
     write_shards,
 )
+from bigtransfer.data.places import Place
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage import digest_of, seal

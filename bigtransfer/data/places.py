@@ -1,0 +1,122 @@
+"""Where shards are written to: a local folder, or a prefix in a bucket, behind one interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from bigtransfer.storage import MANIFEST_NAME, new_file, sha256_file
+from bigtransfer.storage.s3 import (
+    S3Path,
+    client,
+    delete,
+    download,
+    exists_with,
+    upload,
+    upload_bytes,
+)
+
+Place = Path | S3Path
+
+
+def target_at(place: Place) -> Target:
+    """Open a place for writing."""
+    return Bucket(place) if isinstance(place, S3Path) else Folder(place)
+
+
+class Target(Protocol):
+    """Where shards are written to."""
+
+    @property
+    def scratch(self) -> Path | None:
+        """Folder for unfinished files from which `put` is a rename; None: any."""
+        ...
+
+    def put(self, name: str, file: Path) -> None:
+        """Move a finished local file there."""
+        ...
+
+    def put_bytes(self, name: str, data: bytes) -> None:
+        """Write a small file."""
+        ...
+
+    def get(self, name: str) -> bytes | None:
+        """Return a file, or None where there is none."""
+        ...
+
+    def has(self, name: str, facts: dict[str, Any]) -> bool:
+        """Say whether a file with the `sha256` of `facts` is there."""
+        ...
+
+    def unseal(self) -> None:
+        """Remove the manifest: what is there is no dataset until it is joined again."""
+        ...
+
+
+class Folder:
+    """A local folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def scratch(self) -> Path | None:
+        """Return the folder itself."""
+        return self._folder
+
+    def put(self, name: str, file: Path) -> None:
+        """Move a finished local file there."""
+        with new_file(self._folder / name) as partial:
+            file.replace(partial)
+
+    def put_bytes(self, name: str, data: bytes) -> None:
+        """Write a small file."""
+        with new_file(self._folder / name) as partial:
+            partial.write_bytes(data)
+
+    def get(self, name: str) -> bytes | None:
+        """Return a file, or None where there is none."""
+        path = self._folder / name
+        return path.read_bytes() if path.is_file() else None
+
+    def has(self, name: str, facts: dict[str, Any]) -> bool:
+        """Say whether a file with the `sha256` of `facts` is there."""
+        path = self._folder / name
+        return path.is_file() and sha256_file(path) == facts["sha256"]
+
+    def unseal(self) -> None:
+        """Remove the manifest."""
+        (self._folder / MANIFEST_NAME).unlink(missing_ok=True)
+
+
+class Bucket:
+    """Objects below a prefix."""
+
+    def __init__(self, place: S3Path) -> None:
+        self._place, self._client = place, client()
+
+    @property
+    def scratch(self) -> Path | None:
+        """Return None."""
+        return None
+
+    def put(self, name: str, file: Path) -> None:
+        """Move a finished local file there."""
+        upload(self._client, file, self._place / name)
+
+    def put_bytes(self, name: str, data: bytes) -> None:
+        """Write a small file."""
+        upload_bytes(self._client, data, self._place / name)
+
+    def get(self, name: str) -> bytes | None:
+        """Return a file, or None where there is none."""
+        return download(self._client, self._place / name)
+
+    def has(self, name: str, facts: dict[str, Any]) -> bool:
+        """Say whether a file with the `sha256` of `facts` is there."""
+        return exists_with(self._client, self._place / name, facts["sha256"])
+
+    def unseal(self) -> None:
+        """Remove the manifest."""
+        delete(self._client, self._place / MANIFEST_NAME)
