@@ -17,7 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigtransfer.errors import BigTransferError, ConfigError, StorageError
+from bigtransfer.errors import (
+    BigTransferError,
+    ConfigError,
+    InfrastructureError,
+    StorageError,
+)
 
 if TYPE_CHECKING:
     from bigtransfer.config import Section
@@ -110,6 +115,9 @@ def parser(component: Component) -> argparse.ArgumentParser:
         "--params-json", metavar="TEXT", help="the resolved section itself, as JSON text (KFP)"
     )
     result.add_argument(
+        "--overlay", type=Path, metavar="FILE", help="YAML laid over --params: only what differs"
+    )
+    result.add_argument(
         "--section",
         required=False,
         default=None if family else component.section,
@@ -173,19 +181,20 @@ def _execute(
     )
     chosen = [text for text in options.values() if text]  # parts of one output may run at once
     with ExitStack() as held:
-        name = sha256_json([*outputs, *chosen])[:16]
-        lock_file = WORK / "locks" / f"{component.name}-{name}.lock"
-        held.enter_context(lock(lock_file, f"the output of {stage_name} ({outputs[0]})"))
+        if _leads():
+            name = sha256_json([*outputs, *chosen])[:16]
+            lock_file = WORK / "locks" / f"{component.name}-{name}.lock"
+            held.enter_context(lock(lock_file, f"the output of {stage_name} ({outputs[0]})"))
         _run_tracked(component, run, params, {**reads, **writes, **options}, stage_name)
 
 
 def _run_tracked(
     component: Component, run: Run, params: Section, paths: dict[str, Any], name: str
 ) -> None:
-    from bigtransfer.track.journal import Journal
+    from bigtransfer.track.journal import Journal, SilentJournal
 
     project = Path.cwd()
-    journal = Journal(project, name)
+    journal = Journal(project, name) if _leads() else SilentJournal()
     journal.ship()
     status = "FAILED"
     try:
@@ -193,18 +202,28 @@ def _run_tracked(
         stage = Stage(name, project, WORK / component.name, journal)
         run(stage, params, **paths)
         status = "FINISHED"
+    except (KeyboardInterrupt, InfrastructureError):
+        status = "KILLED"  # it will go on
+        raise
     finally:
         journal.close(status)
+
+
+def _leads() -> bool:
+    """Say whether this process is the one that writes, among those that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _params(component: Component, arguments: argparse.Namespace) -> Section:
     from bigtransfer import config
 
     if arguments.params_json is not None:
+        if arguments.overlay is not None:
+            raise ConfigError("--overlay is laid over --params; --params-json is whole as it is")
         return config.from_json(arguments.params_json, component.params_class)
     if arguments.section is None:
         raise ConfigError(f"--section is missing; say which entry, e.g. {component.section}")
-    return config.load(arguments.params).section(arguments.section)
+    return config.load(arguments.params, arguments.overlay).section(arguments.section)
 
 
 def _check_inputs(reads: Mapping[str, Any]) -> None:
@@ -224,7 +243,10 @@ def _check_inputs(reads: Mapping[str, Any]) -> None:
 def _fail(stage: str, code: int, message: str) -> None:
     from bigtransfer.storage import as_json, write_text
 
-    print(f"{stage}: {message}", file=sys.stderr, flush=True)
+    who = stage if _leads() else f"{stage}, process {os.environ['RANK']}"
+    print(f"{who}: {message}", file=sys.stderr, flush=True)
+    if not _leads():
+        sys.exit(code)
     try:
         write_text(LAST_FAILURE, as_json({"stage": stage, "exit_code": code, "message": message}))
     except BigTransferError:

@@ -15,8 +15,11 @@ COMPONENT = Component(
     "Train a GN + WS ResNet-v2 upstream; killed at any moment, the same line goes on bit for bit.",
     params="PretrainParams",
     section="pretrain",
-    reads={"shards": "shards of the upstream dataset"},
-    addresses=("shards",),
+    reads={
+        "shards": "shards of the upstream dataset",
+        "probe": "shards on which frozen features are tried (pretrain.probe)",
+    },
+    addresses=("shards", "probe"),
     writes={
         "checkpoint": "upstream checkpoint folder (safetensors, meta.json, MANIFEST.json)",
         "metrics": "JSON file of the final figures",
@@ -30,21 +33,22 @@ def run(
     params: PretrainParams,
     *,
     shards: Path,
+    probe: Path,
     checkpoint: Path,
     metrics: Path,
     history: Path,
 ) -> None:
-    """Pretrain."""
+    """Pretrain; under `torchrun` in each of its processes."""
     from bigtransfer.data.shards import describe_shards
     from bigtransfer.storage import digest_of
-    from bigtransfer.train.pretrain import pretrain
+    from bigtransfer.train.pretrain import Outputs, pretrain
 
     digest, summary = describe_shards(shards)
     stage.journal.dataset(params.dataset, digest, str(shards), summary)
-    result = pretrain(
-        shards, checkpoint, metrics, history, stage.work,
-        log=stage.log, **params.model_dump(exclude={"dataset"}),
-    )  # fmt: skip
+    outputs = Outputs(checkpoint, metrics, history)
+    result = pretrain(params, shards, probe, outputs, stage.work, stage.log, stage.journal.training)
+    if result is None:
+        return
     stage.journal.tags({"checkpoint_digest": digest_of(checkpoint)})
     stage.journal.file(history)
     print(

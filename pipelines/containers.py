@@ -74,6 +74,7 @@ def audit(datasets: int) -> Any:
 def pretrain(
     params: str,
     shards: Input[Dataset],
+    probe: Input[Dataset],
     checkpoint: Output[Model],
     metrics: Output[Metrics],
     history: Output[Dataset],
@@ -83,6 +84,7 @@ def pretrain(
         "pretrain",
         params,
         shards=shards.path,
+        probe=probe.path,
         checkpoint=checkpoint.path,
         metrics=metrics.path,
         history=history.path,

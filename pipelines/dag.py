@@ -95,6 +95,7 @@ def _wire(params: Params, arguments: dict[str, Any]) -> None:
         containers.pretrain,
         params=arguments["pretrain"],
         shards=shards[params.pretrain.dataset],
+        probe=shards[params.pretrain.probe.dataset],
     ).outputs["checkpoint"]
     for name, task in params.tasks.items():
         checkpoints = _task(

@@ -1,4 +1,4 @@
-"""`bigtransfer check-params | run | data | weights`: parse, call, exit with the right code."""
+"""The command `bigtransfer`: parse, call, exit with the right code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import bigtransfer
-from bigtransfer.command import data, weights
+from bigtransfer.command import data, plan, sync, weights
 from bigtransfer.errors import BigTransferError
 
 _INTERRUPTED = 130
@@ -34,7 +34,10 @@ def _call(arguments: argparse.Namespace) -> int:
         check_params(arguments.params)
         print(f"{arguments.params}: all sections and paths are fine")
         return 0
-    for name, command in (("weights", weights), ("data", data)):
+    if arguments.command == "sync":
+        sync.run(Path.cwd())
+        return 0
+    for name, command in (("weights", weights), ("data", data), ("plan", plan)):
         if arguments.command == name:
             command.run(arguments)
             return 0
@@ -73,6 +76,16 @@ def _parser() -> argparse.ArgumentParser:
             help="check any folder of images without a project; look into shards",
             allow_abbrev=False,
         )
+    )
+    plan.add_arguments(
+        commands.add_parser(
+            "plan",
+            help="what an upstream training would take: steps, FLOPs, memory, time, cost",
+            allow_abbrev=False,
+        )
+    )
+    commands.add_parser(
+        "sync", help="send to MLflow what it did not take before", allow_abbrev=False
     )
     weights.add_arguments(
         commands.add_parser(

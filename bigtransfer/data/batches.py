@@ -96,8 +96,12 @@ class Squares:
             return pixels
         except UndecodableError as error:
             raise DatasetError(
-                f"sample {self._paths[row].as_py()!r} {error}; run `validate` and `shard` again"
+                f"sample {self.path_of(row)!r} {error}; run `validate` and `shard` again"
             ) from error
+
+    def path_of(self, row: int) -> str:
+        """Return the name of an index row's image, as the manifest spells it."""
+        return str(self._paths[row].as_py())
 
     def get(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return (B, side, side, 3) for positions in `rows`."""
@@ -176,6 +180,20 @@ class TrainBatches:
                 rows=None if kept is None else samples,
             )  # fmt: skip
         return Batch(images, self._squares.labels[samples], self._squares.rows[samples])
+
+    @property
+    def batch_size(self) -> int:
+        """Return the images per optimiser step, all ranks together."""
+        return self.order.batch_size
+
+    def rows_of(self, step: int) -> NDArray[np.int64]:
+        """Return the index rows of a step's whole batch, of all ranks."""
+        rows: NDArray[np.int64] = self._squares.rows[self.order.batch(step)[1]]
+        return rows
+
+    def path_of(self, row: int) -> str:
+        """Return the name of an image, as the manifest spells it."""
+        return self._squares.path_of(row)
 
     def ahead(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of steps `start` to `stop` - 1, made ahead by another thread."""

@@ -74,23 +74,21 @@ class Order:
         Args:
             step: Optimiser step, from 0.
             rank: Of this process.
-            world_size: Processes; divides `batch_size`.
+            world_size: Processes, at most `batch_size`. Shares are equal, give or take one.
 
         Returns:
-            Two arrays (batch_size / world_size,): the epoch each sample is seen in, and its
+            Two arrays of the share's length: the epoch each sample is seen in, and its
             position in the split.
 
         Raises:
-            ValueError: If the batch cannot be divided equally.
+            ValueError: If there are more ranks than images in a batch.
         """
-        if self.batch_size % world_size:
-            raise ValueError(f"a batch of {self.batch_size} is not divisible by {world_size} ranks")
+        start, stop = self._share(rank, world_size)
         each = self.batch_size // self.lanes
-        share = self.batch_size // world_size
-        places = np.arange(rank * share, (rank + 1) * share)
+        places = np.arange(start, stop)
         lanes, offsets = places // each, step * each + places % each
         epochs, within = offsets // self.samples_per_lane, offsets % self.samples_per_lane
-        samples = np.empty(share, np.int64)
+        samples = np.empty(len(places), np.int64)
         for lane in np.unique(lanes):
             for epoch in np.unique(epochs[lanes == lane]):
                 mask = (lanes == lane) & (epochs == epoch)
@@ -114,11 +112,11 @@ class Order:
         if self.lanes == 1:
             return []
         each = self.batch_size // self.lanes
-        share = self.batch_size // world_size
+        start, stop = self._share(rank, world_size)
         epoch, within = divmod(step * each, self.samples_per_lane)
         now: list[int] = []
         then: list[int] = []
-        for lane in range(rank * share // each, -(-(rank + 1) * share // each)):
+        for lane in range(start // each, -(-stop // each)):
             shards = self.shards_of(epoch, lane)
             ends = np.cumsum(self._sizes[shards])
             at = int(np.searchsorted(ends, within, side="right")) // WINDOW * WINDOW
@@ -128,6 +126,12 @@ class Order:
                 following = self.shards_of(epoch + 1, lane)[:WINDOW]
             then += following.tolist()
         return now + then
+
+    def _share(self, rank: int, world_size: int) -> tuple[int, int]:
+        """Return which places of a batch are a rank's."""
+        if world_size > self.batch_size:
+            raise ValueError(f"a batch of {self.batch_size} is too small for {world_size} ranks")
+        return rank * self.batch_size // world_size, (rank + 1) * self.batch_size // world_size
 
     def _lane(self, epoch: int, lane: int, within: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the samples at some places of a lane's epoch."""

@@ -19,8 +19,21 @@ def topk_accuracy(scores: NDArray[np.float32], labels: NDArray[np.int64], k: int
         labels: (N,).
         k: Guesses allowed per image.
     """
+    return float(topk_hits(scores, labels, k).mean())
+
+
+def topk_hits(scores: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
+    """Return for each image whether a label of its is among the k highest scores.
+
+    Args:
+        scores: (N, C).
+        labels: (N,), or (N, L) filled up with -1 where images have several.
+        k: Guesses allowed per image.
+    """
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return float((best == labels[:, None]).any(axis=1).mean())
+    listed = labels[:, None] if labels.ndim == 1 else labels
+    hits: NDArray[np.bool_] = (best[:, :, None] == listed[:, None, :]).any(axis=(1, 2))
+    return hits
 
 
 def confusion_matrix(

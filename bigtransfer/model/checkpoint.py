@@ -6,6 +6,8 @@ checked; nothing is ever unpickled.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,15 +24,31 @@ from bigtransfer.storage import as_json, new_folder, read_json, verify_folder
 SCHEMA = 1
 _WEIGHTS = "weights.safetensors"
 _META = "meta.json"
+_OS_ERROR = re.compile(r"os error (\d+)")
 
 
 def write_tensors(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], meta: Any) -> None:
     """Write groups of tensors (`<group>.safetensors`) and `meta.json` as one sealed folder."""
     with new_folder(folder) as partial:
         for group, tensors in groups.items():
-            plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-            save_file(plain, partial / f"{group}.safetensors")
+            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_tensors(plain, partial / f"{group}.safetensors")
         (partial / _META).write_text(as_json(meta), "utf-8")
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write contiguous tensors of the CPU as a safetensors file.
+
+    Raises:
+        OSError: With the system's own number, which safetensors hides in its message.
+    """
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        if number := _OS_ERROR.search(str(error)):
+            code = int(number[1])
+            raise OSError(code, os.strerror(code), str(path)) from error
+        raise
 
 
 def read_tensors(folder: Path, group: str) -> dict[str, Tensor]:
@@ -46,7 +64,12 @@ def read_tensors(folder: Path, group: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error}; make it anew") from error
 
 
-def write_checkpoint(folder: Path, model: ResNetV2, meta: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    folder: Path,
+    model: ResNetV2,
+    meta: Mapping[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a network's weights with what is needed to build and use it again.
 
     Args:
@@ -54,8 +77,10 @@ def write_checkpoint(folder: Path, model: ResNetV2, meta: Mapping[str, Any]) -> 
         model: Its parameters are stored as they are (kernels unstandardised).
         meta: At least `architecture`, `root`, `norm`, `classes` (names), `crop` (pixels); JSON
             values.
+        weights: Its whole tensors, where they are split over processes; None: as they are.
     """
-    write_tensors(folder, {"weights": model.state_dict()}, {"schema": SCHEMA, **meta})
+    tensors = model.state_dict() if weights is None else weights
+    write_tensors(folder, {"weights": tensors}, {"schema": SCHEMA, **meta})
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

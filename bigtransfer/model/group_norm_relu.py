@@ -91,7 +91,7 @@ class _Recomputed(torch.autograd.Function):
         paddings: tuple[tuple[int, int], ...],
         *kernels: Tensor,
     ) -> tuple[Tensor, ...]:
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
             y, mean, rstd = _forward(x, gain, offset, groups, eps)
             outputs = tuple(
                 convolve(y, kernel, stride, padding)

@@ -235,9 +235,8 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(_existing(path)).free
             raise InfrastructureError(
-                f"the disk is full while writing {str(path)!r} ({free:,} bytes free); "
+                f"the disk is full while writing {str(path)!r} ({free_bytes(path):,} bytes free); "
                 "free some space and run again"
             ) from error
         raise StorageError(
@@ -246,10 +245,12 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _existing(path: Path) -> Path:
+def free_bytes(path: Path) -> int:
+    """Return the free bytes of the disk that a path lies on, or will lie on."""
+    path = path.absolute()
     while not path.exists():
         path = path.parent
-    return path
+    return shutil.disk_usage(path).free
 
 
 def _beside(path: Path) -> Path:

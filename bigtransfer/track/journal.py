@@ -56,6 +56,10 @@ class Journal:
         """Note points of curves."""
         self._append("metrics", step=step, values=values)
 
+    def training(self, key: str) -> None:
+        """Note the fingerprint of a training: one that was interrupted goes on in its run."""
+        self._append("training", key=key)
+
     def tags(self, values: dict[str, str]) -> None:
         """Note facts to search runs by."""
         self._append("tags", values=values)
@@ -69,10 +73,14 @@ class Journal:
         self._append("file", path=str(path.resolve()))
 
     def close(self, status: str) -> None:
-        """Note the end (`FINISHED` or `FAILED`); wait for the shipper if no stage comes after."""
+        """Note the end; wait for the shipper if no stage comes after.
+
+        Args:
+            status: `FINISHED`, `FAILED`, or `KILLED`: it will go on, and must end at once.
+        """
         self._append("end", status=status)
         self._file.close()
-        if self._shipper is not None and self._waits:
+        if self._shipper is not None and self._waits and status != "KILLED":
             wait_for(self.path.parent)
             with suppress(subprocess.TimeoutExpired):
                 self._shipper.wait(_SECONDS_TO_END)
@@ -83,17 +91,32 @@ class Journal:
         self._file.flush()
 
 
+class SilentJournal(Journal):
+    """The journal of a process beside the one that writes: nothing."""
+
+    def __init__(self) -> None: ...
+
+    def ship(self) -> None:
+        """Do nothing."""
+
+    def close(self, status: str) -> None:
+        """Do nothing."""
+
+    def _append(self, kind: str, **values: Any) -> None: ...
+
+
+def unsent(folder: Path) -> list[Path]:
+    """Return the journals of a folder that are not in MLflow yet, oldest first."""
+    return sorted(p for p in folder.glob("*.jsonl") if not p.with_suffix(".done").exists())
+
+
 def wait_for(folder: Path, but: Path | None = None) -> None:
     """Wait until every journal of a folder is shipped; say in one line what could not be."""
     deadline = time.monotonic() + _SECONDS_TO_WAIT
     while True:
-        journals = [path for path in folder.glob("*.jsonl") if path != but]
+        journals = [path for path in unsent(folder) if path != but]
         failed = [path for path in journals if path.with_suffix(".failed").exists()]
-        waiting = [
-            path
-            for path in journals
-            if path not in failed and not path.with_suffix(".done").exists()
-        ]
+        waiting = [path for path in journals if path not in failed]
         if not waiting or time.monotonic() > deadline:
             break
         time.sleep(0.1)
@@ -101,6 +124,7 @@ def wait_for(folder: Path, but: Path | None = None) -> None:
         names = ", ".join(path.stem for path in failed + waiting)
         print(
             f"warning: MLflow did not take all that was logged ({names}); the results are not "
-            f"touched by this, and the journal is kept in {str(folder)!r} with the reason",
+            f"touched by this, and the journal is kept in {str(folder)!r} with the reason. "
+            "`bigtransfer sync` sends it again",
             file=sys.stderr,
         )

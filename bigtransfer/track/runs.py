@@ -15,7 +15,12 @@ from bigtransfer.track.address import artifact_location, experiment_name, tracki
 from bigtransfer.track.origin import Origin, is_alive
 
 KEY_TAG = "bigtransfer.run_key"
+JOURNAL_TAG = "bigtransfer.journal"
+"""Name of the journal that tells of a run."""
 _ORIGIN_TAG = "bigtransfer.origin"
+_TRAINING_TAG = "bigtransfer.training"
+"""Fingerprint of a training that may be interrupted and go on."""
+_RUNS_LOOKED_AT = 50
 # Makes the UI open on training runs; without it, it guesses that we trace language models.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -66,6 +71,29 @@ def parent_run(project: Path, origin: Origin, commit: str) -> str:
         )
         _close_dead_runs(client, experiment, origin.key)
         return str(run.info.run_id)
+
+
+def run_of_journal(client: Any, experiment: str, journal: str) -> str | None:
+    """Return the run that a journal has been sent to, if any."""
+    found = client.search_runs([experiment], f"tags.`{JOURNAL_TAG}` = '{journal}'", max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
+def earlier_training(client: Any, experiment: str, key: str, own: str) -> str | None:
+    """Return the newest unfinished run of the same training; `own` is marked to be one of it."""
+    same = f"tags.`{_TRAINING_TAG}` = '{key}'"
+    found = client.search_runs([experiment], same, max_results=_RUNS_LOOKED_AT)
+    client.set_tag(own, _TRAINING_TAG, key)
+    for run in found:
+        if run.info.run_id != own and run.info.status != "FINISHED":
+            return str(run.info.run_id)
+    return None
+
+
+def known_points(client: Any, run: str) -> dict[str, set[int]]:
+    """Return metric -> steps that a run has, its system metrics aside."""
+    keys = [key for key in client.get_run(run).data.metrics if not key.startswith("system/")]
+    return {key: {p.step for p in client.get_metric_history(run, key)} for key in keys}
 
 
 def log_dataset(run_id: str, name: str, digest: str, path: str, profile: dict[str, Any]) -> None:

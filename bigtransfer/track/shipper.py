@@ -2,28 +2,47 @@
 
 One parent run stands for one run of the workflow; the first stage that executes creates it, the
 stage `summarize` closes it. Stages are nested below. If the stage's process dies without a word,
-its run becomes KILLED.
+its run becomes KILLED; a training that goes on later goes on in the same run.
+
+While the server is away, this waits; what it sent without an answer is sent again. MLflow keeps a
+point (key, time, step, value) once, so nothing is lost and nothing doubled.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bigtransfer.track.address import tracking_uri
 from bigtransfer.track.journal import LAST_STAGE, wait_for
 from bigtransfer.track.origin import Origin
-from bigtransfer.track.runs import KEY_TAG, log_dataset, open_experiment, parent_run
+from bigtransfer.track.runs import (
+    JOURNAL_TAG,
+    KEY_TAG,
+    earlier_training,
+    known_points,
+    log_dataset,
+    open_experiment,
+    parent_run,
+    run_of_journal,
+)
 
 _STAGE_TAG = "bigtransfer.stage"
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_SAMPLES = 2
+_SECONDS_AFTER_END = 30
+"""How long a server that is away is waited for once the stage has ended."""
+_LONGEST_PAUSE = 10.0
 _PARAM_CHARACTERS = 500
+_POINTS_AT_A_TIME = 900
+_T = TypeVar("_T")
+Entry = dict[str, Any]
 
 
 def ship(project: Path, journal: Path) -> None:
@@ -33,64 +52,211 @@ def ship(project: Path, journal: Path) -> None:
     """
     finished = False
     try:
-        _ship(project, journal)
+        _Shipment(project, journal).ship()
         finished = True
     finally:
+        journal.with_suffix(".failed").unlink(missing_ok=True)
         journal.with_suffix(".done" if finished else ".failed").touch()
 
 
-def _ship(project: Path, journal: Path) -> None:
-    import mlflow
+class _Shipment:
+    """One journal on its way."""
 
-    mlflow.set_tracking_uri(tracking_uri(project))
-    mlflow.set_system_metrics_sampling_interval(_SECONDS_BETWEEN_SAMPLES)
-    mlflow.set_system_metrics_samples_before_logging(1)
-    entries = _follow(journal)
-    start = next(entries)
-    parent = parent_run(project, Origin(**start["origin"]), start["commit"])
-    experiment = open_experiment(project)
-    run_id = _create_run(experiment, start, parent)
-    with mlflow.start_run(run_id=run_id, log_system_metrics=True):
-        end = _replay(entries, run_id)
-    mlflow.MlflowClient().set_terminated(run_id, end["status"], end["time"])
-    _close_parent(journal, start["stage"], parent, end)
+    def __init__(self, project: Path, journal: Path) -> None:
+        import mlflow
 
+        mlflow.set_tracking_uri(tracking_uri(project))
+        self._project, self._journal = project, journal
+        self._client = mlflow.MlflowClient()
+        self._follower = _Follower(journal)
+        self._sent: dict[str, set[int]] = {}
+        """Metric -> steps that the server has from before."""
 
-def _create_run(experiment: str, start: dict[str, Any], parent: str) -> str:
-    import mlflow
+    def ship(self) -> None:
+        chunks = iter(self._follower)
+        start, *rest = next(chunks)
+        self._start = start
+        self._insist(self._open)
+        monitor = _SystemMetrics(self._run)
+        end = self._replay(rest) or next(filter(None, map(self._replay, chunks)))
+        monitor.finish()
+        self._insist(lambda: self._close(end))
 
-    tags = {
-        _STAGE_TAG: start["stage"],
-        KEY_TAG: start["origin"]["key"],
-        "mlflow.parentRunId": parent,
-        "mlflow.source.git.commit": start["commit"],
-        "mlflow.source.name": " ".join(start["command"]),
-    }
-    run = mlflow.MlflowClient().create_run(
-        experiment, start_time=start["time"], tags=tags, run_name=start["stage"]
-    )
-    return str(run.info.run_id)
+    def _open(self) -> None:
+        start = self._start
+        self._parent = parent_run(self._project, Origin(**start["origin"]), start["commit"])
+        self._experiment = open_experiment(self._project)
+        known = run_of_journal(self._client, self._experiment, self._journal.stem)
+        if known is None:
+            self._run = self._create_run()
+        else:  # the answer was lost, or this is sent again
+            self._run, self._sent = known, known_points(self._client, known)
+        self._client.set_terminated(self._run, "RUNNING")
 
+    def _create_run(self) -> str:
+        start = self._start
+        tags = {
+            _STAGE_TAG: start["stage"],
+            KEY_TAG: start["origin"]["key"],
+            JOURNAL_TAG: self._journal.stem,
+            "mlflow.parentRunId": self._parent,
+            "mlflow.source.git.commit": start["commit"],
+            "mlflow.source.name": " ".join(start["command"]),
+        }
+        run = self._client.create_run(
+            self._experiment, start_time=start["time"], tags=tags, run_name=start["stage"]
+        )
+        return str(run.info.run_id)
 
-def _follow(journal: Path) -> Iterator[dict[str, Any]]:
-    """Yield the journal's entries as they come; ends after `end` or when the writer is dead."""
-    pid: int | None = None
-    with journal.open(encoding="utf-8") as file:
-        rest = ""
+    def _replay(self, entries: list[Entry]) -> Entry | None:
+        """Tell MLflow some entries; return the one that says how the stage ended, if it came."""
+        waiting: list[Entry] = []
+        for entry in entries:
+            if entry["kind"] == "metrics":
+                waiting.append(entry)
+                continue
+            self._send_points(waiting)
+            waiting = []
+            if entry["kind"] == "end":
+                return entry
+            self._insist(lambda: self._tell(entry))  # noqa: B023  # called before the next turn
+        self._send_points(waiting)
+        return None
+
+    def _tell(self, entry: Entry) -> None:
+        kind, run = entry["kind"], self._run
+        if kind == "params":
+            from mlflow.entities import Param
+
+            values = {k: str(v)[:_PARAM_CHARACTERS] for k, v in entry["values"].items()}
+            self._client.log_batch(run, params=[Param(k, v) for k, v in values.items()])
+        elif kind == "tags":
+            for key, value in entry["values"].items():
+                self._client.set_tag(run, key, value)
+        elif kind == "dataset":
+            log_dataset(run, entry["name"], entry["digest"], entry["path"], entry["profile"])
+        elif kind == "file" and Path(entry["path"]).is_file():
+            self._client.log_artifact(run, entry["path"])
+        elif kind == "training":
+            self._join_earlier(entry["key"])
+
+    def _send_points(self, entries: list[Entry]) -> None:
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(name, value, entry["time"], entry["step"])
+            for entry in entries
+            for name, value in entry["values"].items()
+            if entry["step"] not in self._sent.get(name, ())
+        ]
+        for first in range(0, len(points), _POINTS_AT_A_TIME):
+            some = points[first : first + _POINTS_AT_A_TIME]
+            self._insist(lambda: self._client.log_batch(self._run, metrics=some))  # noqa: B023
+
+    def _join_earlier(self, key: str) -> None:
+        """Go on in the run of the same training that was interrupted, if there is one."""
+        earlier = earlier_training(self._client, self._experiment, key, self._run)
+        if earlier is None:
+            return
+        own, self._run = self._run, earlier
+        self._sent = known_points(self._client, earlier)
+        tags = {
+            KEY_TAG: self._start["origin"]["key"],
+            JOURNAL_TAG: self._journal.stem,
+            "mlflow.parentRunId": self._parent,
+        }
+        for name, value in tags.items():
+            self._client.set_tag(earlier, name, value)
+        self._client.set_terminated(earlier, "RUNNING")
+        self._client.delete_run(own)
+
+    def _close(self, end: Entry) -> None:
+        run = self._client.get_run(self._run)
+        if run.data.tags.get(JOURNAL_TAG) == self._journal.stem:  # nobody goes on with it yet
+            self._client.set_terminated(self._run, end["status"], end["time"])
+        _close_parent(self._journal, self._start["stage"], self._parent, end)
+
+    def _insist(self, action: Callable[[], _T]) -> _T:
+        """Do it, again and again while the server is away and the stage goes on."""
+        pause = 0.2
         while True:
-            alive = pid is None or _exists(pid)
-            rest += file.read()
-            *lines, rest = rest.split("\n")
-            for line in lines:
-                entry = json.loads(line)
-                pid = entry.get("pid", pid)
-                yield entry
-                if entry["kind"] == "end":
+            try:
+                return action()
+            except Exception as error:
+                if not _is_away(error) or self._follower.seconds_since_end() > _SECONDS_AFTER_END:
+                    raise
+                time.sleep(random.uniform(pause / 2, pause))  # jitter: no result depends on it
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _is_away(error: Exception) -> bool:
+    """Say whether an error means that the server cannot be reached, or is in trouble."""
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, requests.RequestException | ConnectionError):
+        return True
+    if not isinstance(error, MlflowException):
+        return False
+    text = str(error)
+    return "API request" in text and error.get_http_status_code() >= 500 or "is locked" in text
+
+
+class _SystemMetrics:
+    """MLflow's own sampling of processor, memory and network, into a run."""
+
+    def __init__(self, run: str) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._monitor = SystemMetricsMonitor(
+            run, sampling_interval=_SECONDS_BETWEEN_SAMPLES, samples_before_logging=1
+        )
+        self._monitor.start()
+
+    def finish(self) -> None:
+        self._monitor.finish()
+
+
+class _Follower:
+    """Reads a journal as it grows; ends after `end`, or when the writer is dead."""
+
+    def __init__(self, journal: Path) -> None:
+        self._file = journal.open(encoding="utf-8")
+        self._rest = ""
+        self._pid: int | None = None
+        self._ended: float | None = None
+
+    def __iter__(self) -> Iterator[list[Entry]]:
+        while True:
+            entries = self._read()
+            if entries:
+                yield entries
+                if entries[-1]["kind"] == "end":
                     return
-            if not alive:
-                yield {"kind": "end", "status": "KILLED", "time": int(time.time() * 1000)}
-                return
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            else:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def seconds_since_end(self) -> float:
+        """Return how long ago the writer was found dead; 0 while it lives."""
+        if self._ended is None and self._pid is not None and not _exists(self._pid):
+            self._ended = time.monotonic()
+        return 0.0 if self._ended is None else time.monotonic() - self._ended
+
+    def _read(self) -> list[Entry]:
+        alive = self._pid is None or _exists(self._pid)
+        self._rest += self._file.read()
+        *lines, self._rest = self._rest.split("\n")
+        entries = [json.loads(line) for line in lines]
+        if self._pid is None and entries:
+            self._pid = entries[0].get("pid")
+        for number, entry in enumerate(entries):
+            if entry["kind"] == "end":
+                self._ended = self._ended or time.monotonic()
+                return entries[: number + 1]
+        if not entries and not alive:
+            self._ended = self._ended or time.monotonic()
+            return [{"kind": "end", "status": "KILLED", "time": int(time.time() * 1000)}]
+        return entries
 
 
 def _exists(pid: int) -> bool:
@@ -110,32 +276,6 @@ def _is_zombie(pid: int) -> bool:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return True
-
-
-def _replay(entries: Iterator[dict[str, Any]], run_id: str) -> dict[str, Any]:
-    """Tell MLflow every entry; return the last one, which says how the stage ended."""
-    import mlflow
-    from mlflow.entities import Metric
-
-    client = mlflow.MlflowClient()
-    for entry in entries:
-        if entry["kind"] == "params":
-            mlflow.log_params({k: str(v)[:_PARAM_CHARACTERS] for k, v in entry["values"].items()})
-        elif entry["kind"] == "metrics":
-            points = [
-                Metric(name, value, entry["time"], entry["step"])
-                for name, value in entry["values"].items()
-            ]
-            client.log_batch(run_id, metrics=points)
-        elif entry["kind"] == "tags":
-            mlflow.set_tags(entry["values"])
-        elif entry["kind"] == "dataset":
-            log_dataset(run_id, entry["name"], entry["digest"], entry["path"], entry["profile"])
-        elif entry["kind"] == "file" and Path(entry["path"]).is_file():
-            mlflow.log_artifact(entry["path"])
-        elif entry["kind"] == "end":
-            return entry
-    raise AssertionError("a journal ends with an entry `end`")
 
 
 def _close_parent(journal: Path, stage: str, parent: str, end: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from bigtransfer.model.resnet import ResNetV2, create_model
 from bigtransfer.progress import progress
 from bigtransfer.storage import as_json, new_folder, verify_folder
 from bigtransfer.train.hyperrule import HyperRule, hyperrule
-from bigtransfer.train.loop import run_steps
+from bigtransfer.train.loop import Watcher, run_steps
 from bigtransfer.train.optimizer import make_optimizer
-from bigtransfer.train.pretrain import Log
 from bigtransfer.train.state import fingerprint
 
 MOMENTUM = 0.9  # arXiv 1912.11370, section 3.3; no weight decay, no dropout, nothing frozen
+
+Log = Callable[[int, dict[str, float]], None]
+"""`log(step, metrics)`: where curves go."""
 
 
 @dataclass(frozen=True)
@@ -184,9 +187,10 @@ def _train(
         )
     losses: list[float] = []
 
-    def after_step(step: int, loss: float, rate: float) -> None:
-        losses.append(loss)
-        advance(step)
+    class Noting(Watcher):
+        def after_step(self, step: int, loss: float, rate: float, wished: Sequence[float]) -> None:
+            losses.append(loss)
+            advance(step)
 
     squares = Squares(shards, rows, rule.precrop)
     batches = TrainBatches(
@@ -195,7 +199,7 @@ def _train(
     optimizer = make_optimizer(model, momentum=MOMENTUM, weight_decay=0.0)
     run_steps(
         model, optimizer, batches, rule.schedule,
-        mixup_alpha=rule.mixup_alpha, seed=cell.seed, start=0, after_step=after_step,
+        mixup_alpha=rule.mixup_alpha, seed=cell.seed, start=0, watcher=Noting(),
     )  # fmt: skip
     return model, losses
 

@@ -1,23 +1,77 @@
-"""The training loop: one optimiser step after another, plain from top to bottom."""
+"""The training loop: one optimiser step after another, for one process and for many.
+
+The effective batch is fixed. Each process takes its share, in micro-batches where memory is short;
+the gradient is that of the mean loss over the whole batch, however it is divided.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
-from bigtransfer.data.batches import TrainBatches
-from bigtransfer.errors import BigTransferError
-from bigtransfer.evaluate.prediction import to_network
+from bigtransfer.data.batches import Batch, TrainBatches
+from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
+from bigtransfer.evaluate.prediction import normalized, to_network
+from bigtransfer.model.resnet import ResNetV2
+from bigtransfer.train.cuda_graph import CapturedStep
+from bigtransfer.train.devices import Device, is_out_of_memory
+from bigtransfer.train.group import Group, lost_peers
+from bigtransfer.train.loss import Loss, loss_named
 from bigtransfer.train.mixup import mix, mixed_loss, mixup_lambda
 from bigtransfer.train.optimizer import updates_in_backward
 from bigtransfer.train.schedule import Schedule
 
-AfterStep = Callable[[int, float, float], None]
-"""`after_step(step, loss, learning_rate)`: called with the number of finished steps."""
+
+@dataclass
+class Machine:
+    """What a run is computed on, and how: all of it leaves the result as it is, but for rounding.
+
+    Attributes:
+        device: Of this process.
+        group: The processes of the run.
+        precision: `float32` or `bfloat16` (autocast, float32 master weights).
+        micro_batch_size: Images per forward pass; None: all of this process's share. Halved when
+            memory runs out.
+        cuda_graph: Whether a step is one CUDA graph.
+    """
+
+    device: Device = field(default_factory=Device)
+    group: Group = field(default_factory=Group)
+    precision: str = "float32"
+    micro_batch_size: int | None = None
+    cuda_graph: bool = False
+
+
+class Watcher:
+    """What is done around a step; this one does nothing."""
+
+    def wishes(self) -> Sequence[float]:
+        """Return numbers that are added up over the processes once per step."""
+        return ()
+
+    def before_update(self) -> None:
+        """Return when weights may change."""
+
+    def after_step(self, step: int, loss: float, rate: float, wished: Sequence[float]) -> None:
+        """Look at a finished step.
+
+        Args:
+            step: Finished steps.
+            loss: Mean over the step's whole batch, before its update.
+            rate: Learning rate of its update.
+            wished: The sums of the wishes.
+        """
+
+    def ran_out(self, micro_batch_size: int) -> None:
+        """Take note that memory ran out and so many images per forward pass are tried next."""
 
 
 def run_steps(
@@ -29,31 +83,262 @@ def run_steps(
     mixup_alpha: float | None,
     seed: int,
     start: int,
-    after_step: AfterStep,
+    watcher: Watcher,
+    machine: Machine | None = None,
+    loss: Loss | None = None,
+    highest_loss: Callable[[], float] = lambda: math.inf,
 ) -> None:
     """Train from step `start` to the end of the schedule.
 
     Everything random is keyed by the step, so a run that starts at `start` with the state of
     that step goes on exactly as the uninterrupted one.
 
+    Args:
+        model: The network, wrapped by `DistributedDataParallel` or `fully_shard` in a group.
+        optimizer: Over its parameters.
+        batches: This process's.
+        schedule: Of the learning rate.
+        mixup_alpha: None: no MixUp.
+        seed: Of MixUp.
+        start: Finished steps.
+        watcher: Is told of every step.
+        machine: None: this process alone, on the CPU.
+        loss: None: softmax cross-entropy.
+        highest_loss: Returns above what the training has diverged.
+
     Raises:
-        BigTransferError: If the loss is no longer a number; the state is left as it is.
+        BigTransferError: If the loss is no longer a number or above `highest_loss`; names the
+            samples of that step. Nothing is saved of it.
+        InfrastructureError: If another process is gone, or memory ran out where a step cannot be
+            repeated.
     """
+    machine = machine or Machine()
+    if machine.cuda_graph:
+        _require_graph(machine, mixup_alpha)
+    steps = _Steps(
+        model, optimizer, batches, schedule, machine, loss or loss_named("softmax"), watcher,
+        highest_loss, lambda step: mixup_lambda(mixup_alpha, seed, step),
+    )  # fmt: skip
     model.train()
     coming = batches.ahead(start, schedule.total_steps)
-    with updates_in_backward(optimizer):
+    with steps.prepare():
         for step, batch in enumerate(coming, start):
-            rate = schedule.learning_rate(step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            lam = mixup_lambda(mixup_alpha, seed, step)
-            logits = model(mix(to_network(batch.images), lam))
-            loss = mixed_loss(logits, torch.from_numpy(batch.labels), lam)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise BigTransferError(
-                    f"the loss became {value} at step {step}; lower 'base_lr' or lengthen the "
-                    "warm-up"
-                )
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            after_step(step + 1, value, rate)
+            steps.run(step, batch)
+    steps.look_at_last()
+
+
+class _Steps:
+    """Does one step after another, by the means that the machine has."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: SGD,
+        batches: TrainBatches,
+        schedule: Schedule,
+        machine: Machine,
+        loss: Loss,
+        watcher: Watcher,
+        highest_loss: Callable[[], float],
+        lam: Callable[[int], float],
+    ) -> None:
+        self._model, self._optimizer, self._batches = model, optimizer, batches
+        self._schedule, self._machine, self._loss = schedule, machine, loss
+        self._watcher, self._highest, self._lam = watcher, highest_loss, lam
+        self._hooks = ExitStack()
+        self._in_backward = False
+        """Whether `backward` updates as it goes: on a CPU, alone, without micro-batches."""
+        self._updating = False
+        self._captured: CapturedStep | None = None
+        self._unseen: tuple[int, Tensor, float] | None = None
+        """Step, loss and rate that are still on the GPU."""
+
+    def prepare(self) -> ExitStack:
+        """Choose how steps are done; returns the context within which they are."""
+        self._hooks.close()
+        machine = self._machine
+        share = machine.group.share(self._batches.batch_size)
+        pieces = len(list(self._pieces(share.stop - share.start)))
+        self._in_backward = machine.group.alone and not machine.device.is_cuda and pieces == 1
+        if self._in_backward:  # decision 0014
+            self._hooks.enter_context(updates_in_backward(self._optimizer))
+        return self._hooks
+
+    def run(self, step: int, batch: Batch) -> None:
+        """Do one step: forward, backward, update, and whoever watches."""
+        rate = self._schedule.learning_rate(step)
+        lam = self._lam(step)
+        if self._machine.cuda_graph:
+            self._tell_later(step, self._replayed(batch, rate), rate)
+            return
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        while True:
+            try:
+                loss = self._forward_backward(step, batch, lam)
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(len(batch.images), error)
+        cuda = self._machine.device.is_cuda
+        if not self._in_backward:
+            if not cuda:
+                self._refuse(step, self._mean(loss))
+            self._watcher.before_update()
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+        if cuda:
+            self._tell_later(step, loss, rate)
+        else:
+            self._tell(step, loss.item(), rate)
+
+    def look_at_last(self) -> None:
+        """Look at what is still on the GPU."""
+        if self._unseen is not None:
+            step, loss, rate = self._unseen
+            self._unseen = None
+            self._tell(step, loss.item(), rate)
+
+    def _forward_backward(self, step: int, batch: Batch, lam: float) -> Tensor:
+        """Leave the gradients of this process's share, or, in backward, the updated weights."""
+        group = self._machine.group
+        pieces = list(self._pieces(len(batch.images)))
+        total = torch.zeros((), dtype=torch.float64, device=self._machine.device.torch)
+        self._updating = False
+        with nullcontext() if group.alone else lost_peers(), self._standardized_once(len(pieces)):
+            for piece in pieces:
+                loss = self._forward(batch, piece, lam)
+                if self._in_backward:
+                    self._refuse(step, loss.item())
+                    self._watcher.before_update()
+                    self._updating = True
+                with nullcontext() if piece is pieces[-1] else self._unsynchronized():
+                    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                total += loss.detach()
+        return total
+
+    def _forward(self, batch: Batch, piece: slice, lam: float) -> Tensor:
+        """Return a micro-batch's part of the loss."""
+        machine = self._machine
+        device = machine.device.torch
+        x = to_network(batch.images[piece], device)
+        labels = torch.from_numpy(batch.labels)
+        partner_labels = labels.flip(0)[piece].to(device)
+        if lam != 1.0:
+            x = mix(x, to_network(batch.images[::-1][piece], device), lam)
+        logits = self._logits(x)
+        loss = mixed_loss(self._loss, logits, labels[piece].to(device), partner_labels, lam)
+        # Processes are averaged over; so a part of the batch counts as much as it holds.
+        weight = (piece.stop - piece.start) * machine.group.world_size / self._batches.batch_size
+        return loss if weight == 1.0 else loss * weight
+
+    def _logits(self, x: Tensor) -> Tensor:
+        kind = next(self._model.parameters()).dtype
+        with self._machine.device.autocast(self._machine.precision):
+            logits: Tensor = self._model(x.to(kind))
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _replayed(self, batch: Batch, rate: float) -> Tensor:
+        """Do the whole step as one CUDA graph, recorded at the first."""
+        device = self._machine.device.torch
+        images = torch.from_numpy(batch.images).to(device)
+        labels = torch.from_numpy(batch.labels).to(device)
+        if self._captured is None:
+            for group in self._optimizer.param_groups:
+                group["lr"] = torch.tensor(rate, device=device)
+
+            def step(images: Tensor, labels: Tensor) -> Tensor:
+                loss = self._loss(self._logits(normalized(images)), labels)
+                loss.backward()  # type: ignore[no-untyped-call]
+                self._optimizer.step()
+                return loss.detach()
+
+            self._captured = CapturedStep(step, self._optimizer, [images, labels])
+        for group in self._optimizer.param_groups:
+            group["lr"].fill_(rate)
+        self._watcher.before_update()
+        return self._captured(images, labels).clone()
+
+    def _mean(self, loss: Tensor) -> float:
+        group = self._machine.group
+        return group.sum([loss.item()])[0] / group.world_size
+
+    def _tell_later(self, step: int, loss: Tensor, rate: float) -> None:
+        """Look at the loss of the step before, so as not to wait for the GPU."""
+        self.look_at_last()
+        self._unseen = (step, loss, rate)
+
+    def _tell(self, step: int, loss: float, rate: float) -> None:
+        group = self._machine.group
+        value, *wished = group.sum([loss / group.world_size, *self._watcher.wishes()])
+        self._refuse(step, value)
+        self._watcher.after_step(step + 1, value, rate, wished)
+
+    def _refuse(self, step: int, loss: float) -> None:
+        highest = self._highest()
+        if math.isfinite(loss) and loss <= highest:
+            return
+        rows = self._batches.rows_of(step)
+        shown = ", ".join(self._batches.path_of(row) for row in rows[:3].tolist())
+        limit = f", more than {highest:.4g}," if math.isfinite(loss) else ""
+        raise DivergedError(
+            f"the loss became {loss:.6g}{limit} at step {step}; lower 'base_lr' or lengthen the "
+            f"warm-up. The images of that step: {shown}{', …' if len(rows) > 3 else ''}",
+            step,
+            rows.tolist(),
+        )
+
+    def _pieces(self, images: int) -> Iterator[slice]:
+        size = self._machine.micro_batch_size or images
+        for start in range(0, images, size):
+            yield slice(start, min(start + size, images))
+
+    def _unsynchronized(self) -> AbstractContextManager[Any]:
+        if isinstance(self._model, DistributedDataParallel):
+            return self._model.no_sync()
+        return nullcontext()
+
+    def _standardized_once(self, pieces: int) -> AbstractContextManager[None]:
+        # Not in a group: gradients must come out of the backward pass, to be reduced beside it.
+        if pieces > 1 and self._machine.group.alone and isinstance(self._model, ResNetV2):
+            return self._model.standardized_once()
+        return nullcontext()
+
+    def _halve(self, images: int, error: RuntimeError) -> None:
+        """Take half as many images per forward pass, and let the step be tried again.
+
+        Raises:
+            InfrastructureError: If a single image is too much, or the step cannot be repeated.
+        """
+        size = min(self._machine.micro_batch_size or images, images)
+        if size <= 1:
+            raise InfrastructureError(
+                "memory runs out with a single image; choose a smaller network or crop, or "
+                "recompute: units"
+            ) from error
+        self._machine.micro_batch_size = math.ceil(size / 2)
+        self._watcher.ran_out(self._machine.micro_batch_size)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._machine.device.release()
+        if self._updating or not self._machine.group.alone:
+            raise InfrastructureError(
+                f"memory ran out with {size} images per forward pass; start the run again, it goes "
+                f"on from the last checkpoint with {self._machine.micro_batch_size}"
+            ) from error
+        self.prepare()
+
+
+def _require_graph(machine: Machine, mixup_alpha: float | None) -> None:
+    if not machine.device.is_cuda or not machine.group.alone:
+        raise ConfigError("cuda_graph: true is for one process on one GPU; set it to false")
+    if mixup_alpha or machine.micro_batch_size:
+        raise ConfigError("cuda_graph: true goes with neither MixUp nor micro_batch_size")
+
+
+class DivergedError(BigTransferError):
+    """The loss is no number any more, or exploded."""
+
+    def __init__(self, message: str, step: int, rows: list[int]) -> None:
+        super().__init__(message)
+        self.step, self.rows = step, rows

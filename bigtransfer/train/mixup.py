@@ -7,10 +7,10 @@ reversed batch, as in the authors' TF2 and JAX code.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bigtransfer.data.randomness import keyed_generator
+from bigtransfer.train.loss import Loss
 
 _PURPOSE = 77
 
@@ -22,14 +22,14 @@ def mixup_lambda(alpha: float | None, seed: int, step: int) -> float:
     return float(keyed_generator(seed, step, _PURPOSE).beta(alpha, alpha))
 
 
-def mix(x: Tensor, lam: float) -> Tensor:
-    """Return lambda * x + (1 - lambda) * reversed x, shape as x (B, ...)."""
-    return x if lam == 1.0 else torch.lerp(x.flip(0), x, lam)
+def mix(x: Tensor, partner: Tensor, lam: float) -> Tensor:
+    """Return lambda * x + (1 - lambda) * partner, shape as x (B, ...)."""
+    return torch.lerp(partner, x, lam)
 
 
-def mixed_loss(logits: Tensor, labels: Tensor, lam: float) -> Tensor:
-    """Return lambda * CE(labels) + (1 - lambda) * CE(reversed labels), a scalar."""
-    loss = F.cross_entropy(logits, labels)
-    if lam == 1.0:
-        return loss
-    return lam * loss + (1 - lam) * F.cross_entropy(logits, labels.flip(0))
+def mixed_loss(
+    loss: Loss, logits: Tensor, labels: Tensor, partner_labels: Tensor, lam: float
+) -> Tensor:
+    """Return lambda * loss(labels) + (1 - lambda) * loss(partner's labels), a scalar."""
+    own = loss(logits, labels)
+    return own if lam == 1.0 else lam * own + (1 - lam) * loss(logits, partner_labels)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 
-def make_optimizer(model: nn.Module, *, momentum: float, weight_decay: float) -> SGD:
+def make_optimizer(
+    model: nn.Module, *, momentum: float, weight_decay: float, fused: bool = True
+) -> SGD:
     """Return SGD with momentum (no Nesterov).
 
     Weight decay is L2 in the gradient, of kernels (convolutions and head) alone: gains, offsets
@@ -24,7 +26,7 @@ def make_optimizer(model: nn.Module, *, momentum: float, weight_decay: float) ->
         {"params": kernels, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return SGD(groups, lr=0.0, momentum=momentum, fused=True)
+    return SGD(groups, lr=0.0, momentum=momentum, fused=fused)
 
 
 @contextmanager

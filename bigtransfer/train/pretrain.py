@@ -1,174 +1,372 @@
-"""Upstream pretraining: from shards to an upstream checkpoint, resumable at any step."""
+"""Upstream pretraining: from shards to an upstream checkpoint, resumable at any step.
+
+The schedule is counted in images (total_steps = round(examples * epochs / batch_size)), so it is
+the same for any number of processes. What a run is (`RECIPE`) decides its fingerprint; how it is
+computed (device, processes, micro-batches, precision) may change between two starts.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from bigtransfer.data.batches import Crop, Squares, TrainBatches
+from bigtransfer.config import PretrainParams
+from bigtransfer.data.batches import Squares, TrainBatches
+from bigtransfer.data.places import Place
 from bigtransfer.data.shards import Shards, open_shards
-from bigtransfer.evaluate.metrics import topk_accuracy
-from bigtransfer.evaluate.prediction import predict
+from bigtransfer.errors import CheckpointError, ConfigError
 from bigtransfer.model.checkpoint import write_checkpoint
-from bigtransfer.model.resnet import Norm, ResNetV2, Root, create_model
+from bigtransfer.model.costs import forward_macs
+from bigtransfer.model.resnet import create_model
 from bigtransfer.progress import progress
-from bigtransfer.storage import as_csv, as_json, write_text
-from bigtransfer.train.loop import run_steps
-from bigtransfer.train.optimizer import make_optimizer
+from bigtransfer.storage import as_csv, as_json, lock, write_text
+from bigtransfer.storage.s3 import S3Path
+from bigtransfer.train.checkpoints import JOURNAL, Checkpoints, State, read_state
+from bigtransfer.train.curve import Curve
+from bigtransfer.train.devices import choose_device
+from bigtransfer.train.group import Group, environment_local_rank, open_group
+from bigtransfer.train.health import Health
+from bigtransfer.train.interrupts import Interrupts, watched
+from bigtransfer.train.loop import DivergedError, Machine, run_steps
+from bigtransfer.train.loss import loss_named
+from bigtransfer.train.parallel import spread, whole_state
+from bigtransfer.train.saver import Saver
 from bigtransfer.train.schedule import Schedule
-from bigtransfer.train.state import Progress, WorkFolder, fingerprint
+from bigtransfer.train.state import code_version, fingerprint, require_fit, state_bytes
+from bigtransfer.train.watching import Speed, TrainingWatcher
 
 Log = Callable[[int, dict[str, float]], None]
 """`log(step, metrics)`: where curves go."""
+RECIPE = (
+    "architecture", "root", "norm", "loss", "head_bias", "batch_size", "momentum", "weight_decay",
+    "precrop", "crop", "augmentation", "flip", "seed", "threads",
+)  # fmt: skip
+"""Params that decide the result, beside the schedule and the data."""
 
-_EVALUATION_BATCH = 256
-_STEPS_BETWEEN_ROWS = 20
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a finished run writes."""
+
+    checkpoint: Path
+    metrics: Path
+    history: Path
 
 
 def pretrain(
-    shards_folder: Path,
-    checkpoint: Path,
-    metrics: Path,
-    history: Path,
+    params: PretrainParams,
+    shards: Place,
+    probe: Place,
+    outputs: Outputs,
     work: Path,
-    *,
-    architecture: str,
-    root: Root,
-    norm: Norm,
-    epochs: float,
-    batch_size: int,
-    base_lr: float,
-    warmup_steps: int,
-    decay_epochs: tuple[float, ...],
-    momentum: float,
-    weight_decay: float,
-    precrop: int,
-    crop: int,
-    augmentation: Crop,
-    flip: bool,
-    seed: int,
-    threads: int,
-    checkpoint_steps: int,
     log: Log,
-) -> dict[str, Any]:
+    begin: Callable[[str], None] = lambda key: None,
+) -> dict[str, Any] | None:
     """Train a network on the train split and write it as an upstream checkpoint.
 
-    The schedule is counted in images: total_steps = round(examples * epochs / batch_size).
+    Started by `torchrun`, every process calls this; the leader alone writes and logs.
 
     Args:
-        shards_folder: Written by `shard`; needs the splits train and val.
-        checkpoint: Checkpoint folder to write.
-        metrics: JSON file to write the final figures to.
-        history: CSV file to write the learning curve to.
+        params: The recipe, and how it is computed.
+        shards: Written by `shard`; needs the splits train and val.
+        probe: Shards of the dataset on which frozen features are tried.
+        outputs: Where the results go.
         work: Folder for resumable state; a subfolder per fingerprint.
-        architecture: Name of the network.
-        root: `imagenet` or `small`.
-        norm: `gn_ws`, `gn`, `bn_ws` or `bn`.
-        epochs: Passes over the train split.
-        batch_size: Images per optimiser step.
-        base_lr: Peak rate per step.
-        warmup_steps: Of linear warm-up.
-        decay_epochs: The rate is divided by ten after each.
-        momentum: Of SGD.
-        weight_decay: L2 in the gradient of kernels.
-        precrop: Side images are resized to, pixels.
-        crop: Side of the random crop, and of evaluation, pixels.
-        augmentation: `square` or `inception`.
-        flip: Whether to mirror at random.
-        seed: Of weights, order and augmentation.
-        threads: Of PyTorch; part of the result, since sums round by thread.
-        checkpoint_steps: Steps between resumable checkpoints.
-        log: Receives curves.
+        log: Receives curves, on the leader.
+        begin: Is told the fingerprint of the training, on the leader, before any curve.
 
     Returns:
-        What the file `metrics` holds.
+        What the file `metrics` holds; None where this process is not the leader.
+
+    Raises:
+        BigTransferError: If the loss is no number any more, or a recipe or a checkpoint does not
+            fit.
+        LockError: If another process trains the same.
+        InfrastructureError: After SIGTERM, a lost process, a full disk: the same again goes on.
     """
-    torch.set_num_threads(threads)
-    shards = open_shards(shards_folder)
-    model = create_model(architecture, len(shards.classes), root, seed, norm=norm)
-    optimizer = make_optimizer(model, momentum=momentum, weight_decay=weight_decay)
-    train = Squares(shards, shards.rows("train"), precrop, keep=augmentation == "square")
-    val = Squares(shards, shards.rows("val"), crop)
-    steps_per_epoch = len(train) / batch_size
-    schedule = Schedule(
-        total_steps=max(1, round(len(train) * epochs / batch_size)),
-        base_lr=base_lr,
-        warmup_steps=warmup_steps,
-        decay_steps=tuple(round(epoch * steps_per_epoch) for epoch in decay_epochs),
-    )
-    recipe = {
-        "architecture": architecture, "root": root, "norm": norm, "schedule": repr(schedule),
-        "batch_size": batch_size, "momentum": momentum, "weight_decay": weight_decay,
-        "precrop": precrop, "crop": crop, "augmentation": augmentation, "flip": flip, "seed": seed,
-        "threads": threads,
-    }  # fmt: skip
-    state = WorkFolder(work / fingerprint(recipe=recipe, shards=shards.digest))
-    done = state.restore(model, optimizer)
-    if done.step:
-        print(f"resuming at step {done.step:,} of {schedule.total_steps:,}", flush=True)
-    batches = TrainBatches(
-        train, batch_size=batch_size, crop=crop, flip=flip, seed=seed, how=augmentation
-    )
-    began = time.monotonic()
-    with progress("pretrain", schedule.total_steps, unit="step", start=done.step) as advance:
+    torch.set_num_threads(params.threads)
+    device = choose_device(params.device, environment_local_rank())
+    with watched(params.stop_seconds) as interrupts, open_group(device.torch) as group:
+        machine = Machine(
+            device, group, params.precision, params.micro_batch_size, params.cuda_graph
+        )
+        training = Training(params, open_shards(shards), open_shards(probe), work, machine, log)
+        if group.leads:
+            begin(training.key)
+        with training.opened():
+            training.run(interrupts)
+            return training.write(outputs)
 
-        def after_step(step: int, loss: float, rate: float) -> None:
-            done.step = step
-            last = step == schedule.total_steps
-            saves = step % checkpoint_steps == 0 or last
-            if step % _STEPS_BETWEEN_ROWS == 0 or saves:
-                row = {"step": step, "images": step * batch_size, "loss": loss, "rate": rate}
-                if saves:
-                    row["val_top1"] = _top1(model, val)
-                done.history.append(row)
-                waited = batches.waited_seconds / (time.monotonic() - began)
-                curve = {key: row[key] for key in row if key != "step"}
-                log(step, {**curve, "data_wait_fraction": waited})
-            advance(step, f"loss {loss:.3f}")
-            if saves and not last:
-                state.save(model, optimizer, done)
 
-        run_steps(
-            model, optimizer, batches, schedule,
-            mixup_alpha=None, seed=seed, start=done.step, after_step=after_step,
+def planned_schedule(params: PretrainParams, examples: int) -> Schedule:
+    """Return the schedule of a recipe over so many training images."""
+    steps_per_epoch = examples / params.batch_size
+    return Schedule(
+        total_steps=max(1, round(examples * params.epochs / params.batch_size)),
+        base_lr=params.base_lr,
+        warmup_steps=params.warmup_steps,
+        decay_steps=tuple(round(epoch * steps_per_epoch) for epoch in params.decay_epochs),
+    )
+
+
+class Training:
+    """One training, and this process's part in it."""
+
+    def __init__(
+        self,
+        params: PretrainParams,
+        shards: Shards,
+        probe: Shards,
+        work: Path,
+        machine: Machine,
+        log: Log,
+    ) -> None:
+        self._params, self._shards, self._machine, self._log = params, shards, machine, log
+        group = self._group = machine.group
+        _require_possible(params, shards, group)
+        rows = shards.rows("train")
+        self._schedule = planned_schedule(params, len(rows))
+        self._recipe = {
+            **{key: getattr(params, key) for key in RECIPE}, "schedule": repr(self._schedule)
+        }  # fmt: skip
+        self.key = fingerprint(
+            with_code=params.resume == "same_code", recipe=self._recipe, shards=shards.digest
+        )
+        self._folder = work / self.key
+        self.model = create_model(
+            params.architecture, len(shards.classes), params.root, params.seed, norm=params.norm
+        ).recompute(params.recompute)
+        nn.init.constant_(self.model.head.bias, params.head_bias)
+        self.model.to(machine.device.torch)
+        squares = Squares(shards, rows, params.precrop, keep=params.augmentation == "square")
+        self._batches = TrainBatches(
+            squares, batch_size=params.batch_size, crop=params.crop, flip=params.flip,
+            seed=params.seed, how=params.augmentation, rank=group.rank,
+            world_size=group.world_size,
         )  # fmt: skip
-    result = _write(checkpoint, metrics, history, model, shards, done, recipe)
-    state.clear()
-    return result
+        self._health = Health(shards, params.crop, params.probe, probe, group)
+
+    @property
+    def leads(self) -> bool:
+        """Say whether this process is the one that writes."""
+        return self._group.leads
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the folder of the training: its lock, its journal, its checkpoints."""
+        with ExitStack() as held:
+            if self.leads:
+                folder, mirror = self._folder, self._params.checkpoint_mirror
+                held.enter_context(lock(folder / "lock", f"the training in {str(folder)!r}"))
+                _say_what_is_not_used(folder)
+                self.curve = Curve(folder / JOURNAL)
+                held.callback(self.curve.close)
+                self._checkpoints = Checkpoints(
+                    folder, S3Path.parse(mirror) / self.key if mirror else None, _say
+                )
+                self._saver = Saver(self._checkpoints)
+                self._checkpoints.require_room(state_bytes(self.model))
+            self._restore()
+            yield
+
+    def _restore(self) -> None:
+        """Go on from the newest good checkpoint, in all processes."""
+        group, params = self._group, self._params
+        state: State | None = None
+        self._step, smaller = 0, ""
+        if group.leads:
+            if found := self._checkpoints.newest(self._fitting):
+                folder, state = found
+                self._step = int(folder.name.removeprefix("step-"))
+                self.curve.take_from(folder / JOURNAL)
+                for row in self.curve.rows:  # the tracker may lack some of these points
+                    self._log(row["step"], {k: v for k, v in row.items() if k != "step"})
+                _say(f"resuming at step {self._step:,} of {self._schedule.total_steps:,}")
+            smaller = self._hint.read_text() if self._hint.is_file() else ""
+        self._step = group.agree(self._step)
+        first = self.curve.value(1, "loss") if group.leads and self._step else None
+        self._first_loss = group.sum([first or 0.0])[0]
+        if size := group.agree(int(smaller) if smaller.isdigit() else 0):
+            self._machine.micro_batch_size = size
+        self._called, self.optimizer = spread(
+            self.model, state, group, parallel=params.parallel, compiled=params.compile,
+            momentum=params.momentum, weight_decay=params.weight_decay,
+        )  # fmt: skip
+
+    def _fitting(self, folder: Path, meta: dict[str, Any]) -> State:
+        """Return the state in a checkpoint if it is one of this training's."""
+        if meta.get("fingerprint") != self.key:
+            raise CheckpointError(f"{str(folder)!r} belongs to another training")
+        if not 0 < meta["step"] <= self._schedule.total_steps:
+            raise CheckpointError(f"{str(folder)!r} holds step {meta['step']}, beyond the last")
+        state = read_state(folder)
+        require_fit(state, self.model, repr(str(folder)))
+        if meta.get("code") != code_version():
+            _say(
+                f"{folder.name} was written by another version of this program or of PyTorch; "
+                "going on with it (resume: any_code), no longer bit for bit"
+            )
+        return state
+
+    @property
+    def _hint(self) -> Path:
+        """File that keeps the micro-batch size that fitted into memory."""
+        return self._folder / "micro_batch_size"
+
+    def run(self, interrupts: Interrupts) -> None:
+        """Do the steps that are left.
+
+        Raises:
+            BigTransferError: As `pretrain` does.
+            KeyboardInterrupt: After Ctrl-C, with a checkpoint written.
+        """
+        total = self._schedule.total_steps
+        with progress("pretrain", total, unit="step", start=self._step) as advance:
+            watcher = TrainingWatcher(
+                total, self._params, self._group, interrupts, self, advance,
+                self._speed(), self._saver if self.leads else None,
+            )  # fmt: skip
+            if self._lacks_evaluation():
+                watcher.evaluate(self._step)
+            try:
+                run_steps(
+                    self._called, self.optimizer, self._batches, self._schedule,
+                    mixup_alpha=None, seed=self._params.seed, start=self._step, watcher=watcher,
+                    machine=self._machine, loss=loss_named(self._params.loss),
+                    highest_loss=self._highest_loss,
+                )  # fmt: skip
+            except DivergedError as error:
+                self._keep_evidence(error)
+                raise
+            finally:
+                if self.leads:
+                    self._saver.settle()
+
+    def _speed(self) -> Speed:
+        params, peak = self._params, self._machine.device.peak_flops
+        share = None
+        if peak is not None:
+            macs = forward_macs(
+                params.architecture, len(self._shards.classes), params.crop, params.root,
+                params.norm,
+            )  # fmt: skip
+            share = 6 * macs / peak / self._group.world_size
+        return Speed(self._step, params.batch_size, share, self._batches)
+
+    def _lacks_evaluation(self) -> bool:
+        """Say whether it was interrupted between a step and its evaluation."""
+        due = self._step > 0 and self._step % self._params.evaluation_steps == 0
+        known = self._group.leads and self.curve.has(self._step, "val_top1")
+        return due and not self._group.agree(int(known))
+
+    def _highest_loss(self) -> float:
+        """Return the loss above which the training has diverged; any, before the first step."""
+        return self._params.max_loss_factor * (self._first_loss or math.inf)
+
+    def _keep_evidence(self, error: DivergedError) -> None:
+        if self.leads:
+            samples = [self._batches.path_of(row) for row in error.rows]
+            facts = {"step": error.step, "fault": str(error), "samples": samples}
+            write_text(self._folder / f"diverged-{error.step:08d}.json", as_json(facts))
+
+    def note(self, step: int, values: dict[str, float], *, by_clock: bool = False) -> None:
+        """Write points into the journal, and tell the tracker of the new ones.
+
+        What the clock says goes to the tracker alone: it is not part of the result.
+        """
+        if step == 1 and "loss" in values:
+            self._first_loss = values["loss"]
+        if self.leads and (fresh := values if by_clock else self.curve.add(step, values)):
+            self._log(step, fresh)
+
+    def keep_micro_batch_size(self, images: int) -> None:
+        """Keep for the next start how many images fit into memory."""
+        _say(f"memory ran out; going on with {images} images per forward pass")
+        write_text(self._hint, str(images))
+
+    def look(self, between: Callable[[], None]) -> dict[str, float]:
+        """Return validation accuracy and probe."""
+        return self._health.look(self.model, between)
+
+    def save(self, step: int, *, wait: bool) -> None:
+        """Begin a checkpoint; with `wait`, finish it too. All processes must call it."""
+        state = whole_state(self.model, self.optimizer)
+        if not self.leads:
+            return
+        self.curve.fsync()
+        meta = {
+            "fingerprint": self.key, "code": code_version(), "recipe": self._recipe,
+            "shards_digest": self._shards.digest, "world_size": self._group.world_size,
+            "draws": "keyed by seed and step: no generator has a state",
+        }  # fmt: skip
+        score = self.curve.value(step, "val_top1")
+        self._saver.begin(step, state, meta, self.curve.path, score)
+        if wait:
+            self._saver.finish()
+
+    def write(self, outputs: Outputs) -> dict[str, Any] | None:
+        """Write the results, then forget the checkpoints."""
+        state = whole_state(self.model, self.optimizer)
+        if not self.leads:
+            return None
+        steps = self._schedule.total_steps
+        last = self.curve.row(steps)
+        meta = {
+            **self._recipe,
+            "classes": self._shards.classes,
+            "dataset": self._shards.summary["dataset"],
+            "shards_digest": self._shards.digest,
+            "steps": steps,
+        }
+        result = {
+            "val_top1": last["val_top1"],
+            "loss": last["loss"],
+            **{key: value for key, value in last.items() if key.startswith("probe_")},
+            "steps": steps,
+            "images": steps * self._params.batch_size,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+        write_checkpoint(outputs.checkpoint, self.model, meta, state["weights"])
+        write_text(outputs.metrics, as_json(result))
+        write_text(outputs.history, as_csv(self.curve.rows))
+        self._checkpoints.clear()
+        return result
 
 
-def _top1(model: ResNetV2, val: Squares) -> float:
-    return topk_accuracy(predict(model, val, _EVALUATION_BATCH), val.labels, 1)
+def _require_possible(params: PretrainParams, shards: Shards, group: Group) -> None:
+    """Refuse what cannot be trained, before anything is built.
+
+    Raises:
+        ConfigError: Naming the value.
+    """
+    if group.world_size > params.batch_size:
+        raise ConfigError(
+            f"batch_size {params.batch_size} is too small for {group.world_size} processes; raise "
+            "it, or start fewer"
+        )
+    if params.loss == "softmax" and shards.summary["multi_label"]:
+        raise ConfigError(
+            f"dataset {shards.summary['dataset']!r} has several labels per image, which loss: "
+            "softmax cannot learn; set pretrain.loss to sigmoid"
+        )
 
 
-def _write(
-    checkpoint: Path,
-    metrics: Path,
-    history: Path,
-    model: ResNetV2,
-    shards: Shards,
-    done: Progress,
-    recipe: dict[str, Any],
-) -> dict[str, Any]:
-    meta = {
-        **recipe,
-        "classes": shards.classes,
-        "dataset": shards.summary["dataset"],
-        "shards_digest": shards.digest,
-        "steps": done.step,
-    }
-    result = {
-        "val_top1": done.history[-1]["val_top1"],
-        "loss": done.history[-1]["loss"],
-        "steps": done.step,
-        "images": done.step * recipe["batch_size"],
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
-    write_checkpoint(checkpoint, model, meta)
-    write_text(metrics, as_json(result))
-    write_text(history, as_csv(done.history))
-    return result
+def _say_what_is_not_used(folder: Path) -> None:
+    """Say that state of other params, data or code lies there, and is left alone."""
+    others = sorted({p.parent.parent.name for p in folder.parent.glob("*/step-*/MANIFEST.json")})
+    if unused := [name for name in others if name != folder.name]:
+        _say(
+            f"{str(folder.parent)!r} holds checkpoints of other params, data or code "
+            f"({', '.join(unused)}); they are not used for this training"
+        )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,14 +1,10 @@
-"""Resumable checkpoints of a running stage, under `.work/`, keyed by a fingerprint.
+"""What a training is at a step: weights and momentum by name, and a fingerprint of what made it.
 
-The fingerprint covers params, data and the code that trains, so a changed value never goes on from
-old weights. A checkpoint is a sealed folder: weights, momentum, history, step. Two are kept; a
-damaged newest one is named and the one before it is used.
+All other state is a function of the step: order, augmentation and MixUp are keyed by it.
 """
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,82 +13,66 @@ from torch import nn
 from torch.optim import SGD
 
 from bigtransfer.errors import CheckpointError
-from bigtransfer.model.checkpoint import read_tensors, write_tensors
-from bigtransfer.storage import digest_of, read_json, sha256_json, verify_folder
+from bigtransfer.storage import digest_of, sha256_json
+from bigtransfer.train.checkpoints import State
 
-_KEPT = 2
+MOMENTUM_BUFFER = "momentum_buffer"
+"""Key of a parameter's momentum in the state of `torch.optim.SGD`."""
 
 
-def fingerprint(**parts: Any) -> str:
-    """Return 16 hex digits over JSON values and over the code of the rooms that train."""
+def fingerprint(*, with_code: bool = True, **parts: Any) -> str:
+    """Return 16 hex digits over JSON values and, where asked, over the code that trains."""
+    code = code_version() if with_code else None
+    return sha256_json({"code": code, **parts})[:16]
+
+
+def code_version() -> str:
+    """Return a digest over the rooms that train and over PyTorch's version."""
     package = Path(__file__).parents[1]
-    code = [
-        digest_of(file) for room in ("train", "model", "data") for file in _code(package / room)
+    files = [
+        digest_of(file)
+        for room in ("train", "model", "data")
+        for file in sorted((package / room).glob("*.py"))
     ]
-    return sha256_json({"code": code, "torch": torch.__version__, **parts})[:16]
+    return sha256_json({"code": files, "torch": torch.__version__})[:16]
 
 
-def _code(room: Path) -> list[Path]:
-    return sorted(room.glob("*.py"))
+def live_state(model: nn.Module, optimizer: SGD) -> State:
+    """Return the tensors that training changes, by name; of the model, not copies."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    momentum = {
+        names[id(parameter)]: state[MOMENTUM_BUFFER]
+        for parameter, state in optimizer.state.items()
+        if state.get(MOMENTUM_BUFFER) is not None
+    }
+    return {"weights": dict(model.state_dict()), "momentum": momentum}
 
 
-@dataclass
-class Progress:
-    """Where a run stands: finished steps and one history row per noted step."""
-
-    step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
+def state_bytes(model: nn.Module) -> int:
+    """Return the bytes of a checkpoint: weights, and momentum of each parameter."""
+    tensors = [*model.state_dict().values(), *model.parameters()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-class WorkFolder:
-    """The checkpoints of one run."""
+def require_fit(state: State, model: nn.Module, where: str) -> None:
+    """Refuse a state that is not one of this network's.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def save(self, model: nn.Module, optimizer: SGD, progress: Progress) -> None:
-        """Write a checkpoint, then forget all but the newest two."""
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        momentum = {
-            names[id(parameter)]: state["momentum_buffer"]
-            for parameter, state in optimizer.state.items()
-            if state.get("momentum_buffer") is not None
-        }
-        write_tensors(
-            self.folder / f"step-{progress.step:08d}",
-            {"weights": model.state_dict(), "momentum": momentum},
-            {"step": progress.step, "history": progress.history},
-        )
-        for old in self._checkpoints()[:-_KEPT]:
-            shutil.rmtree(old)
-
-    def restore(self, model: nn.Module, optimizer: SGD, warn: Any = print) -> Progress:
-        """Load the newest undamaged checkpoint into model and optimiser; a fresh start without one.
-
-        Args:
-            model: Gets the weights.
-            optimizer: Gets the momentum.
-            warn: Called with one line for every checkpoint that is passed over.
-        """
-        for folder in reversed(self._checkpoints()):
-            try:
-                verify_folder(folder, CheckpointError)
-                meta = read_json(folder / "meta.json")
-                model.load_state_dict(read_tensors(folder, "weights"))
-                momentum = read_tensors(folder, "momentum")
-            except CheckpointError as error:
-                warn(f"passing over a damaged checkpoint: {error}")
-                continue
-            parameters = dict(model.named_parameters())
-            for name, buffer in momentum.items():
-                own = torch.empty_like(parameters[name])  # in the parameter's memory layout
-                optimizer.state[parameters[name]]["momentum_buffer"] = own.copy_(buffer)
-            return Progress(meta["step"], meta["history"])
-        return Progress()
-
-    def clear(self) -> None:
-        """Remove the folder: the run is finished and its output is in place."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _checkpoints(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
+    Raises:
+        CheckpointError: Naming the first tensor that does not fit.
+    """
+    own = model.state_dict()
+    for name in sorted(own.keys() ^ state["weights"].keys()):
+        what = "lacks" if name in own else "holds an unknown"
+        raise CheckpointError(f"{where} {what} tensor {name!r}: it is of another network")
+    parameters = {name for name, _ in model.named_parameters()}
+    if unknown := sorted(state["momentum"].keys() - parameters):
+        raise CheckpointError(f"{where} holds momentum of the unknown parameter {unknown[0]!r}")
+    for group in state.values():
+        for name, tensor in group.items():
+            if tensor.shape != own[name].shape:
+                raise CheckpointError(
+                    f"{where}: tensor {name!r} is {tuple(tensor.shape)}, this network needs "
+                    f"{tuple(own[name].shape)}: it is of another architecture or class count"
+                )
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise CheckpointError(f"{where}: tensor {name!r} holds NaN or Inf")

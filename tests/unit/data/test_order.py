@@ -72,9 +72,13 @@ def test_a_rank_reads_only_the_shards_of_its_lanes_each_once_an_epoch() -> None:
     assert len(read[0] | read[1]) == 128
 
 
-def test_batch_that_ranks_cannot_share_is_refused() -> None:
-    with pytest.raises(ValueError, match="a batch of 64 is not divisible by 3 ranks"):
-        Order(np.array([100]), 64, 0).batch(0, 0, 3)
+def test_ranks_share_any_batch_and_more_of_them_than_images_are_refused() -> None:
+    order = Order(np.array([100]), 64, 0)
+    shares = [order.batch(1, rank, 3)[1] for rank in range(3)]
+    assert sorted(map(len, shares)) == [21, 21, 22]
+    assert np.array_equal(np.concatenate(shares), order.batch(1)[1])
+    with pytest.raises(ValueError, match="a batch of 64 is too small for 65 ranks"):
+        order.batch(0, 0, 65)
 
 
 def test_order_depends_on_the_seed_and_on_nothing_else() -> None:

@@ -1,19 +1,16 @@
-"""From `params.yaml` or JSON to frozen typed params; unknown keys are errors, all faults at once.
+"""The typed sections of `params.yaml`: frozen, strictly typed, no unknown keys.
 
 There is no second place with defaults: a value is in `params.yaml`, where the user sees it, or it
-is `null` there and the BiT-HyperRule computes it. An entry under `datasets:` or `tasks:` names
-only what differs from the section `data:` or `finetune:`; here the two become one object.
+is `null` there and the BiT-HyperRule computes it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from bigtransfer.errors import ConfigError, did_you_mean
 
@@ -124,6 +121,14 @@ class DatasetParams(DatasetRules):
         return self
 
 
+class ProbeParams(Section):
+    """The cheap check of the features during upstream training (`pretrain.probe`)."""
+
+    dataset: Name
+    examples_per_class: Annotated[tuple[Positive, ...], Field(strict=False)]
+    seeds: Annotated[tuple[NotNegative, ...], Field(strict=False, min_length=1)]
+
+
 class PretrainParams(Section):
     """Upstream training (section `pretrain`)."""
 
@@ -131,6 +136,9 @@ class PretrainParams(Section):
     architecture: str
     root: Literal["imagenet", "small"]
     norm: Literal["gn_ws", "gn", "bn_ws", "bn"]
+    examples: Positive | None
+    loss: Literal["softmax", "sigmoid"]
+    head_bias: Annotated[float, Field(allow_inf_nan=False)]
     epochs: Rate
     batch_size: Positive
     base_lr: Rate
@@ -144,7 +152,21 @@ class PretrainParams(Section):
     flip: bool
     seed: NotNegative
     threads: Positive
-    checkpoint_steps: Positive
+    device: Literal["auto", "cpu", "cuda", "tpu"]
+    parallel: Literal["ddp", "fsdp"]
+    micro_batch_size: Positive | None
+    precision: Literal["float32", "bfloat16"]
+    recompute: Literal["none", "norms", "units"]
+    compile: bool
+    cuda_graph: bool
+    evaluation_steps: Positive
+    probe: ProbeParams
+    max_loss_factor: Rate
+    checkpoint_steps: Positive | None
+    checkpoint_seconds: Positive | None
+    checkpoint_mirror: str | None
+    resume: Literal["same_code", "any_code"]
+    stop_seconds: Positive
 
     @model_validator(mode="after")
     def _possible(self) -> PretrainParams:
@@ -155,6 +177,15 @@ class PretrainParams(Section):
             raise ValueError("decay_epochs must increase")
         if epochs and epochs[-1] >= self.epochs:
             raise ValueError(f"decay_epochs must stay below epochs ({self.epochs:g})")
+        if self.checkpoint_steps is None and self.checkpoint_seconds is None:
+            raise ValueError("give checkpoint_steps or checkpoint_seconds; without either nothing "
+                             "is kept of an interrupted run")  # fmt: skip
+        if self.checkpoint_mirror is not None and not self.checkpoint_mirror.startswith("s3://"):
+            raise ValueError("checkpoint_mirror must be s3://<bucket>/<prefix> or null")
+        if self.recompute != "none" and self.norm in ("bn", "bn_ws"):
+            raise ValueError(f"recompute {self.recompute} does not go with norm {self.norm}")
+        if self.cuda_graph and (self.compile or self.parallel == "fsdp"):
+            raise ValueError("cuda_graph goes with neither compile nor parallel: fsdp")
         return self
 
 
@@ -275,225 +306,21 @@ class Params:
                     f"{', '.join(map(repr, entries))}"
                 )
             return entries[entry]
-        if entry or head not in _SECTION_NAMES:
-            raise ConfigError(f"no section {name!r}{did_you_mean(name, _SECTION_NAMES)}")
+        if entry or head not in SECTION_NAMES:
+            raise ConfigError(f"no section {name!r}{did_you_mean(name, SECTION_NAMES)}")
         section: Section = getattr(self, head)
         return section
 
 
-_SIMPLE: dict[str, type[Section]] = {
+SIMPLE: dict[str, type[Section]] = {
     "materialize": MaterializeParams,
     "pretrain": PretrainParams,
     "evaluate": EvaluateParams,
     "register": RegisterParams,
     "audit": AuditRules,
 }
-_SECTION_NAMES = (*_SIMPLE, "summarize")
-_FAMILIES: dict[str, tuple[str, type[Section], type[Section]]] = {
+SECTION_NAMES = (*SIMPLE, "summarize")
+FAMILIES: dict[str, tuple[str, type[Section], type[Section]]] = {
     "datasets": ("data", DatasetRules, DatasetParams),
     "tasks": ("finetune", FinetuneParams, TaskParams),
 }
-_TOP_KEYS = ("remote", *_SIMPLE, *_FAMILIES, *(shared for shared, _, _ in _FAMILIES.values()))
-_SectionT = TypeVar("_SectionT", bound=Section)
-
-
-def load(path: Path, overlay: Path | None = None) -> Params:
-    """Read `params.yaml`, lay an overlay over it where given, and check all of it.
-
-    Raises:
-        ConfigError: One line per fault, all faults of the file together.
-    """
-    raw = read_yaml(path)
-    if overlay is not None:
-        raw = _overlaid(raw, read_yaml(overlay))
-    return resolve(raw, source=path.name if overlay is None else overlay.name)
-
-
-def resolve(raw: Mapping[str, Any], source: str) -> Params:
-    """Turn the parsed YAML into typed params.
-
-    Args:
-        raw: Section name -> values.
-        source: File name that messages begin with.
-
-    Raises:
-        ConfigError: One line per fault, all faults together.
-    """
-    faults = _Faults(source)
-    faults.check_top(raw)
-    simple = {key: faults.parse(model, raw.get(key), key) for key, model in _SIMPLE.items()}
-    families: dict[str, dict[str, Any]] = {}
-    for family, (shared, rules, entry_model) in _FAMILIES.items():
-        shared_ok = faults.parse(rules, raw.get(shared), shared) is not None
-        families[family] = {}
-        entries = raw.get(family)
-        if not isinstance(entries, dict) or not entries:
-            faults.add(f"section {family!r} must name at least one entry, got {entries!r}")
-            continue
-        for name, entry in entries.items():
-            if not isinstance(entry, dict):
-                faults.add(f"'{family}.{name}' must hold keys and values, got {entry!r}")
-            else:
-                base = raw[shared] if shared_ok else {}
-                families[family][name] = faults.parse(
-                    entry_model,
-                    {**base, **entry, "name": name},
-                    f"{family}.{name}",
-                    only=None if shared_ok else set(entry),
-                )
-    entries = raw.get("datasets")
-    known: dict[str, Any] = entries if isinstance(entries, dict) else {}
-    users = {"pretrain": raw.get("pretrain")}
-    if isinstance(tasks := raw.get("tasks"), dict):
-        users |= {f"tasks.{name}": task for name, task in tasks.items()}
-    for place, section in users.items():
-        wanted = section.get("dataset") if isinstance(section, dict) else None
-        if isinstance(wanted, str) and wanted not in known:
-            hint = did_you_mean(wanted, known)
-            faults.add(f"'{place}.dataset' is {wanted!r}, which 'datasets' does not name{hint}")
-    remote = _remote(raw, faults)
-    faults.report()
-    simple["audit_rules"] = simple.pop("audit")
-    return Params(**simple, remote=remote, datasets=families["datasets"], tasks=families["tasks"])  # type: ignore[arg-type]  # `report` raised if any is None
-
-
-def _remote(raw: Mapping[str, Any], faults: _Faults) -> tuple[str, ...]:
-    """Return the names under `remote`: exactly those of the datasets that have a source."""
-    given = raw.get("remote")
-    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
-        faults.add(f"'remote' must be a list of dataset names, got {given!r}; write remote: []")
-        return ()
-    entries = raw.get("datasets")
-    entries = entries if isinstance(entries, dict) else {}
-    fetched = [k for k, v in entries.items() if isinstance(v, dict) and v.get("source")]
-    for name, entry in entries.items():
-        if isinstance(entry, dict) and "mirror" in entry:
-            faults.add(
-                f"'datasets.{name}.mirror': set 'mirror' under 'data', for all sources alike"
-            )
-    for name in fetched:
-        if name not in given:
-            faults.add(
-                f"'datasets.{name}' has a source; add {name!r} to 'remote', so it is fetched"
-            )
-    for name in given:
-        if name not in fetched:
-            faults.add(
-                f"'remote' names {name!r}, but no such dataset has a 'source'"
-                f"{did_you_mean(name, fetched)}"
-            )
-    return tuple(given)
-
-
-def from_json(text: str, model: type[_SectionT], source: str = "--params-json") -> _SectionT:
-    """Parse one resolved section from JSON text, as KFP passes it.
-
-    Raises:
-        ConfigError: If the text is not JSON or does not fit the section.
-    """
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{source}: not JSON ({error})") from error
-    faults = _Faults(source)
-    parsed = faults.parse(model, values, "")
-    faults.report()
-    assert parsed is not None
-    return parsed
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML 1.2 file (`3e-3` is a number), by the reader DVC uses.
-
-    Raises:
-        ConfigError: If the file is missing or not one YAML mapping; names line and column.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    try:
-        loaded = YAML(typ="safe", pure=True).load(path.read_text("utf-8-sig"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; run from the project's root") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text; save it as UTF-8") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = " ".join(str(error.problem or error.context).split())
-        raise ConfigError(f"{path.name}{place}: not valid YAML: {problem}") from error
-    except YAMLError as error:
-        raise ConfigError(f"{path.name}: not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"{path.name}: must hold sections with keys, got {loaded!r}")
-    return loaded
-
-
-def _overlaid(base: Any, over: Any) -> Any:
-    if isinstance(base, dict) and isinstance(over, dict):
-        return {**base, **{key: _overlaid(base.get(key), value) for key, value in over.items()}}
-    return over
-
-
-class _Faults:
-    """Collects the faults of one source; each is one line that names its place."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.lines: list[str] = []
-
-    def add(self, line: str) -> None:
-        self.lines.append(f"{self.source}: {line}")
-
-    def check_top(self, raw: Mapping[str, Any]) -> None:
-        for key in raw:
-            if key not in _TOP_KEYS:
-                self.add(f"unknown section {key!r}{did_you_mean(str(key), _TOP_KEYS)}")
-
-    def parse(
-        self, model: type[_SectionT], values: Any, place: str, only: set[str] | None = None
-    ) -> _SectionT | None:
-        """Return the typed section, or note its faults (of the keys in `only`, where given)."""
-        if values is None and place:
-            self.add(f"section {place!r} is missing")
-            return None
-        if not isinstance(values, dict):
-            self.add(f"section {place!r} must hold keys and values, got {values!r}")
-            return None
-        try:
-            return model.model_validate(values)
-        except ValidationError as error:
-            found = [f for f in error.errors() if only is None or set(f["loc"][:1]) & only]
-            self._explain(found, model, place)
-            return None
-
-    def _explain(self, found: list[Any], model: type[Section], place: str) -> None:
-        where = f" in section {place!r}" if place else ""
-        suggested = set()
-        places = [fault["loc"] for fault in found]
-        for fault in found:
-            if fault["type"] == "extra_forbidden":
-                key = str(fault["loc"][-1])
-                hint = did_you_mean(key, model.model_fields)
-                suggested.add(hint.partition("'")[2].rstrip("'?"))
-                self.add(f"unknown key {key!r}{where}{hint}")
-        for fault in found:
-            key = ".".join(str(part) for part in fault["loc"])
-            full = ".".join(filter(None, (place, key)))
-            if fault["type"] == "missing":
-                if key not in suggested:
-                    self.add(f"missing key {key!r}{where}")
-            elif fault["type"] == "value_error":
-                self.add(f"{full!r}: {fault['msg'].removeprefix('Value error, ')}")
-            elif fault["type"] != "extra_forbidden":
-                if any(other[:-1] == fault["loc"] for other in places):
-                    continue  # only follows from the fault of one of its items
-                message = fault["msg"]
-                message = message[max(message.find("should"), 0) :]
-                self.add(f"{full!r} is {fault['input']!r}, but it {message}")
-
-    def report(self) -> None:
-        if self.lines:
-            raise ConfigError("\n".join(dict.fromkeys(self.lines)))

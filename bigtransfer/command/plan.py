@@ -1,0 +1,208 @@
+"""`bigtransfer plan`: what an upstream training would do and take, before it starts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bigtransfer import config
+from bigtransfer.config import PretrainParams
+from bigtransfer.errors import ConfigError, StorageError
+from bigtransfer.storage import free_bytes, read_json
+
+if TYPE_CHECKING:
+    from bigtransfer.train.devices import Device
+    from bigtransfer.train.planning import Plan
+
+_GIB = 2**30
+_MFU = 0.40
+"""Utilisation that device-hours of other devices are reckoned with."""
+_PROBE_IMAGES = 64
+_PROBE_FLOPS_ON_CPU = 5e11
+"""A step that takes more is not tried on a CPU."""
+_CLASSES = {1_281_167: 1000, 14_197_122: 21_843, 300_000_000: 18_291}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `bigtransfer plan`."""
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE",
+                        help="params file (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--overlay", type=Path, metavar="FILE",
+                        help="YAML laid over it, e.g. pipelines/bit_m.yaml")  # fmt: skip
+    parser.add_argument("--devices", type=int, default=1, metavar="N",
+                        help="processes, one device each (default: 1)")  # fmt: skip
+    parser.add_argument("--memory", type=float, metavar="GIB",
+                        help="memory of a device (default: of this machine's GPU)")  # fmt: skip
+    parser.add_argument("--classes", type=int, metavar="N",
+                        help="outputs of the head (default: as the shards say)")  # fmt: skip
+    parser.add_argument("--probe-seconds", type=float, default=5.0, metavar="S",
+                        help="to try the speed of this machine; 0: not (default: 5)")  # fmt: skip
+    parser.add_argument("--price", action="append", default=[], metavar="DEVICE=PER_HOUR",
+                        help="e.g. H100=2.49, may be given several times")  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the plan.
+
+    Raises:
+        ConfigError: If a value does not fit.
+    """
+    if arguments.devices < 1:
+        raise ConfigError(f"--devices {arguments.devices}: give 1 or more")
+    prices = [_price(text) for text in arguments.price]
+    params = config.load(arguments.params, arguments.overlay).pretrain
+    examples, classes = _data(params, arguments)
+
+    from bigtransfer.train.devices import choose_device
+    from bigtransfer.train.planning import plan
+
+    device = choose_device("auto")
+    memory = int(arguments.memory * _GIB) if arguments.memory else device.memory_bytes
+    made = plan(params, examples, classes, arguments.devices, memory)
+    schedule = made.schedule
+    decays = " ".join(f"{step:,}" for step in schedule.decay_steps)
+    _print("network", f"{params.architecture}, {classes:,} classes, {made.parameters:,} parameters")
+    _print("data", f"{examples:,} training images, {params.epochs:g} epochs, crop {params.crop} px")
+    _print("steps", f"{schedule.total_steps:,} of {params.batch_size:,} images")
+    _print("learning rate", f"{params.base_lr:g} after {params.warmup_steps:,} steps of warm-up, "
+                            f"/ 10 after {decays or 'none'}")  # fmt: skip
+    _print("images", f"{made.images:,}")
+    _print("training FLOPs", f"{made.flops:.2g}")
+    _print("devices", f"{arguments.devices}, each {made.share:,} images per step"
+                      + _how(params, arguments.devices))  # fmt: skip
+    if made.micro_batch_size is None:
+        _print("micro-batch", _too_big(params, made, memory or 0))
+    else:
+        passes = made.accumulation_steps
+        _print("micro-batch", f"{made.micro_batch_size:,} images, {passes:,} "
+                              f"forward pass{'es' if passes > 1 else ''} per step")  # fmt: skip
+    total = f" of {memory / _GIB:.1f} GiB" if memory else ""
+    _print(
+        "memory per device",
+        f"{made.memory_per_device / _GIB:.2f} GiB{total}: weights, momentum and gradients "
+        f"{made.state_per_device / _GIB:.2f}, standardised kernels "
+        f"{made.fixed_per_device / _GIB:.2f}, each image {made.kept_per_image / 2**20:.1f} MiB",
+    )
+    _print_checkpoints(made.checkpoint)
+    _print_times(params, made, classes, device, arguments, prices)
+
+
+def _how(params: PretrainParams, devices: int) -> str:
+    if devices == 1:
+        return ""
+    return f" ({params.parallel})"
+
+
+def _data(params: PretrainParams, arguments: argparse.Namespace) -> tuple[int, int]:
+    """Return training images and classes, from the shards where they are written."""
+    shards = Path("artifacts") / "datasets" / params.dataset / "shards"
+    if params.examples is None:
+        try:
+            summary = read_json(shards / "index.json")
+            own = len(read_json(shards / "classes.json"))
+        except StorageError as error:
+            raise ConfigError(
+                f"dataset {params.dataset!r} is not sharded yet, so its images are not counted; "
+                "run `dvc repro shard`, or set pretrain.examples"
+            ) from error
+        return int(summary["splits"]["train"]), arguments.classes or own
+    classes = arguments.classes or _CLASSES.get(params.examples)
+    if classes is None:
+        raise ConfigError(
+            "with pretrain.examples the number of classes is not known; add --classes"
+        )
+    return params.examples, classes
+
+
+def _too_big(params: PretrainParams, made: Plan, memory: float) -> str:
+    advice = [
+        text
+        for text, possible in (
+            ("parallel: fsdp and more --devices", params.parallel != "fsdp"),
+            ("recompute: units", params.recompute != "units"),
+            ("precision: bfloat16", params.precision != "bfloat16"),
+            ("more --devices", params.parallel == "fsdp"),
+        )
+        if possible
+    ]
+    needed = made.memory_per_device / _GIB
+    return (
+        f"not one image fits into {memory / _GIB:.1f} GiB ({needed:.1f} needed); try "
+        + ", ".join(advice)
+    )
+
+
+def _print_checkpoints(size: int) -> None:
+    free = free_bytes(Path.cwd())
+    needed = 4 * size
+    verdict = "enough" if free >= needed else "NOT enough"
+    _print(
+        "checkpoints",
+        f"{size / 1e9:.2f} GB each, four at a time: {needed / 1e9:.2f} GB; here "
+        f"{free / 1e9:.1f} GB are free, {verdict}",
+    )
+
+
+def _print_times(
+    params: PretrainParams,
+    made: Plan,
+    classes: int,
+    device: Device,
+    arguments: argparse.Namespace,
+    prices: list[tuple[str, float]],
+) -> None:
+    from bigtransfer.train.devices import peak_flops
+    from bigtransfer.train.planning import images_per_second
+
+    per_image = made.flops / made.images
+    images = min(made.micro_batch_size or 1, _PROBE_IMAGES)
+    if not device.is_cuda:
+        images = max(1, min(images, int(_PROBE_FLOPS_ON_CPU / per_image)))
+    if arguments.probe_seconds <= 0:
+        _print("time", "not tried (--probe-seconds 0)")
+    elif made.micro_batch_size is None and device.is_cuda:
+        _print("time", "not tried: it does not fit")
+    elif not device.is_cuda and per_image * images > _PROBE_FLOPS_ON_CPU:
+        _print("time here", f"not tried: one image takes {per_image:.1g} FLOPs, too much for a CPU")
+    else:
+        rate = images_per_second(params, classes, device, images, arguments.probe_seconds)
+        hours = made.images / rate / arguments.devices / 3600
+        each = "" if arguments.devices == 1 else f" on {arguments.devices} like it"
+        _print(
+            "time here",
+            f"{_duration(hours)}{each} at {rate:,.1f} images/s on {device.name} (micro-batch "
+            f"{images}, tried now), reading data and evaluation not counted",
+        )
+    for name, price in prices:
+        peak = peak_flops(name)
+        if peak is None:
+            raise ConfigError(f"--price {name}=…: no such device is known; e.g. H100, A100, L4, T4")
+        device_hours = made.flops / (peak * _MFU) / 3600
+        _print(
+            name,
+            f"{device_hours:,.0f} device-hours at {_MFU:.0%} of {peak / 1e12:,.0f} TFLOP/s, "
+            f"{_duration(device_hours / arguments.devices)} on {arguments.devices}; "
+            f"{device_hours * price:,.0f} at {price:g} per hour",
+        )
+
+
+def _duration(hours: float) -> str:
+    if hours < 1:
+        return f"{hours * 60:.1f} min"
+    return f"{hours:,.1f} h" if hours < 72 else f"{hours / 24:,.1f} days"
+
+
+def _price(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        price = float(number)
+    except ValueError:
+        price = -1.0
+    if not name or not 0 <= price < 1e6:
+        raise ConfigError(f"--price {text}: write DEVICE=PER_HOUR, e.g. H100=2.49")
+    return name, price
+
+
+def _print(what: str, value: str) -> None:
+    print(f"{what:<18} {value}")

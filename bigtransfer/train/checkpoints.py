@@ -1,0 +1,277 @@
+"""The resumable checkpoints of one run: sealed folders, in `.work/` and mirrored to a bucket.
+
+`step-00000100/` holds `weights.safetensors`, `momentum.safetensors`, `metrics.jsonl` (the journal
+up to there), `meta.json` and `MANIFEST.json`. A folder is written beside, flushed, read back and
+compared, sealed, renamed. The newest two and the best are kept; nothing is removed before two are
+known to be good.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bigtransfer.errors import BigTransferError, CheckpointError, InfrastructureError, StorageError
+from bigtransfer.model.checkpoint import read_tensors, save_tensors
+from bigtransfer.storage import (
+    MANIFEST_NAME,
+    as_json,
+    explained,
+    free_bytes,
+    new_folder,
+    read_json,
+    sha256_file,
+    verify_folder,
+)
+from bigtransfer.storage.s3 import S3Path, S3Tree, client, delete, download, upload
+
+SCHEMA = 2
+GROUPS = ("weights", "momentum")
+JOURNAL = "metrics.jsonl"
+_KEPT = 2
+_ROOM = _KEPT + 2
+"""Checkpoints that lie there at a time: those kept, the best, and the one being written."""
+
+State = dict[str, dict[str, Tensor]]
+"""Group (`weights`, `momentum`) -> name -> tensor."""
+Warn = Callable[[str], None]
+
+
+class Checkpoints:
+    """What is kept of one run."""
+
+    def __init__(self, folder: Path, mirror: S3Path | None, warn: Warn) -> None:
+        """Open the folder of a run; partial checkpoints of a killed process are removed.
+
+        Args:
+            folder: Of this run alone.
+            mirror: Place of this run alone in a bucket.
+            warn: Called with one line for everything that is passed over.
+        """
+        self.folder, self._mirror, self._warn = folder, mirror, warn
+        self._s3 = None if mirror is None else client()
+        self._good: dict[int, float | None] = {}
+        """Step -> its score, of those that this process wrote or verified."""
+        for partial in folder.glob(".step-*.partial-*"):
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def require_room(self, state_bytes: int) -> None:
+        """Refuse to begin where the checkpoints will not fit.
+
+        Raises:
+            InfrastructureError: If the disk has too little room; names what is needed.
+        """
+        needed = (_ROOM - min(len(self._local()), _ROOM - 1)) * state_bytes
+        free = free_bytes(self.folder)
+        if free < needed:
+            raise InfrastructureError(
+                f"{str(self.folder)!r} needs {needed:,} bytes for checkpoints of {state_bytes:,} "
+                f"bytes, and {free:,} are free; free some space and run again"
+            )
+
+    def write(
+        self, step: int, state: State, meta: Mapping[str, Any], journal: Path, score: float | None
+    ) -> None:
+        """Write a checkpoint, then forget all but the newest two and the best.
+
+        Args:
+            step: Finished steps.
+            state: Tensors on the CPU that nobody changes meanwhile.
+            meta: JSON values.
+            journal: Metrics journal to keep with it.
+            score: Of the network at this step, where it was evaluated; higher is better.
+
+        Raises:
+            CheckpointError: If the weights are no longer numbers, or what was read back differs.
+            InfrastructureError: If the disk is full.
+        """
+        _refuse_nan(step, state)
+        path = self._path(step)
+        with new_folder(path) as partial:
+            for group, tensors in state.items():
+                file = partial / f"{group}.safetensors"
+                save_tensors(tensors, file)
+                _compare(file, tensors)
+            shutil.copyfile(journal, partial / JOURNAL)
+            whole = {**meta, "schema": SCHEMA, "step": step, "score": score}
+            (partial / "meta.json").write_text(as_json(whole), "utf-8")
+        self._good[step] = score
+        self._copy_to_mirror(path)
+        self._forget()
+
+    def newest(self, fits: Callable[[Path, dict[str, Any]], State]) -> tuple[Path, State] | None:
+        """Return the newest checkpoint that is undamaged and fits, and what `fits` made of it.
+
+        Args:
+            fits: Reads the state of a verified folder; raises `CheckpointError` if it is not one
+                of this run.
+
+        Raises:
+            CheckpointError: If there are checkpoints and none can be used.
+        """
+        remote = self._remote()
+        faults: list[str] = []
+        for step in sorted(set(self._local()) | set(remote), reverse=True):
+            for fetched in (False, True):
+                if (fetched and step not in remote) or not (fetched or self._path(step).is_dir()):
+                    continue
+                try:
+                    if fetched:
+                        self._fetch(step, remote[step])
+                    folder = self._path(step)
+                    meta = _verified(folder)
+                    state = fits(folder, meta)
+                except CheckpointError as error:
+                    faults.append(str(error))
+                    self._warn(f"passing over a checkpoint: {error}")
+                    continue
+                self._good[step] = meta["score"]
+                self._note_others(step)
+                return folder, state
+        if faults:
+            raise CheckpointError(
+                f"none of the {len(faults)} checkpoints under {str(self.folder)!r} can be used; "
+                f"the last fault: {faults[-1]} (to begin this training anew, remove that folder"
+                + (f" and {self._mirror})" if self._mirror else ")")
+            )
+        return None
+
+    def clear(self) -> None:
+        """Remove all: the run is finished and its output is in place."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for step, files in self._remote().items():
+            self._forget_remote(step, files)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def _local(self) -> list[int]:
+        return sorted(int(p.name.removeprefix("step-")) for p in self.folder.glob("step-*"))
+
+    def _note_others(self, newest: int) -> None:
+        """Learn which older ones are good, so that they are kept as a way back."""
+        for step in self._local():
+            if step < newest:
+                try:
+                    self._good[step] = _verified(self._path(step))["score"]
+                except CheckpointError:
+                    continue
+
+    def _forget(self) -> None:
+        if len(self._good) < _KEPT:
+            return
+        scored = {step: score for step, score in self._good.items() if score is not None}
+        best = max(scored, key=lambda step: (scored[step], step), default=None)
+        kept = {*sorted(self._good)[-_KEPT:], *([] if best is None else [best])}
+        for step in self._local():
+            if step not in kept:
+                shutil.rmtree(self._path(step), ignore_errors=True)
+                self._good.pop(step, None)
+        if self._s3 is None:
+            return
+        try:
+            for step, files in self._remote().items():
+                if step not in kept:
+                    self._forget_remote(step, files)
+        except BigTransferError as error:
+            self._warn(f"old checkpoints stay in the bucket for now: {error}")
+
+    def _remote(self) -> dict[int, list[str]]:
+        """Return step -> its files, of the complete ones in the bucket."""
+        if self._mirror is None:
+            return {}
+        found: dict[int, list[str]] = {}
+        for file in S3Tree(self._mirror, {}, self._s3).contents().files:
+            name, _, rest = file.path.partition("/")
+            if name.startswith("step-") and rest:
+                found.setdefault(int(name.removeprefix("step-")), []).append(rest)
+        return {step: files for step, files in found.items() if MANIFEST_NAME in files}
+
+    def _copy_to_mirror(self, path: Path) -> None:
+        """Send a checkpoint, its manifest last; the training goes on if that fails."""
+        if self._mirror is None:
+            return
+        try:
+            files = sorted(p.name for p in path.iterdir() if p.name != MANIFEST_NAME)
+            for name in (*files, MANIFEST_NAME):
+                upload(self._s3, path / name, self._mirror / path.name / name)
+        except BigTransferError as error:
+            self._warn(f"{path.name} is kept here alone, the bucket did not take it: {error}")
+
+    def _fetch(self, step: int, files: list[str]) -> None:
+        """Bring a checkpoint of the bucket here."""
+        assert self._mirror is not None
+        began = time.monotonic()
+        name = self._path(step).name
+        with new_folder(self._path(step), sealed=False) as partial:
+            for file in files:
+                data = download(self._s3, self._mirror / name / file)
+                if data is None:
+                    raise CheckpointError(f"{self._mirror / name / file} vanished")
+                (partial / file).write_bytes(data)
+            _verified(partial)
+        seconds = time.monotonic() - began
+        self._warn(f"{name} came from {self._mirror} in {seconds:.1f} s")
+
+    def _forget_remote(self, step: int, files: list[str]) -> None:
+        assert self._mirror is not None
+        place = self._mirror / self._path(step).name
+        for file in (MANIFEST_NAME, *(f for f in files if f != MANIFEST_NAME)):
+            delete(self._s3, place / file)
+
+
+def read_state(folder: Path) -> State:
+    """Return the tensors of a verified checkpoint.
+
+    Raises:
+        CheckpointError: If they cannot be read.
+    """
+    return {group: read_tensors(folder, group) for group in GROUPS}
+
+
+def _verified(folder: Path) -> dict[str, Any]:
+    verify_folder(folder, CheckpointError)
+    try:
+        meta: dict[str, Any] = read_json(folder / "meta.json")
+        schema, step = meta["schema"], meta["step"]
+    except (StorageError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{str(folder)!r} has no usable meta.json; remove it") from error
+    if schema != SCHEMA:
+        whose = "a newer" if isinstance(schema, int) and schema > SCHEMA else "another"
+        raise CheckpointError(
+            f"{str(folder)!r} was written by {whose} version (schema {schema!r}, this one reads "
+            f"{SCHEMA}); use that version, or remove it"
+        )
+    if folder.name.startswith("step-") and folder.name != f"step-{step:08d}":
+        raise CheckpointError(f"{str(folder)!r} holds step {step}, not what its name says")
+    return meta
+
+
+def _refuse_nan(step: int, state: State) -> None:
+    for group, tensors in state.items():
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise CheckpointError(
+                    f"after step {step:,} the {group} of {name!r} hold NaN or Inf; no checkpoint "
+                    "was written of that, the one before it is kept. Lower 'base_lr' or lengthen "
+                    "the warm-up"
+                )
+
+
+def _compare(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Compare what lies on the disk with what was meant."""
+    with explained(file):
+        written = load_file(file)
+    for name, tensor in tensors.items():
+        if not torch.equal(written[name], tensor):
+            raise CheckpointError(
+                f"{str(file)!r}: {name!r} read back differs from what was written "
+                f"(sha256 {sha256_file(file)[:12]}…); check the disk"
+            )

@@ -1,0 +1,107 @@
+"""Where a network is trained: the one seam between the loop and CPU or CUDA.
+
+A TPU runs the step as one compiled JAX program instead (`tpu`), so it is not a device of PyTorch's.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from bigtransfer.errors import ConfigError
+
+# Dense bfloat16 (Volta, Turing: float16) peaks that NVIDIA's data sheets give, FLOP/s.
+_PEAKS = {
+    "H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "A40": 150e12,
+    "A10": 125e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "V100": 125e12, "T4": 65e12,
+    "B200": 2250e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device of PyTorch's."""
+
+    torch: torch.device = torch.device("cpu")
+
+    @property
+    def is_cuda(self) -> bool:
+        """Say whether it is a GPU."""
+        return self.torch.type == "cuda"
+
+    @property
+    def name(self) -> str:
+        """Return its name, for people."""
+        return torch.cuda.get_device_name(self.torch) if self.is_cuda else "CPU"
+
+    @property
+    def peak_flops(self) -> float | None:
+        """Return the FLOP/s that 100 % utilisation is, where it is known."""
+        return peak_flops(self.name) if self.is_cuda else None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Return the memory of a GPU."""
+        if not self.is_cuda:
+            return None
+        return int(torch.cuda.get_device_properties(self.torch).total_memory)
+
+    def autocast(self, precision: str) -> AbstractContextManager[None]:
+        """Return the context of a forward pass in `float32` or `bfloat16`."""
+        enabled = precision == "bfloat16"
+        return torch.autocast(self.torch.type, torch.bfloat16, enabled=enabled)
+
+    def synchronize(self) -> None:
+        """Wait until everything that was asked for is done."""
+        if self.is_cuda:
+            torch.cuda.synchronize(self.torch)
+
+    def release(self) -> None:
+        """Give back what PyTorch keeps of freed memory."""
+        if self.is_cuda:
+            torch.cuda.empty_cache()
+
+
+def choose_device(wanted: str, local_rank: int = 0) -> Device:
+    """Return the device that `wanted` names; `auto` is a GPU where there is one.
+
+    Args:
+        wanted: `auto`, `cpu` or `cuda`.
+        local_rank: Which GPU of the machine.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    if wanted == "tpu":
+        raise ConfigError("device: tpu is not for this stage; choose auto, cpu or cuda")
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cpu":
+        return Device()
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "device: cuda, but PyTorch sees no GPU here; choose device: auto, or install PyTorch's "
+            "CUDA build"
+        )
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"process {local_rank} of this machine has no GPU of its own, there are "
+            f"{torch.cuda.device_count()}; lower --nproc-per-node"
+        )
+    torch.cuda.set_device(local_rank)
+    torch.backends.cudnn.benchmark = True
+    return Device(torch.device("cuda", local_rank))
+
+
+def peak_flops(name: str) -> float | None:
+    """Return the dense bfloat16 peak of a GPU, FLOP/s, by its name or a part of it."""
+    return next((peak for key, peak in _PEAKS.items() if key in name), None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error of PyTorch's means that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

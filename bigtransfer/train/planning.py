@@ -1,0 +1,133 @@
+"""What an upstream training would do, before it starts: steps, FLOPs, memory, time.
+
+Steps and FLOPs are exact. Memory is counted, not measured: weights, momentum, gradients and what
+autograd keeps of an image; allocators and libraries come on top.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from bigtransfer.config import PretrainParams
+from bigtransfer.model.costs import forward_macs, kept_bytes
+from bigtransfer.model.resnet import create_model
+from bigtransfer.train.devices import Device
+from bigtransfer.train.loss import loss_named
+from bigtransfer.train.optimizer import make_optimizer
+from bigtransfer.train.pretrain import planned_schedule
+from bigtransfer.train.schedule import Schedule
+
+FLOPS_PER_MAC = 6
+"""Of a training step: two per multiply-add, for the forward pass and for both gradients."""
+_USABLE = 0.9
+"""Share of a device's memory that a run may fill."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training takes. Bytes, unless a name says otherwise."""
+
+    schedule: Schedule
+    images: int
+    parameters: int
+    flops: float
+    state_per_device: int
+    """Weights, momentum and gradients."""
+    fixed_per_device: int
+    """Standardised kernels."""
+    kept_per_image: int
+    share: int
+    """Images of a step that a device takes."""
+    micro_batch_size: int | None
+    """Images per forward pass; None: not even one fits."""
+    checkpoint: int
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Forward passes of a device per update."""
+        return -(-self.share // (self.micro_batch_size or self.share))
+
+    @property
+    def memory_per_device(self) -> int:
+        """Bytes in use at the planned micro-batch."""
+        kept = self.kept_per_image * (self.micro_batch_size or 1)
+        return self.state_per_device + self.fixed_per_device + kept
+
+
+def plan(
+    params: PretrainParams, examples: int, classes: int, devices: int, memory: int | None
+) -> Plan:
+    """Return what a training takes.
+
+    Args:
+        params: The recipe.
+        examples: Training images.
+        classes: Outputs of the head.
+        devices: Processes, one device each.
+        memory: Of a device, bytes; None: unlimited.
+    """
+    name, root, norm = params.architecture, params.root, params.norm
+    schedule = planned_schedule(params, examples)
+    with torch.device("meta"):
+        model = create_model(name, classes, root, norm=norm)
+    parameters = sum(p.numel() for p in model.parameters())
+    one, three = (
+        kept_bytes(name, classes, params.crop, n, root, norm, params.recompute) for n in (1, 3)
+    )
+    per_image = (three - one) // 2
+    fixed = one - per_image
+    if params.precision == "bfloat16":
+        per_image, fixed = per_image // 2, fixed // 2
+    images = schedule.total_steps * params.batch_size
+    state = 12 * parameters // (devices if params.parallel == "fsdp" else 1)
+    share = -(-params.batch_size // devices)
+    micro: int | None = min(params.micro_batch_size or share, share)
+    if memory is not None and micro is not None:
+        room = int(_USABLE * memory) - state - fixed
+        while micro and micro * per_image > room:
+            micro = micro // 2 or None
+    macs = forward_macs(name, classes, params.crop, root, norm)
+    return Plan(
+        schedule, images, parameters, float(FLOPS_PER_MAC * macs * images), state, fixed,
+        per_image, share, micro, 8 * parameters,
+    )  # fmt: skip
+
+
+def images_per_second(
+    params: PretrainParams, classes: int, device: Device, micro_batch_size: int, seconds: float
+) -> float:
+    """Return how fast this machine's device trains, from some steps on random images.
+
+    Args:
+        params: The recipe.
+        classes: Outputs of the head.
+        device: Of this machine.
+        micro_batch_size: Images per forward pass.
+        seconds: To measure for, after a warm-up of one step.
+    """
+    torch.set_num_threads(params.threads)
+    model = create_model(params.architecture, classes, params.root, norm=params.norm)
+    model.recompute(params.recompute).to(device.torch).train()
+    optimizer = make_optimizer(model, momentum=params.momentum, weight_decay=params.weight_decay)
+    shape = (micro_batch_size, 3, params.crop, params.crop)
+    images = torch.rand(shape, device=device.torch).sub_(0.5).mul_(2)
+    labels = torch.arange(micro_batch_size, device=device.torch) % classes
+    loss = loss_named(params.loss)
+
+    def step() -> None:
+        with device.autocast(params.precision):
+            logits = model(images)
+        loss(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        device.synchronize()
+
+    step()
+    began, steps = time.monotonic(), 0
+    while steps == 0 or time.monotonic() - began < seconds:
+        step()
+        steps += 1
+    return steps * micro_batch_size / (time.monotonic() - began)

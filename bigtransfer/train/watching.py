@@ -1,0 +1,163 @@
+"""What is done around a step of pretraining: journal, evaluation, checkpoints, the way out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from bigtransfer.config import PretrainParams
+from bigtransfer.data.batches import TrainBatches
+from bigtransfer.progress import Advance
+from bigtransfer.train.group import Group
+from bigtransfer.train.interrupts import Interrupts
+from bigtransfer.train.loop import Watcher
+from bigtransfer.train.saver import Saver
+
+_STEPS_BETWEEN_ROWS = 20
+_SECONDS_BETWEEN_SPEEDS = 10.0
+
+
+class Watched(Protocol):
+    """A training, as far as its watcher must know it."""
+
+    def note(self, step: int, values: dict[str, float], *, by_clock: bool = False) -> None:
+        """Write points into the journal."""
+        ...
+
+    def look(self, between: Callable[[], None]) -> dict[str, float]:
+        """Return how the network is doing."""
+        ...
+
+    def save(self, step: int, *, wait: bool) -> None:
+        """Begin a checkpoint."""
+        ...
+
+    def keep_micro_batch_size(self, images: int) -> None:
+        """Keep for the next start how many images fit into memory."""
+        ...
+
+
+class Speed:
+    """Images per second, waiting for data, and utilisation, since the last look."""
+
+    def __init__(
+        self, step: int, batch_size: int, flops_share: float | None, batches: TrainBatches
+    ) -> None:
+        """Begin at a step.
+
+        Args:
+            step: Finished steps.
+            batch_size: Images per step.
+            flops_share: FLOPs of an image, as a share of what all devices can do in a second.
+            batches: Know how long they kept the loop waiting.
+        """
+        self._step, self._batch_size, self._flops_share = step, batch_size, flops_share
+        self._batches = batches
+        self._began, self._waited = time.monotonic(), 0.0
+        self.text = ""
+        """The last figures, for people."""
+
+    def pause(self, seconds: float) -> None:
+        """Take time out of the account: evaluation is not training."""
+        self._began += seconds
+
+    def measured(self, step: int) -> dict[str, float]:
+        """Return the figures, if it is time for them."""
+        seconds = time.monotonic() - self._began
+        if seconds < _SECONDS_BETWEEN_SPEEDS or step == self._step:
+            return {}
+        rate = (step - self._step) * self._batch_size / seconds
+        waited = self._batches.waited_seconds
+        figures = {
+            "images_per_second": rate,
+            "data_wait_fraction": min(1.0, (waited - self._waited) / seconds),
+        }
+        self.text = f", {rate:,.0f} images/s, data wait {figures['data_wait_fraction']:.0%}"
+        if self._flops_share is not None:
+            figures["mfu"] = rate * self._flops_share
+            self.text += f", MFU {figures['mfu']:.0%}"
+        self._step, self._began, self._waited = step, time.monotonic(), waited
+        return figures
+
+
+class TrainingWatcher(Watcher):
+    """Watches a training in one of its processes."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        params: PretrainParams,
+        group: Group,
+        interrupts: Interrupts,
+        training: Watched,
+        advance: Advance,
+        speed: Speed,
+        saver: Saver | None,
+    ) -> None:
+        """Watch.
+
+        Args:
+            total_steps: Of the training.
+            params: When to evaluate and save.
+            group: The processes.
+            interrupts: What was asked from outside.
+            training: What is watched.
+            advance: Shows progress.
+            speed: Begun at the first step.
+            saver: On the leader.
+        """
+        self._total, self._params, self._group = total_steps, params, group
+        self._interrupts, self._training, self._advance = interrupts, training, advance
+        self._speed, self._saver = speed, saver
+
+    def wishes(self) -> Sequence[float]:
+        """Ask to stop, and to save because of the time."""
+        seconds, saver = self._params.checkpoint_seconds, self._saver
+        due = saver is not None and seconds is not None and saver.is_due(seconds)
+        return float(self._interrupts.wanted), float(due)
+
+    def before_update(self) -> None:
+        """Wait until the weights are copied; stop where a checkpoint could not be written."""
+        if self._saver is not None:
+            self._saver.before_update()
+            self._saver.check()
+
+    def ran_out(self, micro_batch_size: int) -> None:
+        """Say so, and keep the size for the next start."""
+        self._training.keep_micro_batch_size(micro_batch_size)
+
+    def after_step(self, step: int, loss: float, rate: float, wished: Sequence[float]) -> None:
+        """Journal, stop, evaluate, save."""
+        stop, due = (wish > 0 for wish in wished)
+        every, last = self._params.checkpoint_steps, step == self._total
+        evaluates = last or step % self._params.evaluation_steps == 0
+        if step == 1 or step % _STEPS_BETWEEN_ROWS == 0 or evaluates:
+            images = step * self._params.batch_size
+            self._training.note(step, {"images": images, "loss": loss, "rate": rate})
+        if figures := self._speed.measured(step):
+            self._training.note(step, figures, by_clock=True)
+        self._advance(step, f"loss {loss:.3f}{self._speed.text}")
+        if stop and not last:
+            self._stop(step)
+        if evaluates:
+            self.evaluate(step)
+        if not last and (due or (every is not None and step % every == 0)):
+            self._training.save(step, wait=False)
+
+    def evaluate(self, step: int) -> None:
+        """Note how the network is doing."""
+        began = time.monotonic()
+        may_stop = self._group.alone and step < self._total
+
+        def between() -> None:
+            # Alone, an evaluation is given up at once; it is made up for after the restart.
+            if may_stop and self._interrupts.wanted:
+                self._stop(step)
+
+        self._training.note(step, self._training.look(between))
+        self._speed.pause(time.monotonic() - began)
+
+    def _stop(self, step: int) -> None:
+        self._training.save(step, wait=True)
+        self._interrupts.end(step)
