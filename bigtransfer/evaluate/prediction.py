@@ -58,7 +58,7 @@ def predicted(
         module.eval()
     try:
         for batch in evaluation_batches(squares, batch_size):
-            with torch.inference_mode():
+            with torch.no_grad():
                 result = model(to_network(batch.images, device))
             yield result.float().cpu().numpy()
     finally:

@@ -16,6 +16,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,6 +74,10 @@ class _Shipment:
         """Metric -> steps that the server has from before."""
 
     def ship(self) -> None:
+        with closing(self._follower):
+            self._ship()
+
+    def _ship(self) -> None:
         chunks = iter(self._follower)
         start, *rest = next(chunks)
         self._start = start
@@ -235,6 +240,9 @@ class _Follower:
                     return
             else:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def close(self) -> None:
+        self._file.close()
 
     def seconds_since_end(self) -> float:
         """Return how long ago the writer was found dead; 0 while it lives."""

@@ -21,6 +21,7 @@ class Interrupts:
     def __init__(self, stop_seconds: float) -> None:
         self.signal: signal.Signals | None = None
         self._stop_seconds = stop_seconds
+        self._timer: threading.Timer | None = None
         # Under `torchrun` a worker whose parent is gone must not train on: it would hold the lock.
         self._parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
@@ -53,9 +54,14 @@ class Interrupts:
         if self.signal == signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
-        timer = threading.Timer(self._stop_seconds, self._give_up)
-        timer.daemon = True
-        timer.start()
+        self._timer = threading.Timer(self._stop_seconds, self._give_up)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def close(self) -> None:
+        """Call the timer off: the end is near."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _give_up(self) -> None:
         assert self.signal is not None
@@ -73,7 +79,7 @@ def watched(stop_seconds: float) -> Iterator[Interrupts]:
     """Watch for SIGTERM and Ctrl-C within the block.
 
     Args:
-        stop_seconds: The process ends so long after the signal, whatever it is doing.
+        stop_seconds: The process ends so long after the signal, if the block does not.
     """
     interrupts = Interrupts(stop_seconds)
     if threading.current_thread() is not threading.main_thread():
@@ -83,5 +89,6 @@ def watched(stop_seconds: float) -> Iterator[Interrupts]:
     try:
         yield interrupts
     finally:
+        interrupts.close()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -51,6 +51,8 @@ def spread(
         group.broadcast(tensor)
     split = parallel == "fsdp" and not group.alone
     if split:
+        for parameter in model.parameters():  # FSDP2 splits no other memory layout
+            parameter.data = parameter.data.contiguous()
         for module in model.modules():
             if isinstance(module, Unit):
                 fully_shard(module, reshard_after_forward=False)

@@ -138,6 +138,7 @@ class TrainingWatcher(Watcher):
         if figures := self._speed.measured(step):
             self._training.note(step, figures, by_clock=True)
         self._advance(step, f"loss {loss:.3f}{self._speed.text}")
+        stop = stop or (self._group.alone and self._interrupts.wanted)
         if stop and not last:
             self._stop(step)
         if evaluates:

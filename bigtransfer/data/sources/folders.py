@@ -26,7 +26,10 @@ def list_folders(tree: Tree, contents: Contents) -> Source:
         )
     if not top:
         raise DatasetError(f"{where} has no class folders; it needs one each")
-    given = [name for name in top if name.lower() in SPLIT_NAMES]
+    # A class may be called so too (CIFAR-100 has trains): then images lie in it, not classes.
+    of_images = {f.path.split("/")[0] for f in contents.files if f.path.count("/") == 1}
+    named = [name for name in top if name.lower() in SPLIT_NAMES]
+    given = named if named == top else [name for name in named if name not in of_images]
     if given and len(given) < len(top):
         other = [name for name in top if name not in given]
         raise DatasetError(

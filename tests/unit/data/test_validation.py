@@ -152,6 +152,13 @@ def test_split_folders_beside_others_are_refused(photos: Path) -> None:
         open_source(photos)
 
 
+def test_a_class_may_be_called_like_a_split(photos: Path) -> None:
+    (photos / "class_0").rename(photos / "train")
+    source = open_source(photos)
+    assert source.labels == ["class_1", "class_2", "train"]
+    assert not source.has_splits
+
+
 def test_system_files_are_counted_not_used(photos: Path) -> None:
     (photos / ".DS_Store").touch()
     (photos / "class_0" / "Thumbs.db").touch()

@@ -1,0 +1,246 @@
+"""A training may be stopped anyhow and goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import PROJECT, environment
+
+from bigtransfer import config
+from bigtransfer.errors import (
+    BigTransferError,
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    InfrastructureError,
+    LockError,
+)
+from bigtransfer.storage import read_json
+from bigtransfer.train.pretrain import planned_schedule
+from unit.train.conftest import STEPS, Trained, small_params
+
+
+def signal_at(step: int, number: int) -> Any:
+    def log(at: int, values: dict[str, float]) -> None:
+        if at == step and "loss" in values:
+            os.kill(os.getpid(), number)
+
+    return log
+
+
+@pytest.mark.parametrize("at", [1, 6, 12, 18])
+def test_sigterm_saves_that_step_and_the_same_again_goes_on(
+    trained: Trained, undisturbed: Trained, at: int
+) -> None:
+    with pytest.raises(InfrastructureError, match=rf"stopped by SIGTERM at step {at}, with a ch"):
+        trained.train(signal_at(at, signal.SIGTERM))
+    assert not trained.outputs.checkpoint.exists()
+    (folder,) = trained.work.iterdir()
+    assert (folder / f"step-{at:08d}" / "MANIFEST.json").is_file()
+    trained.train()
+    assert trained.weights() == undisturbed.weights()
+    assert trained.history() == undisturbed.history()
+    assert list(trained.work.glob("*/step-*")) == []
+
+
+def test_ctrl_c_saves_too(trained: Trained) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        trained.train(signal_at(6, signal.SIGINT))
+    assert list(trained.work.glob("*/step-00000006/MANIFEST.json"))
+
+
+def test_a_signal_in_the_evaluation_leaves_it_for_the_restart(
+    trained: Trained, undisturbed: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bigtransfer.train import health
+
+    real = health.predicted
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(health, "predicted", interrupted)
+        with pytest.raises(InfrastructureError, match="stopped by SIGTERM at step 6"):
+            trained.train()
+    assert not any("val_top1" in values for _, values in trained.logged)
+    trained.train()
+    assert trained.history() == undisturbed.history()
+    assert trained.weights() == undisturbed.weights()
+
+
+def test_other_params_or_data_are_another_training(
+    trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InfrastructureError):
+        trained.train(signal_at(6, signal.SIGTERM))
+    (first,) = trained.work.iterdir()
+    capsys.readouterr()
+    trained.train(base_lr=0.05)
+    said = capsys.readouterr().out
+    assert "resuming" not in said
+    assert f"({first.name}); they are not used for this training" in said
+    assert (first / "step-00000006").is_dir()
+
+
+def test_how_it_is_computed_may_change_in_between(trained: Trained) -> None:
+    with pytest.raises(InfrastructureError):
+        trained.train(signal_at(6, signal.SIGTERM))
+    trained.logged.clear()
+    trained.train(micro_batch_size=3, recompute="norms", checkpoint_steps=5)
+    steps = [step for step, values in trained.logged if "loss" in values]
+    assert steps == [1, 6, 12, 18, 20, STEPS], "the earlier points are told again, each once"
+
+
+def test_another_version_goes_on_only_where_that_is_asked_for(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InfrastructureError):
+        trained.train(signal_at(6, signal.SIGTERM), resume="any_code")
+    monkeypatch.setattr("bigtransfer.train.pretrain.code_version", lambda: "another")
+    trained.train(resume="any_code")
+    said = capsys.readouterr().out
+    assert "step-00000006 was written by another version of this program or of PyTorch" in said
+    assert f"resuming at step 6 of {STEPS}" in said
+
+
+def test_a_second_training_of_the_same_is_locked_out(trained: Trained) -> None:
+    seen: list[BaseException] = []
+
+    def second(step: int, values: dict[str, float]) -> None:
+        if step == 6 and not seen:
+            seen.append(pytest.raises(LockError, trained.train).value)
+
+    trained.train(second)
+    assert f"is being written by pid {os.getpid()} " in str(seen[0])
+
+
+def test_all_checkpoints_damaged_is_an_error_not_a_new_start(trained: Trained) -> None:
+    with pytest.raises(InfrastructureError):
+        trained.train(signal_at(6, signal.SIGTERM))
+    for path in trained.work.glob("*/step-*/weights.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="can be used.*to begin this training anew, remove"):
+        trained.train()
+
+
+def test_divergence_keeps_the_good_checkpoint_and_the_names_of_the_images(
+    trained: Trained, packed: Path
+) -> None:
+    with pytest.raises(BigTransferError, match=r"the loss became .* at step \d+; lower 'base_lr'"):
+        trained.train(base_lr=1e6, warmup_steps=0, max_loss_factor=3.0)
+    (evidence,) = trained.work.glob("*/diverged-*.json")
+    facts = read_json(evidence)
+    assert len(facts["samples"]) == 8
+    assert facts["samples"][0].startswith("class_")
+
+
+def test_probe_and_validation_are_noted_at_every_evaluation(undisturbed: Trained) -> None:
+    rows = [values for _, values in undisturbed.logged if "val_top1" in values]
+    assert len(rows) == STEPS // 6
+    for row in rows:
+        assert 0 <= row["val_top1"] <= 1
+        assert 0 <= row["probe_top1_2shot"] <= 1
+
+
+def test_probe_without_enough_images_says_so(trained: Trained) -> None:
+    wanted = {"dataset": "upstream", "examples_per_class": (60,), "seeds": (0,)}
+    with pytest.raises(DatasetError, match=r"'pretrain.probe' wants 60 images of every class"):
+        trained.train(probe=wanted)
+
+
+def test_sigmoid_starts_where_the_head_bias_puts_it(trained: Trained) -> None:
+    trained.train(loss="sigmoid", head_bias=-10.0)
+    first = next(values["loss"] for step, values in trained.logged if step == 1)
+    # One label of three: 10 for it, nearly nothing for the two others.
+    assert first == pytest.approx(10.0001, abs=1e-3)
+
+
+def test_more_processes_than_images_in_a_batch_are_refused(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "x")
+    with pytest.raises(ConfigError, match=r"RANK=x and WORLD_SIZE=1 in the environment fit no run"):
+        trained.train()
+
+
+def test_steps_of_the_recipes() -> None:
+    wanted = {"bit_s": 28_151, "bit_m": 311_948, "bit_l": 2_929_688}
+    decays = {
+        "bit_s": (9384, 18767, 25023),
+        "bit_m": (103983, 207966, 277288),
+        "bit_l": (732422, 1684570, 2197266, 2709961),
+    }
+    for name, steps in wanted.items():
+        params = config.load(
+            PROJECT / "params.yaml", PROJECT / "pipelines" / f"{name}.yaml"
+        ).pretrain
+        assert params.examples is not None
+        schedule = planned_schedule(params, params.examples)
+        assert schedule.total_steps == steps
+        assert all(abs(a - b) <= 1 for a, b in zip(schedule.decay_steps, decays[name], strict=True))
+        assert (schedule.base_lr, schedule.warmup_steps) == (0.03 * 4096 / 256, 5000)
+
+
+def test_out_of_memory_on_the_way_is_remembered_for_the_next_start(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bigtransfer.model.resnet import ResNetV2
+
+    forward = ResNetV2.forward
+
+    def hungry(self: ResNetV2, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 4 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, x)
+
+    monkeypatch.setattr(ResNetV2, "forward", hungry)
+    with pytest.raises(InfrastructureError):
+        trained.train(signal_at(6, signal.SIGTERM))
+    said = capsys.readouterr().out
+    assert said.count("memory ran out; going on with 4 images per forward pass") == 1
+    trained.train()
+    assert "memory ran out" not in capsys.readouterr().out
+
+
+def test_stop_that_takes_too_long_ends_all_the_same(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, time\n"
+        "from bigtransfer.train.interrupts import watched\n"
+        "with watched(0.3) as interrupts:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    assert interrupts.wanted\n"
+        "    time.sleep(30)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True,
+        check=False, timeout=20,
+    )  # fmt: skip
+    assert result.returncode == 75
+    assert result.stderr.startswith("no end within 0.3 s of SIGTERM; the last checkpoint counts")
+
+
+def test_overlays_hold_only_what_the_schema_knows() -> None:
+    for path in sorted((PROJECT / "pipelines").glob("*.yaml")):
+        if path.name != "quickstart.yaml":
+            config.load(PROJECT / "params.yaml", path)
+
+
+def test_meta_of_a_resumable_checkpoint_says_what_made_it(trained: Trained) -> None:
+    with pytest.raises(InfrastructureError):
+        trained.train(signal_at(6, signal.SIGTERM))
+    (path,) = trained.work.glob("*/step-00000006/meta.json")
+    meta = json.loads(path.read_text())
+    assert meta["step"] == 6
+    assert meta["recipe"]["architecture"] == small_params().architecture
+    assert len(meta["shards_digest"]) == 64
+    assert meta["world_size"] == 1
