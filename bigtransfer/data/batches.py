@@ -38,7 +38,7 @@ Crop = Literal["square", "inception"]
 
 
 class Batch(NamedTuple):
-    """Images uint8 (B, H, W, 3), labels int64 (B,), index rows int64 (B,)."""
+    """Images uint8 (B, H, W, 3), labels int64 (B,) or (B, L) padded with -1, index rows (B,)."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -68,7 +68,7 @@ class Squares:
         """
         self.reader = shards.reader()
         self.rows = rows
-        self.labels = shards.labels(rows)
+        self.labels = shards.targets(rows)
         self.side = side
         self._paths = shards.index["path"]
         self.heights = shards.index["height"].to_numpy()[rows].astype(np.int64)

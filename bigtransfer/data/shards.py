@@ -73,11 +73,21 @@ class Shards:
         """
         if self.summary["multi_label"]:
             raise DatasetError(
-                f"dataset {self.summary['dataset']!r} has several labels per image; training on "
-                "those is not there yet, give a listing with one 'label' each"
+                f"dataset {self.summary['dataset']!r} has several labels per image, where one "
+                "each is needed; give a listing with one 'label' each"
             )
         labels: NDArray[np.int64] = self.index["label"].to_numpy()[rows].astype(np.int64)
         return labels
+
+    def targets(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the labels of index rows: (N,), or (N, L) filled up with -1 if several each."""
+        if not self.summary["multi_label"]:
+            return self.labels(rows)
+        taken = self.index["labels"].take(rows).combine_chunks()
+        lengths = np.diff(taken.offsets.to_numpy())
+        result = np.full((len(rows), int(lengths.max(initial=1))), -1, np.int64)
+        result[np.arange(result.shape[1]) < lengths[:, None]] = taken.flatten().to_numpy()
+        return result
 
     def multi_hot(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return (N, classes) with 1 where an image has the label."""

@@ -16,7 +16,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,14 +130,21 @@ def new_folder(path: Path, *, sealed: bool = True) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def seal(folder: Path) -> None:
-    """Flush every file of a folder and write its MANIFEST.json last: the commit marker."""
+def seal(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """Flush every file of a folder and write its MANIFEST.json last: the commit marker.
+
+    Args:
+        folder: To seal.
+        known: File name -> SHA-256, of those that were read back already.
+    """
+    digests = known or {}
     files = {}
     for file in _files(folder):
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
         name = file.relative_to(folder).as_posix()
-        files[name] = {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+        sha256 = digests.get(name) or sha256_file(file)
+        files[name] = {"bytes": file.stat().st_size, "sha256": sha256}
     write_text(folder / MANIFEST_NAME, as_json({"schema": MANIFEST_SCHEMA, "files": files}))
     _fsync_folder(folder)
 

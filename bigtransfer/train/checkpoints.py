@@ -8,6 +8,9 @@ known to be good.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bigtransfer.errors import BigTransferError, CheckpointError, InfrastructureError, StorageError
@@ -23,11 +25,10 @@ from bigtransfer.model.checkpoint import read_tensors, save_tensors
 from bigtransfer.storage import (
     MANIFEST_NAME,
     as_json,
-    explained,
     free_bytes,
     new_folder,
     read_json,
-    sha256_file,
+    seal,
     verify_folder,
 )
 from bigtransfer.storage.s3 import S3Path, S3Tree, client, delete, download, upload
@@ -36,6 +37,7 @@ SCHEMA = 2
 GROUPS = ("weights", "momentum")
 JOURNAL = "metrics.jsonl"
 _KEPT = 2
+_CHUNK_BYTES = 1 << 22
 _ROOM = _KEPT + 2
 """Checkpoints that lie there at a time: those kept, the best, and the one being written."""
 
@@ -94,14 +96,15 @@ class Checkpoints:
         """
         _refuse_nan(step, state)
         path = self._path(step)
-        with new_folder(path) as partial:
+        with new_folder(path, sealed=False) as partial:
+            known = {}
             for group, tensors in state.items():
-                file = partial / f"{group}.safetensors"
-                save_tensors(tensors, file)
-                _compare(file, tensors)
+                name = f"{group}.safetensors"
+                known[name] = _written(partial / name, tensors)
             shutil.copyfile(journal, partial / JOURNAL)
             whole = {**meta, "schema": SCHEMA, "step": step, "score": score}
             (partial / "meta.json").write_text(as_json(whole), "utf-8")
+            seal(partial, known)
         self._good[step] = score
         self._copy_to_mirror(path)
         self._forget()
@@ -236,6 +239,13 @@ def read_state(folder: Path) -> State:
     return {group: read_tensors(folder, group) for group in GROUPS}
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Say whether a tensor holds neither NaN nor Inf."""
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
+        return True  # one pass without a temporary; the sum of good numbers hardly overflows
+    return bool(torch.isfinite(tensor).all())
+
+
 def _verified(folder: Path) -> dict[str, Any]:
     verify_folder(folder, CheckpointError)
     try:
@@ -257,7 +267,7 @@ def _verified(folder: Path) -> dict[str, Any]:
 def _refuse_nan(step: int, state: State) -> None:
     for group, tensors in state.items():
         for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            if not is_finite(tensor):
                 raise CheckpointError(
                     f"after step {step:,} the {group} of {name!r} hold NaN or Inf; no checkpoint "
                     "was written of that, the one before it is kept. Lower 'base_lr' or lengthen "
@@ -265,13 +275,32 @@ def _refuse_nan(step: int, state: State) -> None:
                 )
 
 
-def _compare(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Compare what lies on the disk with what was meant."""
-    with explained(file):
-        written = load_file(file)
-    for name, tensor in tensors.items():
-        if not torch.equal(written[name], tensor):
-            raise CheckpointError(
-                f"{str(file)!r}: {name!r} read back differs from what was written "
-                f"(sha256 {sha256_file(file)[:12]}…); check the disk"
-            )
+def _written(file: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write tensors, flush, read back and compare; return the SHA-256 of what was read.
+
+    The training runs beside this: chunks leave its memory and the interpreter to it.
+    """
+    save_tensors(tensors, file)
+    digest = hashlib.sha256()
+    chunk = torch.empty(_CHUNK_BYTES, dtype=torch.uint8)
+    bytes_of_chunk: Any = chunk.numpy()
+    with file.open("rb", buffering=0) as handle:
+        os.fsync(handle.fileno())
+        length = handle.read(8)
+        text = handle.read(int.from_bytes(length, "little"))
+        digest.update(length + text)
+        header = json.loads(text)
+        names = (name for name in header if name != "__metadata__")
+        for name in sorted(names, key=lambda n: header[n]["data_offsets"]):
+            meant = tensors[name].flatten().view(torch.uint8)
+            for at in range(0, len(meant), _CHUNK_BYTES):
+                count = handle.readinto(bytes_of_chunk)
+                handle.seek(min(0, len(meant) - at - count), os.SEEK_CUR)  # not into the next one
+                count = min(count, len(meant) - at)
+                digest.update(bytes_of_chunk[:count])
+                if not torch.equal(chunk[:count], meant[at : at + _CHUNK_BYTES]):
+                    raise CheckpointError(
+                        f"{str(file)!r}: {name!r} read back differs from what was written; check "
+                        "the disk"
+                    )
+    return digest.hexdigest()

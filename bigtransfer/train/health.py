@@ -83,6 +83,12 @@ class _Probe:
 
     def __init__(self, wanted: ProbeParams, shards: Shards, crop: int, group: Group) -> None:
         self._group = group
+        if shards.summary["multi_label"]:
+            raise DatasetError(
+                f"'pretrain.probe' needs one label per image, and dataset "
+                f"{shards.summary['dataset']!r} has several; name another, or set its "
+                "examples_per_class to []"
+            )
         rows, tested = shards.rows("train"), shards.rows("val")
         labels = shards.labels(rows)
         try:

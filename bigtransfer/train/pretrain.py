@@ -151,6 +151,8 @@ class Training:
             seed=params.seed, how=params.augmentation, rank=group.rank,
             world_size=group.world_size,
         )  # fmt: skip
+        if lanes_line := _uneven(self._batches.order.lanes, group):
+            _say(lanes_line)
         self._health = Health(shards, params.crop, params.probe, probe, group)
 
     @property
@@ -356,6 +358,15 @@ def _require_possible(params: PretrainParams, shards: Shards, group: Group) -> N
             f"dataset {shards.summary['dataset']!r} has several labels per image, which loss: "
             "softmax cannot learn; set pretrain.loss to sigmoid"
         )
+
+
+def _uneven(lanes: int, group: Group) -> str | None:
+    if not group.leads or lanes == 1 or lanes % group.world_size == 0:
+        return None
+    return (
+        f"{group.world_size} processes do not divide the {lanes} lanes of the shards: some shards "
+        "are read by two of them; the batches are the same"
+    )
 
 
 def _say_what_is_not_used(folder: Path) -> None:

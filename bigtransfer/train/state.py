@@ -14,7 +14,7 @@ from torch.optim import SGD
 
 from bigtransfer.errors import CheckpointError
 from bigtransfer.storage import digest_of, sha256_json
-from bigtransfer.train.checkpoints import State
+from bigtransfer.train.checkpoints import State, is_finite
 
 MOMENTUM_BUFFER = "momentum_buffer"
 """Key of a parameter's momentum in the state of `torch.optim.SGD`."""
@@ -74,5 +74,5 @@ def require_fit(state: State, model: nn.Module, where: str) -> None:
                     f"{where}: tensor {name!r} is {tuple(tensor.shape)}, this network needs "
                     f"{tuple(own[name].shape)}: it is of another architecture or class count"
                 )
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            if not is_finite(tensor):
                 raise CheckpointError(f"{where}: tensor {name!r} holds NaN or Inf")

@@ -257,6 +257,10 @@ def test_several_labels_are_a_row_of_the_index(photos: Path) -> None:
     assert (shards.classes, shards.summary["multi_label"]) == (["a", "b"], True)
     rows = np.arange(20)
     assert shards.multi_hot(rows).sum(0).tolist() == [10, 6]
+    targets = shards.targets(rows)
+    assert targets.shape == (20, 2)
+    for row, listed in zip(targets, shards.index["labels"].take(rows).to_pylist(), strict=True):
+        assert [label for label in row if label >= 0] == listed
     with pytest.raises(DatasetError, match="has several labels per image"):
         shards.labels(rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from bigtransfer.errors import (
 )
 from bigtransfer.storage import read_json
 from bigtransfer.train.pretrain import planned_schedule
+from unit.data.test_shards import pack, validate_table
 from unit.train.conftest import STEPS, Trained, small_params
 
 
@@ -163,6 +165,26 @@ def test_sigmoid_starts_where_the_head_bias_puts_it(trained: Trained) -> None:
     first = next(values["loss"] for step, values in trained.logged if step == 1)
     # One label of three: 10 for it, nearly nothing for the two others.
     assert first == pytest.approx(10.0001, abs=1e-3)
+
+
+def test_several_labels_per_image_are_learned_with_a_sigmoid(photos: Path, tmp_path: Path) -> None:
+    images = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.png"))
+    lines = [
+        f"{path},{'odd|' if i % 2 else ''}{path.split('/')[0]}" for i, path in enumerate(images)
+    ]
+    (photos / "list.csv").write_text("\n".join(["path,labels", *lines]) + "\n")
+    validate_table(photos)
+    shards = tmp_path / "several"
+    pack(photos / "list.csv", shards)
+    several = Trained(tmp_path / "run", shards)
+    no_probe = {"dataset": "upstream", "examples_per_class": (), "seeds": (0,)}
+    with pytest.raises(ConfigError, match="several labels per image, which loss: softmax cannot"):
+        several.train(probe=no_probe)
+    with pytest.raises(DatasetError, match=r"'pretrain.probe' needs one label per image"):
+        several.train(loss="sigmoid")
+    several.train(loss="sigmoid", probe=no_probe, flip=False)
+    first = next(values["loss"] for step, values in several.logged if step == 1)
+    assert first == pytest.approx(4 * math.log(2), rel=1e-5), "four coins"
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(
