@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TRITON := 3.7.1
+TPU := torchax==0.0.14.dev20260814 jax==0.10.2 jaxlib==0.10.2 ml_dtypes==0.6.0 opt_einsum==3.4.0
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Nothing calls home. (DVC's own switches are in .dvc/config.)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -38,10 +39,17 @@ $(VENV)/triton: $(VENV)/installed
 	  || { echo "Triton $(TRITON) could not be fetched: the tests of the GPU kernels will be skipped."; exit 0; } \
 	  && touch $@
 
+# What a TPU needs, with XLA's CPU backend in its place (docs/decisions/0017).
+$(VENV)/tpu: $(VENV)/installed
+	@$(BIN)/python -c 'import torchax' 2>/dev/null \
+	  || $(PIP) --no-deps --retries 1 $(TPU) \
+	  || { echo "torchax could not be fetched: the tests of the TPU step will be skipped."; exit 0; } \
+	  && touch $@
+
 run: install ## from images to a registered model and artifacts/report/index.html
 	@$(BIN)/bigtransfer run
 
-test: $(VENV)/triton ## all tests, offline (some minutes)
+test: $(VENV)/triton $(VENV)/tpu ## all tests, offline (some minutes)
 	@$(BIN)/python -m pytest
 
 lint: install ## format, lint, types, import layers, spelling

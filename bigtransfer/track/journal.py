@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -16,6 +17,8 @@ from bigtransfer.track.origin import find_origin, git_commit
 
 _SECONDS_TO_WAIT = 120
 _SECONDS_TO_END = 10
+SHIPPER_LOCK = "shipper.lock"
+"""File that the process which tells MLflow of a whole DVC run holds locked."""
 LAST_STAGE = "summarize"
 """The stage that closes the run of the whole workflow."""
 
@@ -29,24 +32,34 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._project = project
         # Under DVC the next stage may start at once; the last one waits for all journals.
+        self._engine = origin.engine
         self._waits = origin.engine != "dvc" or stage == LAST_STAGE
         self.path = folder / f"{time.time_ns()}-{stage.replace('@', '-')}.jsonl"
         self._file = self.path.open("a", encoding="utf-8")
         self._shipper: subprocess.Popen[bytes] | None = None
+        self._is_shipped = False
         self._append(
             "start", stage=stage, pid=os.getpid(), commit=git_commit(project),
             origin=vars(origin), command=sys.argv,
         )  # fmt: skip
 
     def ship(self) -> None:
-        """Start the process that replays this journal into MLflow as it grows."""
-        log = self.path.with_suffix(".log").open("wb")
-        self._shipper = subprocess.Popen(
-            [sys.executable, "-m", "bigtransfer.track.shipper", str(self._project), str(self.path)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            cwd=self._project, env=quiet_environment(), start_new_session=True,
-        )  # fmt: skip
-        log.close()
+        """Start the process that replays this journal into MLflow as it grows.
+
+        One for all stages of a DVC run: if it is there already, it finds this journal by itself.
+        """
+        folder = self.path.parent
+        together = self._engine == "dvc"
+        self._is_shipped = True
+        if together and _is_locked(folder / SHIPPER_LOCK):
+            return
+        what = folder if together else self.path
+        with self.path.with_suffix(".log").open("wb") as log:
+            self._shipper = subprocess.Popen(
+                [sys.executable, "-m", "bigtransfer.track.shipper", str(self._project), str(what)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self._project, env=quiet_environment(), start_new_session=True,
+            )  # fmt: skip
 
     def params(self, values: dict[str, Any]) -> None:
         """Note the params of the stage."""
@@ -80,8 +93,10 @@ class Journal:
         """
         self._append("end", status=status)
         self._file.close()
-        if self._shipper is not None and self._waits and status != "KILLED":
-            wait_for(self.path.parent)
+        if not (self._is_shipped and self._waits) or status == "KILLED":
+            return
+        wait_for(self.path.parent)
+        if self._shipper is not None and self._engine != "dvc":
             with suppress(subprocess.TimeoutExpired):
                 self._shipper.wait(_SECONDS_TO_END)
 
@@ -103,6 +118,15 @@ class SilentJournal(Journal):
         """Do nothing."""
 
     def _append(self, kind: str, **values: Any) -> None: ...
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def unsent(folder: Path) -> list[Path]:

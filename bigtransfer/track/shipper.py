@@ -1,4 +1,7 @@
-"""Replay a journal into MLflow as it grows: `python -m bigtransfer.track.shipper PROJECT JOURNAL`.
+"""Replay journals into MLflow as they grow: `python -m bigtransfer.track.shipper PROJECT WHAT`.
+
+WHAT is a journal, or the folder of all stages of one DVC run: then one process tells of them all,
+until DVC ends, because importing MLflow takes seconds.
 
 One parent run stands for one run of the workflow; the first stage that executes creates it, the
 stage `summarize` closes it. Stages are nested below. If the stage's process dies without a word,
@@ -10,19 +13,21 @@ point (key, time, step, value) once, so nothing is lost and nothing doubled.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bigtransfer.track.address import tracking_uri
-from bigtransfer.track.journal import LAST_STAGE, wait_for
-from bigtransfer.track.origin import Origin
+from bigtransfer.track.journal import LAST_STAGE, SHIPPER_LOCK, unsent, wait_for
+from bigtransfer.track.origin import Origin, is_alive
 from bigtransfer.track.runs import (
     JOURNAL_TAG,
     KEY_TAG,
@@ -55,9 +60,38 @@ def ship(project: Path, journal: Path) -> None:
     try:
         _Shipment(project, journal).ship()
         finished = True
+    except Exception:
+        journal.with_suffix(".log").write_text(traceback.format_exc())
+        raise
     finally:
         journal.with_suffix(".failed").unlink(missing_ok=True)
         journal.with_suffix(".done" if finished else ".failed").touch()
+
+
+def ship_all(project: Path, folder: Path) -> None:
+    """Ship every journal of a DVC run, one after another, until DVC has ended.
+
+    Does nothing if another process is at it.
+    """
+    with (folder / SHIPPER_LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        origin: Origin | None = None
+        while True:
+            alive = origin is None or is_alive(origin.pid, origin.started)
+            waiting = [j for j in unsent(folder) if not j.with_suffix(".failed").exists()]
+            for journal in waiting:
+                first, begun, _ = journal.read_text().partition("\n")
+                if not begun:
+                    continue  # it is just being opened
+                origin = Origin(**json.loads(first)["origin"])
+                with suppress(Exception):  # the reason stands beside the journal
+                    ship(project, journal)
+            if not waiting and not alive:
+                return
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 class _Shipment:
@@ -300,9 +334,10 @@ def _close_parent(journal: Path, stage: str, parent: str, end: dict[str, Any]) -
     mlflow.MlflowClient().set_terminated(parent, end["status"], end["time"])
     if finished and not list(folder.glob("*.failed")):
         for old in folder.iterdir():
-            if not old.name.startswith(journal.stem):
+            if not old.name.startswith((journal.stem, SHIPPER_LOCK)):
                 old.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
-    ship(Path(sys.argv[1]), Path(sys.argv[2]))
+    what = Path(sys.argv[2])
+    (ship_all if what.is_dir() else ship)(Path(sys.argv[1]), what)

@@ -1,6 +1,7 @@
-"""Where a network is trained: the one seam between the loop and CPU or CUDA.
+"""Where a network is trained: the one seam between the loop and CPU, CUDA or TPU.
 
-A TPU runs the step as one compiled JAX program instead (`tpu`), so it is not a device of PyTorch's.
+PyTorch knows the first two. A TPU runs the whole step as one compiled JAX program (`tpu`); for
+everything else, evaluation and checkpoints, its network lies on the CPU.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ _PEAKS = {
 
 @dataclass(frozen=True)
 class Device:
-    """A device of PyTorch's."""
+    """Where steps are done."""
 
     torch: torch.device = torch.device("cpu")
+    is_tpu: bool = False
 
     @property
     def is_cuda(self) -> bool:
@@ -68,14 +70,14 @@ def choose_device(wanted: str, local_rank: int = 0) -> Device:
     """Return the device that `wanted` names; `auto` is a GPU where there is one.
 
     Args:
-        wanted: `auto`, `cpu` or `cuda`.
+        wanted: `auto`, `cpu`, `cuda` or `tpu`.
         local_rank: Which GPU of the machine.
 
     Raises:
         ConfigError: If there is no such device.
     """
     if wanted == "tpu":
-        raise ConfigError("device: tpu is not for this stage; choose auto, cpu or cuda")
+        return Device(is_tpu=True)
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cpu":

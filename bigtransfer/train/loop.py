@@ -28,6 +28,7 @@ from bigtransfer.train.loss import Loss, loss_named
 from bigtransfer.train.mixup import mix, mixed_loss, mixup_lambda
 from bigtransfer.train.optimizer import updates_in_backward
 from bigtransfer.train.schedule import Schedule
+from bigtransfer.train.tpu import TpuStep
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Machine:
         micro_batch_size: Images per forward pass; None: all of this process's share. Halved when
             memory runs out.
         cuda_graph: Whether a step is one CUDA graph.
+        settle: Brings weights and momentum to where PyTorch sees them; call it before a look.
     """
 
     device: Device = field(default_factory=Device)
@@ -48,6 +50,7 @@ class Machine:
     precision: str = "float32"
     micro_batch_size: int | None = None
     cuda_graph: bool = False
+    settle: Callable[[], None] = lambda: None
 
 
 class Watcher:
@@ -115,6 +118,8 @@ def run_steps(
     machine = machine or Machine()
     if machine.cuda_graph:
         _require_graph(machine, mixup_alpha)
+    if machine.device.is_tpu:
+        _require_tpu(machine, mixup_alpha)
     steps = _Steps(
         model, optimizer, batches, schedule, machine, loss or loss_named("softmax"), watcher,
         highest_loss, lambda step: mixup_lambda(mixup_alpha, seed, step),
@@ -150,6 +155,7 @@ class _Steps:
         """Whether `backward` updates as it goes: on a CPU, alone, without micro-batches."""
         self._updating = False
         self._captured: CapturedStep | None = None
+        self._tpu: TpuStep | None = None
         self._unseen: tuple[int, Tensor, float] | None = None
         """Step, loss and rate that are still on the GPU."""
 
@@ -159,7 +165,13 @@ class _Steps:
         machine = self._machine
         share = machine.group.share(self._batches.batch_size)
         pieces = len(list(self._pieces(share.stop - share.start)))
-        self._in_backward = machine.group.alone and not machine.device.is_cuda and pieces == 1
+        device = machine.device
+        if device.is_tpu and isinstance(self._model, ResNetV2):
+            size = self._batches.batch_size
+            self._tpu = TpuStep(self._model, self._optimizer, self._loss, size)
+            machine.settle = self._tpu.write_back
+            return self._hooks
+        self._in_backward = machine.group.alone and not device.is_cuda and pieces == 1
         if self._in_backward:  # decision 0014
             self._hooks.enter_context(updates_in_backward(self._optimizer))
         return self._hooks
@@ -170,6 +182,10 @@ class _Steps:
         lam = self._lam(step)
         if self._machine.cuda_graph:
             self._tell_later(step, self._replayed(batch, rate), rate)
+            return
+        if self._tpu is not None:
+            self._watcher.before_update()
+            self._tell(step, self._tpu(batch.images, batch.labels, rate).item(), rate)
             return
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -334,6 +350,18 @@ def _require_graph(machine: Machine, mixup_alpha: float | None) -> None:
         raise ConfigError("cuda_graph: true is for one process on one GPU; set it to false")
     if mixup_alpha or machine.micro_batch_size:
         raise ConfigError("cuda_graph: true goes with neither MixUp nor micro_batch_size")
+
+
+def _require_tpu(machine: Machine, mixup_alpha: float | None) -> None:
+    if not machine.group.alone:
+        raise ConfigError(
+            "device: tpu is one process for all devices of a host; start it without torchrun"
+        )
+    if mixup_alpha or machine.micro_batch_size or machine.precision != "float32":
+        raise ConfigError(
+            "device: tpu goes with precision: float32 (XLA multiplies in bfloat16 there by itself) "
+            "and without micro_batch_size and MixUp"
+        )
 
 
 class DivergedError(BigTransferError):

@@ -151,7 +151,7 @@ class Training:
             seed=params.seed, how=params.augmentation, rank=group.rank,
             world_size=group.world_size,
         )  # fmt: skip
-        if lanes_line := _uneven(self._batches.order.lanes, group):
+        if lanes_line := uneven_lanes(self._batches.order.lanes, group):
             _say(lanes_line)
         self._health = Health(shards, params.crop, params.probe, probe, group)
 
@@ -295,10 +295,12 @@ class Training:
 
     def look(self, between: Callable[[], None]) -> dict[str, float]:
         """Return validation accuracy and probe."""
+        self._machine.settle()
         return self._health.look(self.model, between)
 
     def save(self, step: int, *, wait: bool) -> None:
         """Begin a checkpoint; with `wait`, finish it too. All processes must call it."""
+        self._machine.settle()
         state = whole_state(self.model, self.optimizer)
         if not self.leads:
             return
@@ -315,6 +317,7 @@ class Training:
 
     def write(self, outputs: Outputs) -> dict[str, Any] | None:
         """Write the results, then forget the checkpoints."""
+        self._machine.settle()
         state = whole_state(self.model, self.optimizer)
         if not self.leads:
             return None
@@ -360,7 +363,8 @@ def _require_possible(params: PretrainParams, shards: Shards, group: Group) -> N
         )
 
 
-def _uneven(lanes: int, group: Group) -> str | None:
+def uneven_lanes(lanes: int, group: Group) -> str | None:
+    """Return what the leader should say where processes do not divide the lanes of the order."""
     if not group.leads or lanes == 1 or lanes % group.world_size == 0:
         return None
     return (

@@ -10,18 +10,19 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bigtransfer.data.batches import Squares, TrainBatches
+from bigtransfer.data.batches import Batch, Squares, TrainBatches
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import BigTransferError
 from bigtransfer.model import create_model
 from bigtransfer.train.group import open_group
-from bigtransfer.train.loop import Machine, Watcher, run_steps
+from bigtransfer.train.loop import Machine, Watcher, _Steps, run_steps
 from bigtransfer.train.parallel import spread, whole_state
 from bigtransfer.train.pretrain import Outputs, pretrain
 from bigtransfer.train.schedule import Schedule
@@ -74,7 +75,17 @@ def recipe(arguments: argparse.Namespace) -> None:
         if step == arguments.stop_at and "loss" in values:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    if arguments.slow:
+        do = _Steps.run
+
+        def slowly(self: _Steps, step: int, batch: Batch) -> None:
+            time.sleep(arguments.slow)
+            do(self, step, batch)
+
+        _Steps.run = slowly  # type: ignore[method-assign]
     out = arguments.output
+    seen = {"world_size": int(os.environ.get("WORLD_SIZE", "1"))}
+    (out / f"seen-{os.getpid()}.json").write_text(json.dumps(seen))
     outputs = Outputs(out / "checkpoint", out / "m.json", out / "h.csv")
     params = small_params(parallel=arguments.parallel, checkpoint_steps=5)
     pretrain(params, arguments.shards, arguments.shards, outputs, out / "work", log)
@@ -90,6 +101,7 @@ if __name__ == "__main__":
     parser.add_argument("--float64", action="store_true")
     parser.add_argument("--micro-batch-size", type=int)
     parser.add_argument("--stop-at", type=int)
+    parser.add_argument("--slow", type=float, help="seconds that each step takes longer")
     given = parser.parse_args()
     try:
         loop(given) if given.float64 else recipe(given)

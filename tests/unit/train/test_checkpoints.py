@@ -241,6 +241,17 @@ def test_full_disk_leaves_the_good_checkpoint_and_says_try_again(small_disk: Pat
     assert kept.newest() == 10
 
 
+def test_read_only_folder_is_named_and_keeps_what_it_has(small_disk: Path) -> None:
+    kept = Kept(small_disk / "run")
+    kept.write(10)
+    remount = ["mount", "-o", "remount,ro", str(small_disk)]
+    subprocess.run(remount, check=True)
+    with pytest.raises(StorageError, match=r"cannot write .*step-0+20'?: Read-only file system"):
+        kept.write(20)
+    assert kept.newest() == 10
+    subprocess.run([*remount[:2], "remount,rw", str(small_disk)], check=True)
+
+
 def test_a_run_does_not_begin_where_its_checkpoints_will_not_fit(small_disk: Path) -> None:
     kept = Kept(small_disk / "run")
     with pytest.raises(InfrastructureError, match=r"needs 8,000,000 bytes for checkpoints of 2,00"):

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +18,8 @@ import pytest
 import torch
 from conftest import PROJECT, environment
 from torch import Tensor
+
+from unit.train.conftest import STEPS
 
 WORKER = ["-m", "unit.train.distributed"]
 
@@ -82,6 +90,53 @@ def test_a_run_goes_on_with_other_numbers_of_processes(packed: Path, tmp_path: P
     assert found[1] == pytest.approx(expected[1], abs=1e-6)
     # Sums in another order: rounding grows from here on, so later losses are not compared.
     assert found[6] == pytest.approx(expected[6], rel=1e-4)
+
+
+def test_a_lost_node_costs_the_steps_since_the_last_checkpoint(
+    packed: Path, tmp_path: Path
+) -> None:
+    there = tmp_path / "elastic"
+    there.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    line = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc-per-node", "1",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test",
+        "--rdzv-conf", "last_call_timeout=3,keep_alive_interval=1", "--max-restarts", "5",
+        *WORKER, "--shards", str(packed), "--output", str(there), "--slow", "0.3",
+    ]  # fmt: skip
+    nodes = []
+    for name in ("stays", "dies"):
+        with (there / name).open("wb") as log:
+            nodes.append(
+                subprocess.Popen(
+                    line, cwd=there, stdout=log, stderr=log, start_new_session=True,
+                    env=environment(PYTHONPATH=f"{PROJECT}:{PROJECT / 'tests'}",
+                                    OMP_NUM_THREADS="1"),
+                )
+            )  # fmt: skip
+        time.sleep(1)  # the first one holds the meeting point
+    stays, dies = nodes
+    try:
+        deadline = time.monotonic() + 100
+        while not list(there.glob("work/*/step-*/MANIFEST.json")):
+            assert time.monotonic() < deadline and stays.poll() is None, (
+                there / "stays"
+            ).read_text()
+            time.sleep(0.05)
+        os.killpg(dies.pid, signal.SIGKILL)
+        assert stays.wait(100) == 0, (there / "stays").read_text()[-3000:]
+    finally:
+        for node in nodes:
+            with suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGKILL)
+            node.wait()
+    said = (there / "stays").read_text() + (there / "dies").read_text()
+    assert "resuming at step" in (there / "stays").read_text(), said[-3000:]
+    worlds = {json.loads(p.read_text())["world_size"] for p in there.glob("seen-*.json")}
+    assert worlds == {1, 2}, "it began with two and ended with one"
+    assert set(losses(there)) == {1, 6, 12, 18, 20, STEPS}
 
 
 def test_two_processes_write_one_set_of_outputs(packed: Path, tmp_path: Path) -> None:

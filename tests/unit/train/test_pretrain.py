@@ -25,7 +25,8 @@ from bigtransfer.errors import (
     LockError,
 )
 from bigtransfer.storage import read_json
-from bigtransfer.train.pretrain import planned_schedule
+from bigtransfer.train.group import Group
+from bigtransfer.train.pretrain import planned_schedule, uneven_lanes
 from unit.data.test_shards import pack, validate_table
 from unit.train.conftest import STEPS, Trained, small_params
 
@@ -193,6 +194,16 @@ def test_more_processes_than_images_in_a_batch_are_refused(
     monkeypatch.setenv("RANK", "x")
     with pytest.raises(ConfigError, match=r"RANK=x and WORLD_SIZE=1 in the environment fit no run"):
         trained.train()
+
+
+@pytest.mark.parametrize(("processes", "even"), [(1, True), (8, True), (6, False), (65, False)])
+def test_processes_that_do_not_divide_the_lanes_are_told_what_that_means(
+    processes: int, even: bool
+) -> None:
+    line = uneven_lanes(64, Group(0, processes))
+    assert (line is None) == even
+    assert even or f"{processes} processes do not divide the 64 lanes" in str(line)
+    assert uneven_lanes(64, Group(1, processes)) is None, "said once"
 
 
 def test_steps_of_the_recipes() -> None:
