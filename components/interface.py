@@ -11,8 +11,9 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,11 @@ def main(component: Component, run: Run, argv: Sequence[str] | None = None) -> N
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail(stage, 1, "nobody reads the output any more")
+    except Exception:
+        if "RANK" not in os.environ:
+            raise
+        traceback.print_exc()
+        os._exit(1)  # as in `_fail`
 
 
 def parser(component: Component) -> argparse.ArgumentParser:
@@ -245,10 +251,13 @@ def _fail(stage: str, code: int, message: str) -> None:
 
     who = stage if _leads() else f"{stage}, process {os.environ['RANK']}"
     print(f"{who}: {message}", file=sys.stderr, flush=True)
-    if not _leads():
-        sys.exit(code)
-    try:
-        write_text(LAST_FAILURE, as_json({"stage": stage, "exit_code": code, "message": message}))
-    except BigTransferError:
-        pass  # the message above is what counts; a read-only folder must not hide it
+    facts = {"stage": stage, "exit_code": code, "message": message}
+    with suppress(
+        BigTransferError
+    ):  # the message above counts; a read-only folder must not hide it
+        if _leads():
+            write_text(LAST_FAILURE, as_json(facts))
+    if "RANK" in os.environ:  # threads that wait for peers which are gone must not keep it alive
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)

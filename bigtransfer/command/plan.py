@@ -139,8 +139,8 @@ def _print_checkpoints(size: int) -> None:
     verdict = "enough" if free >= needed else "NOT enough"
     _print(
         "checkpoints",
-        f"{size / 1e9:.2f} GB each, four at a time: {needed / 1e9:.2f} GB; here "
-        f"{free / 1e9:.1f} GB are free, {verdict}",
+        f"{_bytes(size)} each, four at a time: {_bytes(needed)}; here {_bytes(free)} are free, "
+        f"{verdict}",
     )
 
 
@@ -191,6 +191,10 @@ def _duration(hours: float) -> str:
     if hours < 1:
         return f"{hours * 60:.1f} min"
     return f"{hours:,.1f} h" if hours < 72 else f"{hours / 24:,.1f} days"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _price(text: str) -> tuple[str, float]:

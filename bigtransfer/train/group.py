@@ -70,6 +70,9 @@ class Group:
 def open_group(device: torch.device) -> Iterator[Group]:
     """Join the processes that `torchrun` started; alone where it did not.
 
+    After a failure the group is left as it is: end the process by `os._exit`, because the
+    backend's own threads may wait for peers that are gone.
+
     Raises:
         ConfigError: If the environment's numbers do not fit.
         InfrastructureError: If the others do not answer.
@@ -83,10 +86,8 @@ def open_group(device: torch.device) -> Iterator[Group]:
         dist.init_process_group(
             backend, timeout=_TIMEOUT, device_id=device if device.type == "cuda" else None
         )
-    try:
-        yield Group(rank, world_size, device)
-    finally:
-        dist.destroy_process_group()
+    yield Group(rank, world_size, device)
+    dist.destroy_process_group()  # not after a failure: with peers that are gone it may not return
 
 
 def environment_rank() -> tuple[int, int]:

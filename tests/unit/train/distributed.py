@@ -106,5 +106,6 @@ if __name__ == "__main__":
     try:
         loop(given) if given.float64 else recipe(given)
     except BigTransferError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        print(error, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(error.exit_code)
