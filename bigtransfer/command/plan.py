@@ -152,7 +152,7 @@ def _print_times(
     arguments: argparse.Namespace,
     prices: list[tuple[str, float]],
 ) -> None:
-    from bigtransfer.train.devices import peak_flops
+    from bigtransfer.train.devices import is_out_of_memory, peak_flops
     from bigtransfer.train.planning import images_per_second
 
     per_image = made.flops / made.images
@@ -166,14 +166,21 @@ def _print_times(
     elif not device.is_cuda and per_image * images > _PROBE_FLOPS_ON_CPU:
         _print("time here", f"not tried: one image takes {per_image:.1g} FLOPs, too much for a CPU")
     else:
-        rate = images_per_second(params, classes, device, images, arguments.probe_seconds)
-        hours = made.images / rate / arguments.devices / 3600
-        each = "" if arguments.devices == 1 else f" on {arguments.devices} like it"
-        _print(
-            "time here",
-            f"{_duration(hours)}{each} at {rate:,.1f} images/s on {device.name} (micro-batch "
-            f"{images}, tried now), reading data and evaluation not counted",
-        )
+        try:
+            rate = images_per_second(params, classes, device, images, arguments.probe_seconds)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            _print("time here", f"not known: {images} images do not fit into {device.name}")
+            rate = 0.0
+        if rate:
+            hours = made.images / rate / arguments.devices / 3600
+            each = "" if arguments.devices == 1 else f" on {arguments.devices} like it"
+            _print(
+                "time here",
+                f"{_duration(hours)}{each} at {rate:,.1f} images/s on {device.name} (micro-batch "
+                f"{images}, tried now), reading data and evaluation not counted",
+            )
     for name, price in prices:
         peak = peak_flops(name)
         if peak is None:

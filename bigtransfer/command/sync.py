@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bigtransfer.errors import InfrastructureError
 from bigtransfer.track.address import quiet_environment, tracking_uri
-from bigtransfer.track.journal import unsent
+from bigtransfer.track.journal import is_being_written, unsent
 
 _TRACK = Path(".work") / "track"
 
@@ -20,7 +20,10 @@ def run(project: Path) -> None:
         InfrastructureError: If MLflow does not take one; names it.
     """
     waiting = [
-        journal for folder in sorted((project / _TRACK).glob("*/")) for journal in unsent(folder)
+        journal
+        for folder in sorted((project / _TRACK).glob("*/"))
+        for journal in unsent(folder)
+        if journal.stat().st_size and not is_being_written(journal)
     ]
     if not waiting:
         print("MLflow has all that was logged")

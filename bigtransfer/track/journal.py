@@ -12,8 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bigtransfer.track.address import quiet_environment
-from bigtransfer.track.origin import find_origin, git_commit
+from bigtransfer.track.origin import find_origin, git_commit, is_alive
 
 _SECONDS_TO_WAIT = 120
 _SECONDS_TO_END = 10
@@ -34,13 +36,14 @@ class Journal:
         # Under DVC the next stage may start at once; the last one waits for all journals.
         self._engine = origin.engine
         self._waits = origin.engine != "dvc" or stage == LAST_STAGE
+        commit = git_commit(project)  # before the file is there: it is never seen empty for long
         self.path = folder / f"{time.time_ns()}-{stage.replace('@', '-')}.jsonl"
         self._file = self.path.open("a", encoding="utf-8")
         self._shipper: subprocess.Popen[bytes] | None = None
         self._is_shipped = False
         self._append(
-            "start", stage=stage, pid=os.getpid(), commit=git_commit(project),
-            origin=vars(origin), command=sys.argv,
+            "start", stage=stage, pid=os.getpid(), started=psutil.Process().create_time(),
+            commit=commit, origin=vars(origin), command=sys.argv,
         )  # fmt: skip
 
     def ship(self) -> None:
@@ -102,8 +105,11 @@ class Journal:
 
     def _append(self, kind: str, **values: Any) -> None:
         line = json.dumps({"kind": kind, "time": int(time.time() * 1000), **values}, default=str)
-        self._file.write(line + "\n")
-        self._file.flush()
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:  # a full disk: the training says so itself where it matters
+            print(f"warning: the journal {str(self.path)!r} lacks a line: {error}", file=sys.stderr)
 
 
 class SilentJournal(Journal):
@@ -132,6 +138,15 @@ def _is_locked(path: Path) -> bool:
 def unsent(folder: Path) -> list[Path]:
     """Return the journals of a folder that are not in MLflow yet, oldest first."""
     return sorted(p for p in folder.glob("*.jsonl") if not p.with_suffix(".done").exists())
+
+
+def is_being_written(journal: Path) -> bool:
+    """Say whether the process that writes a journal still lives."""
+    first, begun, _ = journal.read_text("utf-8").partition("\n")
+    if not begun:
+        return False
+    start = json.loads(first)
+    return is_alive(start["pid"], start["started"])
 
 
 def wait_for(folder: Path, but: Path | None = None) -> None:

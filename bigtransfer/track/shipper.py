@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import random
 import sys
 import time
@@ -81,7 +80,11 @@ def ship_all(project: Path, folder: Path) -> None:
         origin: Origin | None = None
         while True:
             alive = origin is None or is_alive(origin.pid, origin.started)
-            waiting = [j for j in unsent(folder) if not j.with_suffix(".failed").exists()]
+            waiting = [
+                journal
+                for journal in unsent(folder)
+                if journal.stat().st_size and not journal.with_suffix(".failed").exists()
+            ]
             for journal in waiting:
                 first, begun, _ = journal.read_text().partition("\n")
                 if not begun:
@@ -116,9 +119,11 @@ class _Shipment:
         start, *rest = next(chunks)
         self._start = start
         self._insist(self._open)
-        monitor = _SystemMetrics(self._run)
-        end = self._replay(rest) or next(filter(None, map(self._replay, chunks)))
-        monitor.finish()
+        self._monitor = _SystemMetrics(self._run)
+        try:
+            end = self._replay(rest) or next(filter(None, map(self._replay, chunks)))
+        finally:
+            self._monitor.finish()
         self._insist(lambda: self._close(end))
 
     def _open(self) -> None:
@@ -130,6 +135,7 @@ class _Shipment:
             self._run = self._create_run()
         else:  # the answer was lost, or this is sent again
             self._run, self._sent = known, known_points(self._client, known)
+        self._own = self._run
         self._client.set_terminated(self._run, "RUNNING")
 
     def _create_run(self) -> str:
@@ -167,8 +173,10 @@ class _Shipment:
         if kind == "params":
             from mlflow.entities import Param
 
+            known = self._client.get_run(run).data.params  # MLflow refuses to change one
             values = {k: str(v)[:_PARAM_CHARACTERS] for k, v in entry["values"].items()}
-            self._client.log_batch(run, params=[Param(k, v) for k, v in values.items()])
+            fresh = [Param(k, v) for k, v in values.items() if k not in known]
+            self._client.log_batch(run, params=fresh)
         elif kind == "tags":
             for key, value in entry["values"].items():
                 self._client.set_tag(run, key, value)
@@ -193,12 +201,14 @@ class _Shipment:
             self._insist(lambda: self._client.log_batch(self._run, metrics=some))  # noqa: B023
 
     def _join_earlier(self, key: str) -> None:
-        """Go on in the run of the same training that was interrupted, if there is one."""
-        earlier = earlier_training(self._client, self._experiment, key, self._run)
+        """Go on in the run of the same training that was interrupted, if there is one.
+
+        May be repeated after any of its calls failed: what it found is noted last of all.
+        """
+        earlier = earlier_training(self._client, self._experiment, key, self._own)
         if earlier is None:
             return
-        own, self._run = self._run, earlier
-        self._sent = known_points(self._client, earlier)
+        sent = known_points(self._client, earlier)
         tags = {
             KEY_TAG: self._start["origin"]["key"],
             JOURNAL_TAG: self._journal.stem,
@@ -207,7 +217,10 @@ class _Shipment:
         for name, value in tags.items():
             self._client.set_tag(earlier, name, value)
         self._client.set_terminated(earlier, "RUNNING")
-        self._client.delete_run(own)
+        self._client.delete_run(self._own)
+        self._run, self._sent = earlier, sent
+        self._monitor.finish()
+        self._monitor = _SystemMetrics(earlier)
 
     def _close(self, end: Entry) -> None:
         run = self._client.get_run(self._run)
@@ -262,7 +275,7 @@ class _Follower:
     def __init__(self, journal: Path) -> None:
         self._file = journal.open(encoding="utf-8")
         self._rest = ""
-        self._pid: int | None = None
+        self._start: Entry | None = None
         self._ended: float | None = None
 
     def __iter__(self) -> Iterator[list[Entry]]:
@@ -280,17 +293,20 @@ class _Follower:
 
     def seconds_since_end(self) -> float:
         """Return how long ago the writer was found dead; 0 while it lives."""
-        if self._ended is None and self._pid is not None and not _exists(self._pid):
+        if self._ended is None and not self._writer_lives():
             self._ended = time.monotonic()
         return 0.0 if self._ended is None else time.monotonic() - self._ended
 
+    def _writer_lives(self) -> bool:
+        return self._start is None or is_alive(self._start["pid"], self._start["started"])
+
     def _read(self) -> list[Entry]:
-        alive = self._pid is None or _exists(self._pid)
+        alive = self._writer_lives()
         self._rest += self._file.read()
         *lines, self._rest = self._rest.split("\n")
         entries = [json.loads(line) for line in lines]
-        if self._pid is None and entries:
-            self._pid = entries[0].get("pid")
+        if self._start is None and entries:
+            self._start = entries[0]
         for number, entry in enumerate(entries):
             if entry["kind"] == "end":
                 self._ended = self._ended or time.monotonic()
@@ -299,25 +315,6 @@ class _Follower:
             self._ended = self._ended or time.monotonic()
             return [{"kind": "end", "status": "KILLED", "time": int(time.time() * 1000)}]
         return entries
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    import psutil
-
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return True
 
 
 def _close_parent(journal: Path, stage: str, parent: str, end: dict[str, Any]) -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,6 +36,7 @@ from bigtransfer.storage import (
 from bigtransfer.storage.s3 import S3Path, S3Tree, client, delete, download, upload
 
 SCHEMA = 2
+_NAME = re.compile(r"step-(\d{8,})")
 GROUPS = ("weights", "momentum")
 JOURNAL = "metrics.jsonl"
 _KEPT = 2
@@ -59,6 +62,9 @@ class Checkpoints:
         """
         self.folder, self._mirror, self._warn = folder, mirror, warn
         self._s3 = None if mirror is None else client()
+        self._sender: threading.Thread | None = None
+        self._next: int | None = None
+        """Step that is to be sent to the mirror next."""
         self._good: dict[int, float | None] = {}
         """Step -> its score, of those that this process wrote or verified."""
         for partial in folder.glob(".step-*.partial-*"):
@@ -95,6 +101,8 @@ class Checkpoints:
             InfrastructureError: If the disk is full.
         """
         _refuse_nan(step, state)
+        if step in self._good:
+            return  # what a training is at a step is one thing; the good folder stays untouched
         path = self._path(step)
         with new_folder(path, sealed=False) as partial:
             known = {}
@@ -106,8 +114,9 @@ class Checkpoints:
             (partial / "meta.json").write_text(as_json(whole), "utf-8")
             seal(partial, known)
         self._good[step] = score
-        self._copy_to_mirror(path)
         self._forget()
+        if self._mirror is not None:
+            self._mirror_soon(step)
 
     def newest(self, fits: Callable[[Path, dict[str, Any]], State]) -> tuple[Path, State] | None:
         """Return the newest checkpoint that is undamaged and fits, and what `fits` made of it.
@@ -148,15 +157,21 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove all: the run is finished and its output is in place."""
+        self.wait_for_mirror()
         shutil.rmtree(self.folder, ignore_errors=True)
-        for step, files in self._remote().items():
-            self._forget_remote(step, files)
+        try:
+            for step, files in self._remote().items():
+                self._forget_remote(step, files)
+        except BigTransferError as error:
+            self._warn(f"the checkpoints stay in the bucket: {error}")
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
     def _local(self) -> list[int]:
-        return sorted(int(p.name.removeprefix("step-")) for p in self.folder.glob("step-*"))
+        return sorted(
+            int(m[1]) for p in self.folder.glob("step-*") if (m := _NAME.fullmatch(p.name))
+        )
 
     def _note_others(self, newest: int) -> None:
         """Learn which older ones are good, so that they are kept as a way back."""
@@ -167,24 +182,53 @@ class Checkpoints:
                 except CheckpointError:
                     continue
 
+    @property
+    def _best(self) -> int | None:
+        scored = {step: score for step, score in self._good.items() if score is not None}
+        return max(scored, key=lambda step: (scored[step], step), default=None)
+
     def _forget(self) -> None:
         if len(self._good) < _KEPT:
             return
-        scored = {step: score for step, score in self._good.items() if score is not None}
-        best = max(scored, key=lambda step: (scored[step], step), default=None)
-        kept = {*sorted(self._good)[-_KEPT:], *([] if best is None else [best])}
+        kept = {*sorted(self._good)[-_KEPT:], self._best}
         for step in self._local():
             if step not in kept:
                 shutil.rmtree(self._path(step), ignore_errors=True)
                 self._good.pop(step, None)
-        if self._s3 is None:
-            return
-        try:
-            for step, files in self._remote().items():
-                if step not in kept:
-                    self._forget_remote(step, files)
-        except BigTransferError as error:
-            self._warn(f"old checkpoints stay in the bucket for now: {error}")
+
+    def _mirror_soon(self, step: int) -> None:
+        """Send a checkpoint in the background; the newest waits for the one that is on its way."""
+        self._next = step
+        if self._sender is None or not self._sender.is_alive():
+            self._sender = threading.Thread(target=self._send_all, daemon=True)
+            self._sender.start()
+
+    def _send_all(self) -> None:
+        while (step := self._next) is not None:
+            self._next = None
+            try:
+                self._send(step)
+            except BigTransferError as error:
+                self._warn(
+                    f"step-{step:08d} is kept here alone, the bucket did not take it: {error}"
+                )
+
+    def _send(self, step: int) -> None:
+        """Send a checkpoint, its manifest last; then forget the bucket's own older ones."""
+        assert self._mirror is not None
+        path = self._path(step)
+        names = sorted(p.name for p in path.iterdir() if p.name != MANIFEST_NAME)
+        for name in (*names, MANIFEST_NAME):
+            upload(self._s3, path / name, self._mirror / path.name / name)
+        remote = self._remote()
+        for old in sorted(remote)[:-_KEPT]:
+            if old != self._best:
+                self._forget_remote(old, remote[old])
+
+    def wait_for_mirror(self) -> None:
+        """Wait until the bucket has the newest checkpoint, or has refused it."""
+        if self._sender is not None:
+            self._sender.join()
 
     def _remote(self) -> dict[int, list[str]]:
         """Return step -> its files, of the complete ones in the bucket."""
@@ -193,20 +237,9 @@ class Checkpoints:
         found: dict[int, list[str]] = {}
         for file in S3Tree(self._mirror, {}, self._s3).contents().files:
             name, _, rest = file.path.partition("/")
-            if name.startswith("step-") and rest:
-                found.setdefault(int(name.removeprefix("step-")), []).append(rest)
+            if rest and (match := _NAME.fullmatch(name)):
+                found.setdefault(int(match[1]), []).append(rest)
         return {step: files for step, files in found.items() if MANIFEST_NAME in files}
-
-    def _copy_to_mirror(self, path: Path) -> None:
-        """Send a checkpoint, its manifest last; the training goes on if that fails."""
-        if self._mirror is None:
-            return
-        try:
-            files = sorted(p.name for p in path.iterdir() if p.name != MANIFEST_NAME)
-            for name in (*files, MANIFEST_NAME):
-                upload(self._s3, path / name, self._mirror / path.name / name)
-        except BigTransferError as error:
-            self._warn(f"{path.name} is kept here alone, the bucket did not take it: {error}")
 
     def _fetch(self, step: int, files: list[str]) -> None:
         """Bring a checkpoint of the bucket here."""
@@ -247,7 +280,10 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def _verified(folder: Path) -> dict[str, Any]:
-    verify_folder(folder, CheckpointError)
+    try:
+        verify_folder(folder, CheckpointError)
+    except OSError as error:
+        raise CheckpointError(f"{str(folder)!r} cannot be read: {error.strerror}") from error
     try:
         meta: dict[str, Any] = read_json(folder / "meta.json")
         schema, step = meta["schema"], meta["step"]

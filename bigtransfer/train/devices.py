@@ -20,6 +20,8 @@ _PEAKS = {
     "B200": 2250e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
 }  # fmt: skip
 
+_OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+
 
 @dataclass(frozen=True)
 class Device:
@@ -93,7 +95,7 @@ def choose_device(wanted: str, local_rank: int = 0) -> Device:
             f"{torch.cuda.device_count()}; lower --nproc-per-node"
         )
     torch.cuda.set_device(local_rank)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.deterministic = True  # a resumed run is to be the same; 0016 says how far
     return Device(torch.device("cuda", local_rank))
 
 
@@ -106,4 +108,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error of PyTorch's means that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

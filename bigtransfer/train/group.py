@@ -78,7 +78,12 @@ def open_group(device: torch.device) -> Iterator[Group]:
         InfrastructureError: If the others do not answer.
     """
     rank, world_size = environment_rank()
-    if world_size == 1 and "MASTER_ADDR" not in os.environ:
+    if "MASTER_ADDR" not in os.environ:
+        if world_size > 1:
+            raise ConfigError(
+                f"WORLD_SIZE={world_size} is set but MASTER_ADDR is not; start it by "
+                "`torchrun --nproc-per-node N -m components.pretrain …`"
+            )
         yield Group(device=device)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"

@@ -12,6 +12,7 @@ from types import FrameType
 
 from bigtransfer.errors import InfrastructureError
 
+_OURS = (signal.SIGTERM, signal.SIGINT)
 _TRY_AGAIN = InfrastructureError.exit_code
 
 
@@ -53,25 +54,35 @@ class Interrupts:
         """Take note; a second Ctrl-C ends at once."""
         if self.signal == signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
-        self._timer = threading.Timer(self._stop_seconds, self._give_up)
-        self._timer.daemon = True
-        self._timer.start()
+        self.signal = self.signal or signal.Signals(number)
+
+    def count_down(self, pipe: int) -> None:
+        """Read from a pipe which signals arrive, and start the clock at the first of ours.
+
+        The handler above runs only when the main thread comes back from PyTorch; this does not
+        wait for that. Ends when the pipe is closed.
+        """
+        while received := os.read(pipe, 1):
+            if received[0] in _OURS and self._timer is None:
+                arrived = signal.Signals(received[0])
+                self._timer = threading.Timer(self._stop_seconds, self._give_up, [arrived])
+                self._timer.daemon = True
+                self._timer.start()
+        os.close(pipe)
 
     def close(self) -> None:
-        """Call the timer off: the end is near."""
+        """Call the clock off: the end is near."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _give_up(self) -> None:
-        assert self.signal is not None
+    def _give_up(self, arrived: signal.Signals) -> None:
         print(
-            f"no end within {self._stop_seconds:g} s of {self.signal.name}; the last checkpoint "
+            f"no end within {self._stop_seconds:g} s of {arrived.name}; the last checkpoint "
             "counts, run the same again to go on",
             file=sys.stderr,
             flush=True,
         )
-        os._exit(130 if self.signal == signal.SIGINT else _TRY_AGAIN)
+        os._exit(130 if arrived == signal.SIGINT else _TRY_AGAIN)
 
 
 @contextmanager
@@ -85,10 +96,16 @@ def watched(stop_seconds: float) -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupts  # signals reach the main thread alone
         return
-    before = {n: signal.signal(n, interrupts.on_signal) for n in (signal.SIGTERM, signal.SIGINT)}
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    threading.Thread(target=interrupts.count_down, args=(reading,), daemon=True).start()
+    before = {number: signal.signal(number, interrupts.on_signal) for number in _OURS}
+    woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
         yield interrupts
     finally:
+        signal.set_wakeup_fd(woken)
+        os.close(writing)
         interrupts.close()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -119,7 +119,7 @@ def run_steps(
     if machine.cuda_graph:
         _require_graph(machine, mixup_alpha)
     if machine.device.is_tpu:
-        _require_tpu(machine, mixup_alpha)
+        _require_tpu(model, machine, mixup_alpha)
     steps = _Steps(
         model, optimizer, batches, schedule, machine, loss or loss_named("softmax"), watcher,
         highest_loss, lambda step: mixup_lambda(mixup_alpha, seed, step),
@@ -129,7 +129,6 @@ def run_steps(
     with steps.prepare():
         for step, batch in enumerate(coming, start):
             steps.run(step, batch)
-    steps.look_at_last()
 
 
 class _Steps:
@@ -156,8 +155,6 @@ class _Steps:
         self._updating = False
         self._captured: CapturedStep | None = None
         self._tpu: TpuStep | None = None
-        self._unseen: tuple[int, Tensor, float] | None = None
-        """Step, loss and rate that are still on the GPU."""
 
     def prepare(self) -> ExitStack:
         """Choose how steps are done; returns the context within which they are."""
@@ -166,7 +163,8 @@ class _Steps:
         share = machine.group.share(self._batches.batch_size)
         pieces = len(list(self._pieces(share.stop - share.start)))
         device = machine.device
-        if device.is_tpu and isinstance(self._model, ResNetV2):
+        if device.is_tpu:
+            assert isinstance(self._model, ResNetV2), "held by _require_tpu"
             size = self._batches.batch_size
             self._tpu = TpuStep(self._model, self._optimizer, self._loss, size)
             machine.settle = self._tpu.write_back
@@ -181,7 +179,7 @@ class _Steps:
         rate = self._schedule.learning_rate(step)
         lam = self._lam(step)
         if self._machine.cuda_graph:
-            self._tell_later(step, self._replayed(batch, rate), rate)
+            self._tell(step, self._replayed(batch, rate).item(), rate)
             return
         if self._tpu is not None:
             self._watcher.before_update()
@@ -197,24 +195,12 @@ class _Steps:
                 if not is_out_of_memory(error):
                     raise
                 self._halve(len(batch.images), error)
-        cuda = self._machine.device.is_cuda
         if not self._in_backward:
-            if not cuda:
-                self._refuse(step, self._mean(loss))
+            self._refuse(step, self._mean(loss))
             self._watcher.before_update()
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
-        if cuda:
-            self._tell_later(step, loss, rate)
-        else:
-            self._tell(step, loss.item(), rate)
-
-    def look_at_last(self) -> None:
-        """Look at what is still on the GPU."""
-        if self._unseen is not None:
-            step, loss, rate = self._unseen
-            self._unseen = None
-            self._tell(step, loss.item(), rate)
+        self._tell(step, loss.item(), rate)
 
     def _forward_backward(self, step: int, batch: Batch, lam: float) -> Tensor:
         """Leave the gradients of this process's share, or, in backward, the updated weights."""
@@ -279,11 +265,6 @@ class _Steps:
     def _mean(self, loss: Tensor) -> float:
         group = self._machine.group
         return group.sum([loss.item()])[0] / group.world_size
-
-    def _tell_later(self, step: int, loss: Tensor, rate: float) -> None:
-        """Look at the loss of the step before, so as not to wait for the GPU."""
-        self.look_at_last()
-        self._unseen = (step, loss, rate)
 
     def _tell(self, step: int, loss: float, rate: float) -> None:
         group = self._machine.group
@@ -352,7 +333,9 @@ def _require_graph(machine: Machine, mixup_alpha: float | None) -> None:
         raise ConfigError("cuda_graph: true goes with neither MixUp nor micro_batch_size")
 
 
-def _require_tpu(machine: Machine, mixup_alpha: float | None) -> None:
+def _require_tpu(model: nn.Module, machine: Machine, mixup_alpha: float | None) -> None:
+    if not isinstance(model, ResNetV2):
+        raise ConfigError("device: tpu compiles the step by itself; set compile to false")
     if not machine.group.alone:
         raise ConfigError(
             "device: tpu is one process for all devices of a host; start it without torchrun"

@@ -58,11 +58,12 @@ def _update(optimizer: SGD, group: dict[str, Any]) -> Any:
         assert parameter.grad is not None, "the hook runs when the gradient is there"
         state = optimizer.state[parameter]
         first = state.get("momentum_buffer") is None
-        if first:
+        if first and group["momentum"]:
             state["momentum_buffer"] = torch.empty_like(parameter)
+        buffers = [state["momentum_buffer"]] if group["momentum"] else []
         # What `SGD(fused=True)` calls for all parameters at once.
         torch._fused_sgd_(
-            [parameter], [parameter.grad], [state["momentum_buffer"]],
+            [parameter], [parameter.grad], buffers,
             weight_decay=group["weight_decay"], momentum=group["momentum"], lr=group["lr"],
             dampening=group["dampening"], nesterov=group["nesterov"], maximize=group["maximize"],
             is_first_step=first,

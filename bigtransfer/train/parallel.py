@@ -75,9 +75,12 @@ def spread(
 def whole_state(model: nn.Module, optimizer: SGD) -> State:
     """Return weights and momentum as whole tensors; every process must call it.
 
-    They are the live tensors, not copies, where nothing is split.
+    They are the live tensors, not copies, where nothing is split; but for BatchNorm's statistics,
+    which change in the forward pass already.
     """
     state = live_state(model, optimizer)
+    for name, buffer in model.named_buffers():
+        state["weights"][name] = buffer.clone()
     return {
         group: {name: _whole(tensor) for name, tensor in tensors.items()}
         for group, tensors in state.items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,12 @@ from bigtransfer.storage.s3 import S3Path
 from bigtransfer.train.checkpoints import JOURNAL, Checkpoints, State, read_state
 from bigtransfer.train.curve import Curve
 from bigtransfer.train.devices import choose_device
-from bigtransfer.train.group import Group, environment_local_rank, open_group
+from bigtransfer.train.group import (
+    Group,
+    environment_local_rank,
+    lost_peers,
+    open_group,
+)
 from bigtransfer.train.health import Health
 from bigtransfer.train.interrupts import Interrupts, watched
 from bigtransfer.train.loop import DivergedError, Machine, run_steps
@@ -93,10 +98,15 @@ def pretrain(
     """
     torch.set_num_threads(params.threads)
     device = choose_device(params.device, environment_local_rank())
-    with watched(params.stop_seconds) as interrupts, open_group(device.torch) as group:
+    with (
+        watched(params.stop_seconds) as interrupts,
+        open_group(device.torch) as group,
+        ExitStack() as stack,
+    ):
         machine = Machine(
             device, group, params.precision, params.micro_batch_size, params.cuda_graph
         )
+        stack.enter_context(nullcontext() if group.alone else lost_peers())
         training = Training(params, open_shards(shards), open_shards(probe), work, machine, log)
         if group.leads:
             begin(training.key)
@@ -195,8 +205,9 @@ class Training:
         self._step = group.agree(self._step)
         first = self.curve.value(1, "loss") if group.leads and self._step else None
         self._first_loss = group.sum([first or 0.0])[0]
-        if size := group.agree(int(smaller) if smaller.isdigit() else 0):
-            self._machine.micro_batch_size = size
+        size = group.agree(int(smaller) if smaller.isdigit() else 0)
+        if size and not self._machine.cuda_graph and not self._machine.device.is_tpu:
+            self._machine.micro_batch_size = min(size, params.micro_batch_size or size)
         self._called, self.optimizer = spread(
             self.model, state, group, parallel=params.parallel, compiled=params.compile,
             momentum=params.momentum, weight_decay=params.weight_decay,
@@ -314,6 +325,7 @@ class Training:
         self._saver.begin(step, state, meta, self.curve.path, score)
         if wait:
             self._saver.finish()
+            self._checkpoints.wait_for_mirror()
 
     def write(self, outputs: Outputs) -> dict[str, Any] | None:
         """Write the results, then forget the checkpoints."""
@@ -355,6 +367,12 @@ def _require_possible(params: PretrainParams, shards: Shards, group: Group) -> N
         raise ConfigError(
             f"batch_size {params.batch_size} is too small for {group.world_size} processes; raise "
             "it, or start fewer"
+        )
+    smallest = min(len(shards.rows(split)) for split in ("train", "val"))
+    if group.world_size > smallest:
+        raise ConfigError(
+            f"dataset {shards.summary['dataset']!r} has a split of {smallest} images, too few for "
+            f"{group.world_size} processes; start fewer"
         )
     if params.loss == "softmax" and shards.summary["multi_label"]:
         raise ConfigError(

@@ -161,4 +161,5 @@ class TrainingWatcher(Watcher):
 
     def _stop(self, step: int) -> None:
         self._training.save(step, wait=True)
+        self._group.agree(step)  # nobody leaves before the leader has written
         self._interrupts.end(step)

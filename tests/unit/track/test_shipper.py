@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import PROJECT, environment
 
@@ -73,6 +74,7 @@ def test_stages_of_one_workflow_share_a_parent_that_summarize_closes(
 def write_journal(path: Path, stage: str, origin: dict[str, Any], status: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     start = {"kind": "start", "time": 1, "stage": stage, "pid": os.getpid(), "commit": "c0ffee",
+             "started": psutil.Process().create_time(),
              "origin": origin, "command": ["x"]}  # fmt: skip
     end = {"kind": "end", "time": 2, "status": status}
     path.write_text(json.dumps(start) + "\n" + json.dumps(end) + "\n")

@@ -54,6 +54,7 @@ class Kept:
     def write(self, *steps: int, score: float | None = None) -> None:
         for step in steps:
             self.checkpoints.write(step, state(float(step)), {}, self.journal, score)
+            self.checkpoints.wait_for_mirror()
 
     def newest(self) -> int | None:
         found = self.open().newest(fits)
@@ -301,6 +302,30 @@ def test_training_goes_on_where_the_bucket_takes_nothing(tmp_path: Path, s3: Any
     assert kept.names() == ["step-00000010"]
     assert "step-00000010 is kept here alone, the bucket did not take it" in kept.said[0]
     assert "there is no such bucket" in kept.said[0]
+
+
+def test_a_bucket_that_takes_nothing_new_keeps_what_it_has(
+    tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = mirrored(tmp_path, "run")
+    kept.write(10, 20)
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: Any) -> None:
+            raise StorageError("no right to write")
+
+        patch.setattr("bigtransfer.train.checkpoints.upload", refuse)
+        kept.write(30, 40)
+    assert mirrored(tmp_path, "elsewhere").newest() == 20
+
+
+def test_what_is_good_is_not_written_again(kept: Kept) -> None:
+    kept.write(10)
+    before = (kept.folder / "step-00000010" / "MANIFEST.json").stat().st_mtime_ns
+    kept.write(10)
+    assert kept.newest() == 10
+    kept.write(10)
+    assert (kept.folder / "step-00000010" / "MANIFEST.json").stat().st_mtime_ns == before
 
 
 def test_saver_copies_before_the_weights_change(tmp_path: Path) -> None:

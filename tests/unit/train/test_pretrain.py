@@ -262,6 +262,29 @@ def test_stop_that_takes_too_long_ends_all_the_same(tmp_path: Path) -> None:
     assert result.stderr.startswith("no end within 0.3 s of SIGTERM; the last checkpoint counts")
 
 
+def test_stop_is_noticed_while_pytorch_computes(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, threading, time, torch\n"
+        "from bigtransfer.train.interrupts import watched\n"
+        "torch.set_num_threads(1)\n"
+        "x = torch.randn(6000, 6000)\n"
+        "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "with watched(0.5):\n"
+        "    while True:\n"
+        "        (x @ x @ x @ x @ x @ x).sum()\n"
+        "        time.sleep(30)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 75
+
+
+def test_momentum_zero_trains(trained: Trained) -> None:
+    trained.train(momentum=0.0, epochs=2.0, decay_epochs=())
+
+
 def test_overlays_hold_only_what_the_schema_knows() -> None:
     for path in sorted((PROJECT / "pipelines").glob("*.yaml")):
         if path.name != "quickstart.yaml":
