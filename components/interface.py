@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bigtransfer.errors import (
     BigTransferError,
@@ -100,7 +100,9 @@ def main(component: Component, run: Run, argv: Sequence[str] | None = None) -> N
         if "RANK" not in os.environ:
             raise
         traceback.print_exc()
-        os._exit(1)  # as in `_fail`
+        _leave(1)
+    if "RANK" in os.environ:
+        _leave(0)
 
 
 def parser(component: Component) -> argparse.ArgumentParser:
@@ -257,7 +259,13 @@ def _fail(stage: str, code: int, message: str) -> None:
     ):  # the message above counts; a read-only folder must not hide it
         if _leads():
             write_text(LAST_FAILURE, as_json(facts))
-    if "RANK" in os.environ:  # threads that wait for peers which are gone must not keep it alive
-        sys.stdout.flush()
-        os._exit(code)
+    if "RANK" in os.environ:
+        _leave(code)
     sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End a process of several at once: its backend's threads may wait for peers that are gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

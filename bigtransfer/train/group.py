@@ -70,8 +70,8 @@ class Group:
 def open_group(device: torch.device) -> Iterator[Group]:
     """Join the processes that `torchrun` started; alone where it did not.
 
-    After a failure the group is left as it is: end the process by `os._exit`, because the
-    backend's own threads may wait for peers that are gone.
+    After a failure the group is left as it is. End the process by `os._exit`, in any case: the
+    backend's own threads may wait for peers that are gone, or for the interpreter.
 
     Raises:
         ConfigError: If the environment's numbers do not fit.

@@ -7,6 +7,7 @@ computed (device, processes, micro-batches, precision) may change between two st
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -112,7 +113,10 @@ def pretrain(
             begin(training.key)
         with training.opened():
             training.run(interrupts)
-            return training.write(outputs)
+            result = training.write(outputs)
+        del training  # before the group: what reduces gradients must not outlive its backend
+        gc.collect()
+        return result
 
 
 def planned_schedule(params: PretrainParams, examples: int) -> Schedule:

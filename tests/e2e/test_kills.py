@@ -13,7 +13,7 @@ pytestmark = pytest.mark.e2e
 
 @pytest.mark.parametrize(
     "more",
-    [["--kills", "6"], ["--kills", "4", "--processes", "2"], ["--kills", "3", "--s3"]],
+    [["--kills", "5"], ["--kills", "3", "--processes", "2"], ["--kills", "2", "--s3"]],
     ids=["one process", "two processes", "S3"],
 )
 def test_killed_at_random_moments_it_ends_with_the_same_bits(more: list[str]) -> None:

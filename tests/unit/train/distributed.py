@@ -93,6 +93,12 @@ def recipe(arguments: argparse.Namespace) -> None:
         (out / "points.json").write_text(json.dumps(points))
 
 
+def leave(code: int) -> None:
+    """End as the components do: gloo's threads may wait for peers that are gone."""
+    sys.stdout.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--shards", type=Path)
@@ -107,5 +113,5 @@ if __name__ == "__main__":
         loop(given) if given.float64 else recipe(given)
     except BigTransferError as error:
         print(error, file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(error.exit_code)
+        leave(error.exit_code)
+    leave(0)
