@@ -34,7 +34,8 @@ def short(own_copy: Path) -> Path:
 def pretrain_by_hand(project: Path, to: str) -> bytes:
     result = call(
         project, "components.pretrain", "--params", "params.yaml",
-        "--shards", "artifacts/datasets/upstream/shards", "--checkpoint", f"{to}/checkpoint",
+        "--shards", "artifacts/datasets/upstream/shards",
+        "--probe", "artifacts/datasets/upstream/shards", "--checkpoint", f"{to}/checkpoint",
         "--metrics", f"{to}/metrics.json", "--history", f"{to}/history.csv",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
