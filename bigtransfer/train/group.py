@@ -70,8 +70,9 @@ class Group:
 def open_group(device: torch.device) -> Iterator[Group]:
     """Join the processes that `torchrun` started; alone where it did not.
 
-    After a failure the group is left as it is. End the process by `os._exit`, in any case: the
-    backend's own threads may wait for peers that are gone, or for the interpreter.
+    The group is never taken apart: a backend's threads may wait for peers that are gone, or for
+    the interpreter, and its destructor for them. End the process by `os._exit`, as
+    `components/interface.py` does.
 
     Raises:
         ConfigError: If the environment's numbers do not fit.
@@ -92,7 +93,6 @@ def open_group(device: torch.device) -> Iterator[Group]:
             backend, timeout=_TIMEOUT, device_id=device if device.type == "cuda" else None
         )
     yield Group(rank, world_size, device)
-    dist.destroy_process_group()  # not after a failure: with peers that are gone it may not return
 
 
 def environment_rank() -> tuple[int, int]:

@@ -7,7 +7,6 @@ computed (device, processes, micro-batches, precision) may change between two st
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -113,10 +112,7 @@ def pretrain(
             begin(training.key)
         with training.opened():
             training.run(interrupts)
-            result = training.write(outputs)
-        del training  # before the group: what reduces gradients must not outlive its backend
-        gc.collect()
-        return result
+            return training.write(outputs)
 
 
 def planned_schedule(params: PretrainParams, examples: int) -> Schedule:
