@@ -210,12 +210,13 @@ class _Steps:
         self._updating = False
         with nullcontext() if group.alone else lost_peers(), self._standardized_once(len(pieces)):
             for piece in pieces:
-                loss = self._forward(batch, piece, lam)
-                if self._in_backward:
-                    self._refuse(step, loss.item())
-                    self._watcher.before_update()
-                    self._updating = True
+                # DDP decides in the forward pass whether the backward pass is reduced.
                 with nullcontext() if piece is pieces[-1] else self._unsynchronized():
+                    loss = self._forward(batch, piece, lam)
+                    if self._in_backward:
+                        self._refuse(step, loss.item())
+                        self._watcher.before_update()
+                        self._updating = True
                     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 total += loss.detach()
         return total
