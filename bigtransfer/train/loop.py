@@ -7,7 +7,7 @@ the gradient is that of the mean loss over the whole batch, however it is divide
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -161,7 +161,7 @@ class _Steps:
         self._hooks.close()
         machine = self._machine
         share = machine.group.share(self._batches.batch_size)
-        pieces = len(list(self._pieces(share.stop - share.start)))
+        pieces = len(self._pieces(share.stop - share.start))
         device = machine.device
         if device.is_tpu:
             assert isinstance(self._model, ResNetV2), "held by _require_tpu"
@@ -205,14 +205,14 @@ class _Steps:
     def _forward_backward(self, step: int, batch: Batch, lam: float) -> Tensor:
         """Leave the gradients of this process's share, or, in backward, the updated weights."""
         group = self._machine.group
-        pieces = list(self._pieces(len(batch.images)))
+        pieces = self._pieces(len(batch.images))
         total = torch.zeros((), dtype=torch.float64, device=self._machine.device.torch)
         self._updating = False
         with nullcontext() if group.alone else lost_peers(), self._standardized_once(len(pieces)):
-            for piece in pieces:
+            for number, (piece, count) in enumerate(pieces, start=1):
                 # DDP decides in the forward pass whether the backward pass is reduced.
-                with nullcontext() if piece is pieces[-1] else self._unsynchronized():
-                    loss = self._forward(batch, piece, lam)
+                with nullcontext() if number == len(pieces) else self._unsynchronized():
+                    loss = self._forward(batch, piece, count, lam)
                     if self._in_backward:
                         self._refuse(step, loss.item())
                         self._watcher.before_update()
@@ -221,7 +221,7 @@ class _Steps:
                 total += loss.detach()
         return total
 
-    def _forward(self, batch: Batch, piece: slice, lam: float) -> Tensor:
+    def _forward(self, batch: Batch, piece: slice, count: int, lam: float) -> Tensor:
         """Return a micro-batch's part of the loss."""
         machine = self._machine
         device = machine.device.torch
@@ -233,7 +233,7 @@ class _Steps:
         logits = self._logits(x)
         loss = mixed_loss(self._loss, logits, labels[piece].to(device), partner_labels, lam)
         # Processes are averaged over; so a part of the batch counts as much as it holds.
-        weight = (piece.stop - piece.start) * machine.group.world_size / self._batches.batch_size
+        weight = count * machine.group.world_size / self._batches.batch_size
         return loss if weight == 1.0 else loss * weight
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -287,10 +287,20 @@ class _Steps:
             rows.tolist(),
         )
 
-    def _pieces(self, images: int) -> Iterator[slice]:
-        size = self._machine.micro_batch_size or images
-        for start in range(0, images, size):
-            yield slice(start, min(start + size, images))
+    def _pieces(self, images: int) -> list[tuple[slice, int]]:
+        """Return the micro-batches of a share, and the images that each counts for.
+
+        As many in every process, because each is a round of collectives: a share that is smaller
+        by an image may repeat one that counts for nothing.
+        """
+        group = self._machine.group
+        largest = -(-self._batches.batch_size // group.world_size)
+        count = -(-largest // (self._machine.micro_batch_size or largest))
+        ends = [number * images // count for number in range(count + 1)]
+        return [
+            (slice(start, stop), stop - start) if stop > start else (slice(0, 1), 0)
+            for start, stop in zip(ends, ends[1:], strict=False)
+        ]
 
     def _unsynchronized(self) -> AbstractContextManager[Any]:
         if isinstance(self._model, DistributedDataParallel):

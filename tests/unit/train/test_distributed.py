@@ -54,7 +54,11 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 @pytest.mark.parametrize(
     ("processes", "more"),
-    [(2, []), (3, ["--micro-batch-size", "2"]), (2, ["--parallel", "fsdp"])],
+    [
+        (2, []),
+        (3, ["--micro-batch-size", "2"]),
+        (3, ["--micro-batch-size", "1", "--parallel", "fsdp"]),
+    ],
 )
 def test_loss_weights_and_momentum_are_those_of_one_process(
     packed: Path, tmp_path: Path, processes: int, more: list[str]
