@@ -115,7 +115,6 @@ class Saver:
                 self._copy(state)
             finally:
                 self._copied.set()
-            del state  # where it was gathered for this, it is as large as the network
             self._checkpoints.write(step, self._buffers, meta, journal, score)
             self.saved.append(step)
         except Exception as error:  # handed over to the loop, which raises it
