@@ -16,7 +16,7 @@ from typing import Any
 from bigtransfer.errors import TrackingError
 from bigtransfer.track.address import tracking_uri
 from bigtransfer.track.origin import find_origin
-from bigtransfer.track.runs import log_dataset, open_experiment, parent_run
+from bigtransfer.track.runs import log_dataset, open_client, open_experiment, parent_run
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 _DIGEST_TAG = "bigtransfer.checkpoint_digest"
@@ -76,7 +76,6 @@ def register(
     Raises:
         TrackingError: If MLflow refuses; says what and where.
     """
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     all_tags = {
@@ -86,15 +85,17 @@ def register(
         _TOP1_TAG: repr(metrics["test_top1"]),
     }
     try:
-        mlflow.set_tracking_uri(tracking_uri(project))
-        client = mlflow.MlflowClient()
+        client = open_client(project)
         version = _find(client, name, digest)
         new = version is None
         if version is None:
-            parent = parent_run(project, find_origin(), tags.get("git_commit", ""))
-            place = {"experiment_id": open_experiment(project), "parent_run_id": parent}
+            experiment = open_experiment(project, client)
+            commit = tags.get("git_commit", "")
+            parent = parent_run(project, client, experiment, find_origin(), commit)
+            place = {"experiment_id": experiment, "parent_run_id": parent}
             version = _log(
-                place, name, model, crop, num_classes, checkpoint, all_tags, metrics, dataset
+                client, place, name, model, crop, num_classes, checkpoint, all_tags, metrics,
+                dataset,
             )  # fmt: skip
         _describe(client, version, all_tags, description)
         alias, reason = _settle(client, name, version, test_digest, metrics["test_top1"], promote)
@@ -125,6 +126,7 @@ def _describe(client: Any, version: Any, tags: dict[str, str], description: str)
 
 
 def _log(
+    client: Any,
     place: dict[str, str],
     name: str,
     model: Any,
@@ -150,7 +152,7 @@ def _log(
     requirements = [f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"]
     with mlflow.start_run(run_name=f"model {name}", tags=tags, **place) as run:
         mlflow.log_metrics(metrics)
-        log_dataset(run.info.run_id, dataset["name"], dataset["digest"], "", {})
+        log_dataset(client, run.info.run_id, dataset["name"], dataset["digest"], "", {})
         mlflow.log_artifacts(str(checkpoint), "checkpoint")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.export warns of its own deprecations
@@ -163,7 +165,7 @@ def _log(
                 pip_requirements=requirements,
                 registered_model_name=name,
             )
-    return _find(mlflow.MlflowClient(), name, tags[_DIGEST_TAG])
+    return _find(client, name, tags[_DIGEST_TAG])
 
 
 def _settle(

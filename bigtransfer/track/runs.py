@@ -25,14 +25,21 @@ _RUNS_LOOKED_AT = 50
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
-def open_experiment(project: Path) -> str:
-    """Return the id of our experiment, made (with the database) where absent.
+def open_client(project: Path) -> Any:
+    """Return a client of the project's MLflow, which is also the one of `mlflow.*` from then on.
 
-    First-time writers at once would crash MLflow while it makes its database; so one at a time.
+    A client's first act is to make the local database where it is absent, and two at once crash
+    (seen with MLflow 3: 12 of 16); so one at a time.
     """
     import mlflow
 
-    client = mlflow.MlflowClient(tracking_uri(project))
+    mlflow.set_tracking_uri(tracking_uri(project))
+    with _only_one(project):
+        return mlflow.MlflowClient()
+
+
+def open_experiment(project: Path, client: Any) -> str:
+    """Return the id of our experiment, made where absent."""
     with _only_one(project):
         experiment = client.get_experiment_by_name(experiment_name())
         if experiment is not None:
@@ -40,20 +47,18 @@ def open_experiment(project: Path) -> str:
         return str(client.create_experiment(experiment_name(), artifact_location(project), _KIND))
 
 
-def parent_run(project: Path, origin: Origin, commit: str) -> str:
+def parent_run(project: Path, client: Any, experiment: str, origin: Origin, commit: str) -> str:
     """Return the run that stands for this run of the workflow; the first who asks creates it.
 
     Whoever creates one also ends those that an earlier workflow left open when it died.
 
     Args:
         project: The project's root.
+        client: From `open_client`.
+        experiment: Id of our experiment.
         origin: The process that runs the workflow.
         commit: Git commit of the working tree.
     """
-    import mlflow
-
-    client = mlflow.MlflowClient(tracking_uri(project))
-    experiment = open_experiment(project)
     with _only_one(project):
         mine = f"tags.`{_ORIGIN_TAG}` != '' and tags.`{KEY_TAG}` = '{origin.key}'"
         if found := client.search_runs([experiment], mine):
@@ -96,17 +101,19 @@ def known_points(client: Any, run: str) -> dict[str, set[int]]:
     return {key: {p.step for p in client.get_metric_history(run, key)} for key in keys}
 
 
-def log_dataset(run_id: str, name: str, digest: str, path: str, profile: dict[str, Any]) -> None:
+def log_dataset(
+    client: Any, run_id: str, name: str, digest: str, path: str, profile: dict[str, Any]
+) -> None:
     """Note a dataset as an input of a run, by digest.
 
     Args:
+        client: From `open_client`.
         run_id: Of the run.
         name: Of the dataset.
         digest: SHA-256; MLflow keeps 36 characters of it.
         path: Where it lies.
         profile: Counts to show.
     """
-    import mlflow
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(
@@ -117,7 +124,7 @@ def log_dataset(run_id: str, name: str, digest: str, path: str, profile: dict[st
         profile=json.dumps(profile),
     )
     tag = InputTag("mlflow.data.context", "input")
-    mlflow.MlflowClient().log_inputs(run_id, [DatasetInput(dataset, [tag])])
+    client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bigtransfer.track.address import tracking_uri
 from bigtransfer.track.journal import LAST_STAGE, SHIPPER_LOCK, unsent, wait_for
 from bigtransfer.track.origin import Origin, is_alive
 from bigtransfer.track.runs import (
@@ -33,6 +32,7 @@ from bigtransfer.track.runs import (
     earlier_training,
     known_points,
     log_dataset,
+    open_client,
     open_experiment,
     parent_run,
     run_of_journal,
@@ -101,11 +101,8 @@ class _Shipment:
     """One journal on its way."""
 
     def __init__(self, project: Path, journal: Path) -> None:
-        import mlflow
-
-        mlflow.set_tracking_uri(tracking_uri(project))
         self._project, self._journal = project, journal
-        self._client = mlflow.MlflowClient()
+        self._client = open_client(project)
         self._follower = _Follower(journal)
         self._sent: dict[str, set[int]] = {}
         """Metric -> steps that the server has from before."""
@@ -128,8 +125,14 @@ class _Shipment:
 
     def _open(self) -> None:
         start = self._start
-        self._parent = parent_run(self._project, Origin(**start["origin"]), start["commit"])
-        self._experiment = open_experiment(self._project)
+        self._experiment = open_experiment(self._project, self._client)
+        self._parent = parent_run(
+            self._project,
+            self._client,
+            self._experiment,
+            Origin(**start["origin"]),
+            start["commit"],
+        )
         known = run_of_journal(self._client, self._experiment, self._journal.stem)
         if known is None:
             self._run = self._create_run()
@@ -181,7 +184,9 @@ class _Shipment:
             for key, value in entry["values"].items():
                 self._client.set_tag(run, key, value)
         elif kind == "dataset":
-            log_dataset(run, entry["name"], entry["digest"], entry["path"], entry["profile"])
+            log_dataset(
+                self._client, run, entry["name"], entry["digest"], entry["path"], entry["profile"]
+            )
         elif kind == "file" and Path(entry["path"]).is_file():
             self._client.log_artifact(run, entry["path"])
         elif kind == "training":
@@ -226,7 +231,7 @@ class _Shipment:
         run = self._client.get_run(self._run)
         if run.data.tags.get(JOURNAL_TAG) == self._journal.stem:  # nobody goes on with it yet
             self._client.set_terminated(self._run, end["status"], end["time"])
-        _close_parent(self._journal, self._start["stage"], self._parent, end)
+        _close_parent(self._client, self._journal, self._start["stage"], self._parent, end)
 
     def _insist(self, action: Callable[[], _T]) -> _T:
         """Do it, again and again while the server is away and the stage goes on."""
@@ -317,10 +322,8 @@ class _Follower:
         return entries
 
 
-def _close_parent(journal: Path, stage: str, parent: str, end: dict[str, Any]) -> None:
+def _close_parent(client: Any, journal: Path, stage: str, parent: str, end: dict[str, Any]) -> None:
     """End the parent run after a failure or after the last stage; forget what was shipped."""
-    import mlflow
-
     folder = journal.parent
     by_hand = folder.name.startswith("by-hand")
     finished = end["status"] == "FINISHED"
@@ -328,7 +331,7 @@ def _close_parent(journal: Path, stage: str, parent: str, end: dict[str, Any]) -
         return
     if finished and stage == LAST_STAGE:
         wait_for(folder, but=journal)
-    mlflow.MlflowClient().set_terminated(parent, end["status"], end["time"])
+    client.set_terminated(parent, end["status"], end["time"])
     if finished and not list(folder.glob("*.failed")):
         for old in folder.iterdir():
             if not old.name.startswith((journal.stem, SHIPPER_LOCK)):

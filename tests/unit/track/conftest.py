@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bigtransfer.track.runs import open_experiment
+from bigtransfer.track.runs import open_client, open_experiment
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +16,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tracking")
     patch = pytest.MonkeyPatch()
     patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    open_experiment(folder)
+    open_experiment(folder, open_client(folder))
     patch.undo()
     return folder / "mlflow.db"
 

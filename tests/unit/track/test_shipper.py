@@ -17,7 +17,7 @@ from conftest import PROJECT, environment
 
 from bigtransfer.track.journal import Journal, wait_for
 from bigtransfer.track.origin import Origin, find_origin, is_alive
-from bigtransfer.track.runs import parent_run
+from bigtransfer.track.runs import open_experiment, parent_run
 from bigtransfer.track.shipper import ship
 
 
@@ -112,12 +112,31 @@ def test_a_new_workflow_ends_what_a_dead_one_left_open(project: Path, client: An
         gone.wait()
     dead = Origin("dvc", f"dvc-{gone.pid}-0", gone.pid, 0.0)
     assert not is_alive(dead.pid, dead.started)
-    left = parent_run(project, dead, "c0ffee")
+    experiment = open_experiment(project, client)
+    left = parent_run(project, client, experiment, dead, "c0ffee")
     me = find_origin()
-    new = parent_run(project, me, "c0ffee")
-    assert parent_run(project, me, "c0ffee") == new != left
+    new = parent_run(project, client, experiment, me, "c0ffee")
+    assert parent_run(project, client, experiment, me, "c0ffee") == new != left
     assert client.get_run(left).info.status == "FINISHED"
     assert client.get_run(new).info.status == "RUNNING"
+
+
+def test_several_who_come_first_make_one_database(tmp_path: Path) -> None:
+    script = (
+        "import pathlib\n"
+        "from bigtransfer.track.runs import open_client, open_experiment\n"
+        "here = pathlib.Path('.')\n"
+        "print(open_experiment(here, open_client(here)))\n"
+    )
+    line = [sys.executable, "-c", script]
+    env = environment()
+    firsts = [
+        subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = {first.communicate()[0].strip() for first in firsts}
+    assert [first.returncode for first in firsts] == [0, 0, 0]
+    assert len(said) == 1
 
 
 def test_what_mlflow_does_not_take_is_kept_and_said(project: Path, capsys: Any) -> None:
