@@ -198,16 +198,22 @@ def ours_small(pixels: NDArray[np.uint8]) -> None:
         )
 
 
-def compare(title: str, rounds: int, tasks: dict[str, Task], reference: str) -> None:
+def compare(
+    title: str,
+    rounds: int,
+    tasks: dict[str, Task],
+    reference: str,
+    clock: Callable[[], float] = time.process_time,
+) -> None:
     """Run tasks in turn and print the ratios to one of them."""
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for task in tasks.values():
         task()
     for _ in range(rounds):
         for name, task in tasks.items():
-            began = time.process_time()
+            began = clock()
             task()
-            seconds[name].append(time.process_time() - began)
+            seconds[name].append(clock() - began)
     print(f"\n{title}")
     for name, own in seconds.items():
         ratios = sorted(a / b for a, b in zip(seconds[reference], own, strict=True))

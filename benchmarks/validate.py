@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import peers  # noqa: F401  # finds the project
 from input_pipeline import compare, parse, photographs
 from PIL import Image
 
-from bigtransfer.data.decoding import decode_checked, read_header
+from bigtransfer.data.decoding import Pixels, decode_checked, read_header
 from bigtransfer.data.fingerprint import Fingerprints, looks_of, near_pairs
 from bigtransfer.data.inspection import Limits, inspect_image
 
@@ -28,9 +30,6 @@ def main() -> None:
     pixels = [decode_checked(data)[0] for data in files]
     print(f"{len(files)} photographs")
 
-    def inspect(data: bytes) -> object:
-        return inspect_image("x.jpg", len(data), lambda: data, LIMITS)
-
     compare(
         "validation: time of a Pillow decode / own time", arguments.rounds,
         {"Pillow decode": lambda: [Image.open(io.BytesIO(data)).load() for data in files],
@@ -42,10 +41,37 @@ def main() -> None:
          "  hashes of the looks": lambda: [looks_of(p) for p in pixels]},
         "Pillow decode",
     )  # fmt: skip
+    for side in (32, 128, 512):
+        small = [encoded(p[:side, :side]) for p in pixels]
+        compare(
+            f"validation, PNG of {sum(map(len, small)) // len(small):,} bytes: one thread / two",
+            arguments.rounds,
+            {"one": lambda: inspect_in(1, small),  # noqa: B023  # called at once
+             "two": lambda: inspect_in(2, small)},  # noqa: B023
+            "one", time.perf_counter,
+        )  # fmt: skip
     compare(
         "comparison by looks: 1,000 images with 100,000 / with 50,000", arguments.rounds,
         {"100,000": lambda: search(100_000), "50,000": lambda: search(50_000)}, "100,000",
     )  # fmt: skip
+
+
+def inspect(data: bytes) -> object:
+    """Check one image as `validate` does."""
+    return inspect_image("x", len(data), lambda: data, LIMITS)
+
+
+def inspect_in(threads: int, files: list[bytes]) -> None:
+    """Check images in some threads."""
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(inspect, files))
+
+
+def encoded(pixels: Pixels) -> bytes:
+    """Return an image as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def search(references: int) -> None:

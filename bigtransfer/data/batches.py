@@ -7,7 +7,6 @@ after a resume. The whole state of a loader is the number of the step.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bigtransfer.data.decoding import UndecodableError, decode_rgb
+from bigtransfer.data.decoding import UndecodableError, decode_rgb, useful_threads
 from bigtransfer.data.order import Order, sizes_by_shard
 from bigtransfer.data.shards import Shards
 from bigtransfer.data.transforms import (
@@ -64,7 +63,7 @@ class Squares:
             rows: Index rows.
             side: Of the squares, pixels.
             keep: Whether to decode all at once where they fit; not for inception crops.
-            threads: That decode; None: one per core, at most 16. Never part of the result.
+            threads: That decode; None: as many as help. Never part of the result.
         """
         self.reader = shards.reader()
         self.rows = rows
@@ -73,7 +72,7 @@ class Squares:
         self._paths = shards.index["path"]
         self.heights = shards.index["height"].to_numpy()[rows].astype(np.int64)
         self.widths = shards.index["width"].to_numpy()[rows].astype(np.int64)
-        self.pool = ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1))
+        self.pool = ThreadPoolExecutor(threads or useful_threads(self.reader.mean_bytes(rows)))
         self.kept: NDArray[np.uint8] | None = None
         """All squares, (N, side, side, 3), where they fit into memory."""
         if keep and len(rows) * side * side * 3 <= RAM_BYTES:

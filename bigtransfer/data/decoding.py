@@ -9,6 +9,7 @@ applied: pixels stay as stored, in training, in evaluation and in what is served
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ _ORIENTATION_TAG = 0x0112
 _MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB", "CMYK": "CMYK", "YCCK": "CMYK"}
 _MOST_PIXELS = 1 << 29
 """Above twice as many Pillow itself refuses, whatever the limits say."""
+_BYTES_WORTH_A_THREAD = 16_384
+_MOST_THREADS = 16
 _END_OF_IMAGE = b"\xff\xd9"
 
 
@@ -52,6 +55,15 @@ class Header:
     format: str
     orientation: int
     """EXIF orientation, 1 where there is none."""
+
+
+def useful_threads(mean_bytes: float) -> int:
+    """Return how many threads decode images of this encoded size fastest.
+
+    One, where images are tiny: each decoder's call is so short that threads mostly hand the
+    interpreter's lock to one another; two then do half of what one does (`benchmarks/validate.py`).
+    """
+    return 1 if mean_bytes < _BYTES_WORTH_A_THREAD else min(_MOST_THREADS, os.cpu_count() or 1)
 
 
 def read_header(data: bytes) -> Header:

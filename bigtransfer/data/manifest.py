@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
+from math import inf
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bigtransfer.data.decoding import useful_threads
 from bigtransfer.data.fingerprint import THUMB_SIDE, Fingerprints
 from bigtransfer.data.inspection import ImageFacts, Limits, inspect_image
 from bigtransfer.data.sources.listing import ListedImage, Source
@@ -68,7 +70,7 @@ def inspect_all(source: Source, limits: Limits, name: str) -> pa.Table:
         )  # fmt: skip
 
     batches = []
-    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(_threads(source)) as pool:
         images = iter(tracked(source.images, f"check {name}", len(source.images), unit="image"))
         while chunk := list(islice(images, _CHUNK_ROWS)):
             rows = [
@@ -79,6 +81,12 @@ def inspect_all(source: Source, limits: Limits, name: str) -> pa.Table:
             ]  # fmt: skip
             batches.append(pa.RecordBatch.from_pylist(rows, INSPECTED))
     return pa.Table.from_batches(batches, INSPECTED)
+
+
+def _threads(source: Source) -> int:
+    """Return how many threads inspect: over a network they wait for its answers, not the lock."""
+    remote = "://" in source.address
+    return useful_threads(inf if remote else mean([image.bytes for image in source.images] or [0]))
 
 
 def column(table: pa.Table, name: str) -> list[Any]:

@@ -119,6 +119,10 @@ class ShardReader:
         offset, length = int(self._offset[row]), int(self._length[row])
         return self._opened.read(int(self._shard[row]), offset, length)
 
+    def mean_bytes(self, rows: NDArray[np.int64]) -> float:
+        """Return the mean encoded size of some samples, 0 of none."""
+        return float(self._length[rows].mean()) if len(rows) else 0.0
+
     def shard_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the shard of each row."""
         shards: NDArray[np.int64] = self._shard[rows].astype(np.int64)
