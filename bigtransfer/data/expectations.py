@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from bigtransfer.errors import ConfigError, did_you_mean
@@ -180,12 +178,6 @@ def summary_rows(table: pa.Table) -> pd.DataFrame:
 def as_rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
     """Return the outcomes as JSON values."""
     return [asdict(outcome) for outcome in outcomes]
-
-
-def begin_to_load() -> None:
-    """Import Great Expectations in the background: seconds, while images are decoded."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    threading.Thread(target=import_module, args=("great_expectations",), daemon=True).start()
 
 
 class _Gate:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from itertools import islice
 from math import inf
 from pathlib import Path
 from statistics import mean
@@ -69,17 +67,18 @@ def inspect_all(source: Source, limits: Limits, name: str) -> pa.Table:
             limits,
         )  # fmt: skip
 
+    found = tracked(
+        _in_threads(look, source.images, _threads(source)), f"check {name}", len(source.images),
+        unit="image",
+    )  # fmt: skip
     batches = []
-    with ThreadPoolExecutor(_threads(source)) as pool:
-        images = iter(tracked(source.images, f"check {name}", len(source.images), unit="image"))
-        while chunk := list(islice(images, _CHUNK_ROWS)):
-            rows = [
-                {"path": image.path, "labels": list(image.labels), "split": image.split,
-                 "file": image.file, "offset": image.offset, "length": image.length,
-                 **asdict(facts)}
-                for image, facts in zip(chunk, pool.map(look, chunk), strict=True)
-            ]  # fmt: skip
-            batches.append(pa.RecordBatch.from_pylist(rows, INSPECTED))
+    for start in range(0, len(source.images), _CHUNK_ROWS):
+        rows = [
+            {"path": image.path, "labels": list(image.labels), "split": image.split,
+             "file": image.file, "offset": image.offset, "length": image.length, **vars(facts)}
+            for image, facts in zip(source.images[start : start + _CHUNK_ROWS], found, strict=False)
+        ]  # fmt: skip
+        batches.append(pa.RecordBatch.from_pylist(rows, INSPECTED))
     return pa.Table.from_batches(batches, INSPECTED)
 
 
@@ -87,6 +86,18 @@ def _threads(source: Source) -> int:
     """Return how many threads inspect: over a network they wait for its answers, not the lock."""
     remote = "://" in source.address
     return useful_threads(inf if remote else mean([image.bytes for image in source.images] or [0]))
+
+
+def _in_threads(
+    look: Callable[[ListedImage], ImageFacts], images: list[ListedImage], threads: int
+) -> Iterator[ImageFacts]:
+    """Yield what is found in each image, in order."""
+    if threads == 1:
+        yield from map(look, images)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(images), _CHUNK_ROWS):
+            yield from pool.map(look, images[start : start + _CHUNK_ROWS])
 
 
 def column(table: pa.Table, name: str) -> list[Any]:

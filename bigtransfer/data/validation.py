@@ -168,7 +168,6 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
         DatasetError: If `exclude` names an image that is not there.
     """
     source = _without(source, asked.exclude)
-    expectations.begin_to_load()
     table = manifest.inspect_all(source, asked.limits, name)
     mask = manifest.comparable(table, asked.near_duplicate_side)
     copies = find_copies(
