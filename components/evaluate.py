@@ -40,19 +40,10 @@ def run(
     predictions: Path,
 ) -> None:
     """Evaluate one task."""
+    from bigtransfer.evaluate.table import METRICS
     from bigtransfer.evaluate.task import evaluate
 
-    result = evaluate(
-        checkpoints,
-        shards,
-        report,
-        metrics,
-        cells,
-        predictions,
-        batch_size=params.batch_size,
-        threads=params.threads,
-        log=stage.log,
-    )
+    result = evaluate(params, checkpoints, shards, report, metrics, cells, predictions, stage.log)
     stage.journal.dataset(
         result["dataset"],
         result["test_digest"],
@@ -60,11 +51,12 @@ def run(
         {"test_images": result["test_images"]},
     )
     for row in result["rows"]:
+        metric = row["metric"]
         name = f"{row['init']}_{row['examples_per_class']}_per_class"
-        stage.log(0, {f"{name}/top1_median": row["median"], f"{name}/top1_sd": row["sd"]})
+        stage.log(0, {f"{name}/{metric}_median": row["median"], f"{name}/{metric}_sd": row["sd"]})
         print(
             f"{row['task']}: {row['init']}, {row['examples_per_class']} per class: "
-            f"top-1 {100 * row['median']:.1f} ± {100 * row['sd']:.1f} %"
+            f"{METRICS[metric]} {100 * row['median']:.1f} ± {100 * row['sd']:.1f} %"
         )
     for path in (metrics, cells, predictions):
         stage.journal.file(path)

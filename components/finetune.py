@@ -23,7 +23,6 @@ COMPONENT = Component(
     addresses=("shards",),
     writes={"checkpoints": "folder with a checkpoint per run and cells.json"},
 )
-_OVERRIDES = ("total_steps", "batch_size", "base_lr", "precrop", "crop", "mixup_alpha")
 
 
 def run(
@@ -42,22 +41,7 @@ def run(
 
     digest, summary = describe_shards(shards)
     stage.journal.dataset(params.dataset, digest, str(shards), summary)
-    result = finetune(
-        pretrained,
-        shards,
-        checkpoints,
-        stage.work,
-        task=params.name,
-        inits=params.inits,
-        examples_per_class=params.examples_per_class,
-        seeds=params.seeds,
-        preset=params.preset,
-        overrides={name: getattr(params, name) for name in _OVERRIDES},
-        random_crop=params.random_crop,
-        flip=params.flip,
-        threads=params.threads,
-        log=stage.log,
-    )
+    result = finetune(params, pretrained, shards, checkpoints, stage.work, stage.log)
     stage.journal.tags(
         {
             "upstream_digest": result["upstream_digest"],

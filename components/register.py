@@ -29,6 +29,7 @@ def run(
 ) -> None:
     """Register one task's model."""
     from bigtransfer.errors import CheckpointError
+    from bigtransfer.evaluate.table import METRICS
     from bigtransfer.model.checkpoint import load_checkpoint
     from bigtransfer.storage import as_json, read_json, verify_folder, write_text
     from bigtransfer.track.origin import git_commit
@@ -37,7 +38,7 @@ def run(
     verify_folder(checkpoints, CheckpointError)
     verify_folder(report)
     result = read_json(report / "report.json")
-    chosen = result["chosen"]
+    chosen, metric = result["chosen"], result["metric"]
     folder = checkpoints / chosen["folder"]
     model, meta = load_checkpoint(folder)
     outcome = register(
@@ -57,11 +58,13 @@ def run(
             "shards_digest": result["shards_digest"],
             "git_commit": git_commit(stage.project),
         },
-        metrics={name: chosen[name] for name in ("val_top1", "test_top1", "test_top5")},
+        metrics={name: value for name, value in chosen.items() if name[:4] in ("val_", "test")},
+        score=chosen[f"test_{metric}"],
         dataset={"name": result["dataset"], "digest": result["shards_digest"]},
         description=f"{meta['architecture']} from {chosen['init']}, "
         f"{chosen['examples_per_class']} examples per class, {len(meta['classes'])} classes: "
-        f"test top-1 {100 * chosen['test_top1']:.1f} % of {result['test_images']:,} images",
+        f"test {METRICS[metric]} {100 * chosen[f'test_{metric}']:.1f} % of "
+        f"{result['test_images']:,} images",
         digest=meta["digest"],
         test_digest=result["test_digest"],
         promote=params.promote,

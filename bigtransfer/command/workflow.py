@@ -64,10 +64,10 @@ def _explain(failure: Path, code: int) -> int:
 
 
 def _show(project: Path, params: Params) -> None:
-    from bigtransfer.evaluate.table import headline_rows
+    from bigtransfer.evaluate.table import headline_rows, metric_names
 
     rows = read_json(project / _REPORT / "metrics.json")["rows"]
-    print("\nTest top-1, median ± standard deviation over seeds\n")
+    print(f"\nTest {metric_names(rows)}, median ± standard deviation over seeds\n")
     print(_table(headline_rows(rows)))
     print("\nMade")
     _line("artifacts/pretrain/checkpoint", f"upstream network, {params.pretrain.architecture}")

@@ -23,6 +23,7 @@ def _whole(value: Any) -> Any:
 Integer = Annotated[int, BeforeValidator(_whole)]
 Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
 NotNegative = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**63)]
+Shots = Positive | Literal["full"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -193,10 +194,13 @@ class FinetuneParams(Section):
     """Transfer to a task (section `finetune`); `null` leaves a value to the BiT-HyperRule."""
 
     inits: Annotated[tuple[Literal["upstream", "scratch"], ...], Field(strict=False, min_length=1)]
-    examples_per_class: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
+    examples_per_class: Annotated[tuple[Shots, ...], Field(strict=False, min_length=1)]
     seeds: Annotated[tuple[NotNegative, ...], Field(strict=False, min_length=1)]
     preset: Literal["paper", "repository"]
+    trained: Literal["all", "head"]
     total_steps: Positive | None
+    warmup_steps: NotNegative | None
+    decay_steps: Annotated[tuple[Positive, ...], Field(strict=False)] | None
     batch_size: Positive | None
     base_lr: Rate | None
     precrop: Positive | None
@@ -204,7 +208,12 @@ class FinetuneParams(Section):
     mixup_alpha: Share | None
     random_crop: bool
     flip: bool
+    abstain_accuracy: Annotated[float, Field(gt=0, le=1)]
     threads: Positive
+    device: Literal["auto", "cpu", "cuda"]
+    micro_batch_size: Positive | None
+    precision: Literal["float32", "bfloat16"]
+    checkpoint_seconds: Positive
 
     @model_validator(mode="after")
     def _possible(self) -> FinetuneParams:
@@ -214,6 +223,9 @@ class FinetuneParams(Section):
                 raise ValueError(f"{name} holds a value twice")
         if self.precrop and self.crop and self.crop > self.precrop:
             raise ValueError(f"crop {self.crop} must not exceed precrop {self.precrop}")
+        steps = self.decay_steps or ()
+        if any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
+            raise ValueError("decay_steps must increase")
         return self
 
 
@@ -229,6 +241,7 @@ class EvaluateParams(Section):
 
     batch_size: Positive
     threads: Positive
+    device: Literal["auto", "cpu", "cuda"]
 
 
 class RegisterParams(Section):

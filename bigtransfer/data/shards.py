@@ -89,13 +89,6 @@ class Shards:
         result[np.arange(result.shape[1]) < lengths[:, None]] = taken.flatten().to_numpy()
         return result
 
-    def multi_hot(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return (N, classes) with 1 where an image has the label."""
-        result = np.zeros((len(rows), len(self.classes)), np.uint8)
-        for i, labels in enumerate(self.index["labels"].take(rows).to_pylist()):
-            result[i, labels] = 1
-        return result
-
     def reader(self) -> ShardReader:
         """Return a reader of the samples' bytes."""
         return ShardReader(self)

@@ -12,6 +12,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from bigtransfer.evaluate.table import METRICS, by_shots
+
 # Stand-ins that the page's style sheet replaces, so that a chart follows light and dark.
 _INK, _DIM, _LINE, _BLUE, _ORANGE = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {_INK: "--ink", _DIM: "--dim", _LINE: "--line", _BLUE: "--blue", _ORANGE: "--orange"}
@@ -21,13 +23,20 @@ _MOST_CLASSES_NAMED = 20
 
 
 def few_shot(rows: list[dict[str, Any]]) -> str:
-    """Return top-1 over examples per class, a line per init: median, with min and max as a bar."""
+    """Return the score over examples per class, a line per init: median, min and max as a bar.
+
+    `full` stands right of the largest number, as far as that from the one before it.
+    """
     figure, axes = _figure(5.0, 3.4)
+    shots = sorted({row["examples_per_class"] for row in rows}, key=by_shots)
+    numbers = [k for k in shots if k != "full"] or [1]
+    places = {k: numbers[-1] * 4 if k == "full" else k for k in shots}
     for init in dict.fromkeys(row["init"] for row in rows):
         mine = sorted(
-            (row for row in rows if row["init"] == init), key=lambda r: int(r["examples_per_class"])
+            (row for row in rows if row["init"] == init),
+            key=lambda r: by_shots(r["examples_per_class"]),
         )
-        x = [row["examples_per_class"] for row in mine]
+        x = [places[row["examples_per_class"]] for row in mine]
         y = np.array([row["median"] for row in mine])
         spread = [y - [row["min"] for row in mine], [row["max"] for row in mine] - y]
         axes.errorbar(
@@ -39,15 +48,15 @@ def few_shot(rows: list[dict[str, Any]]) -> str:
                 f"{100 * up:.0f}", (across, up), (11, 7 if init == "upstream" else -9),
                 textcoords="offset points", color=_COLOURS[init], va="center", fontsize=9,
             )  # fmt: skip
-    shots = sorted({row["examples_per_class"] for row in rows})
     axes.set_xscale("log")
-    axes.set_xlim(shots[0] / 1.3, shots[-1] * 1.5)
-    axes.set_xticks(shots, [str(k) for k in shots])
+    axes.set_xlim(places[shots[0]] / 1.3, places[shots[-1]] * 1.5)
+    axes.set_xticks([places[k] for k in shots], [str(k) for k in shots])
     axes.minorticks_off()
     axes.set_ylim(0, 1.04)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
     axes.set_xlabel("examples per class", color=_DIM)
-    axes.set_title("test top-1", loc="left", color=_INK, fontsize=10)
+    title = f"test {METRICS[rows[0]['metric']]}"
+    axes.set_title(title, loc="left", color=_INK, fontsize=10)
     axes.legend(frameon=False, labelcolor=_INK, fontsize=9, loc="lower right")
     return _svg(figure)
 
@@ -95,6 +104,23 @@ def confusion(matrix: NDArray[np.int64], classes: list[str]) -> str:
                 axes.text(
                     j + 0.5, i + 0.5, str(n), ha="center", va="center", fontsize=7, color=_INK
                 )
+    return _svg(figure)
+
+
+def reliability(rows: list[dict[str, float]]) -> str:
+    """Return how often answers are right over how sure they are; a dot's area shows its images."""
+    figure, axes = _figure(3.4, 3.4)
+    axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle="--")
+    largest = max(row["images"] for row in rows)
+    x, y = ([row[key] for row in rows] for key in ("confidence", "accuracy"))
+    axes.plot(x, y, color=_BLUE, linewidth=1.5)
+    axes.scatter(x, y, [8 + 90 * row["images"] / largest for row in rows], color=_BLUE)
+    axes.set_xlim(0, 1.04)
+    axes.set_ylim(0, 1.04)
+    for set_ticks in (axes.set_xticks, axes.set_yticks):
+        set_ticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
+    axes.set_xlabel("how sure", color=_DIM)
+    axes.set_title("how often right", loc="left", color=_INK, fontsize=10)
     return _svg(figure)
 
 

@@ -52,7 +52,7 @@ def per_class_recall(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     return recall
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return probabilities (N, C) of logits (N, C)."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     powers = np.exp(shifted)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import bigtransfer
 from bigtransfer import page
 from bigtransfer.evaluate import charts
-from bigtransfer.evaluate.table import headline_rows
+from bigtransfer.evaluate.table import METRICS, by_shots, headline_rows, metric_names
 from bigtransfer.storage import as_json, digest_of, new_folder, read_json
 
 _CONFUSED_SHOWN = 8
@@ -53,13 +53,14 @@ def write_report(
         tasks=[_task(name, result, registrations.get(name)) for name, result in results.items()],
         cards=_cards(headline, results),
         headline=headline,
+        metric_names=metric_names(rows),
         upstream=_upstream(pretrain),
         datasets=[_dataset(name, folder, output) for name, folder in datasets.items()],
         params=params,
         commit=commit,
         version=bigtransfer.__version__,
     )
-    kept = ("task", "init", "examples_per_class", "median", "sd")
+    kept = ("task", "init", "examples_per_class", "metric", "median", "sd")
     with new_folder(output) as folder:
         (folder / "index.html").write_text(html, "utf-8")
         figures = {"rows": [{key: row[key] for key in kept} for row in rows]}
@@ -71,11 +72,12 @@ def _cards(headline: list[dict[str, str]], results: dict[str, Any]) -> list[dict
     cards = []
     for name, result in results.items():
         mine = [row for row in headline if row["task"] == name]
-        most = max(mine, key=lambda row: int(row["examples_per_class"]))
+        most = max(mine, key=lambda row: by_shots(row["examples_per_class"]))
+        metric = result["metric"]
         cards.append(
             {
-                "value": f"{100 * result['chosen']['test_top1']:.1f} %",
-                "label": f"{name}: test top-1 of the registered model",
+                "value": f"{100 * result['chosen'][f'test_{metric}']:.1f} %",
+                "label": f"{name}: test {METRICS[metric]} of the registered model",
             }
         )
         if most["difference"] != "–":
@@ -90,21 +92,23 @@ def _cards(headline: list[dict[str, str]], results: dict[str, Any]) -> list[dict
 
 def _task(name: str, result: dict[str, Any], registration: Path | None) -> dict[str, Any]:
     classes = result["classes"]
-    per_class = sorted(
-        zip(classes, result["recall"], strict=True),
-        key=lambda pair: 2.0 if pair[1] is None else float(pair[1]),
-    )
-    matrix = np.array(result["confusion"])
-    return {
+    score = "average_precision" if result["multi_label"] else "recall"
+    per_class = [{**row, "score": row[score]} for row in result["per_class"]]
+    shown = {
         **result,
         "name": name,
+        "metric_name": METRICS[result["metric"]],
         "few_shot": charts.few_shot(result["rows"]),
-        "confusion_svg": charts.confusion(matrix, classes),
         "named": len(classes) <= 20,
-        "per_class": per_class,
-        "confused": _most_confused(matrix, classes),
+        "per_class": sorted(per_class, key=lambda r: 2.0 if r["score"] is None else r["score"]),
         "registration": read_json(registration) if registration else None,
     }
+    if not result["multi_label"]:
+        matrix = np.array(result["confusion"])
+        shown["confusion_svg"] = charts.confusion(matrix, classes)
+        shown["confused"] = _most_confused(matrix, classes)
+        shown["reliability"] = charts.reliability(result["calibration"]["reliability"])
+    return shown
 
 
 def _most_confused(matrix: NDArray[np.int64], classes: list[str]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Score every fine-tuned cell of a task on its validation and test split."""
+"""Score every fine-tuned cell of a task on its test split, and say all there is to say of one."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ import torch
 from numpy.typing import NDArray
 
 from bigtransfer import page
-from bigtransfer.data.batches import Squares
+from bigtransfer.config import EvaluateParams
 from bigtransfer.data.decoding import decode_rgb
+from bigtransfer.data.places import Place
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import CheckpointError
+from bigtransfer.evaluate.calibration import calibrated, calibration_error, reliability
 from bigtransfer.evaluate.metrics import (
     confusion_matrix,
     median_and_sd,
     per_class_recall,
     softmax,
-    topk_accuracy,
 )
-from bigtransfer.evaluate.prediction import predict
-from bigtransfer.model.checkpoint import load_checkpoint
+from bigtransfer.evaluate.multilabel import average_precision, multi_hot, sigmoid
+from bigtransfer.evaluate.scoring import Scorer, device_named
+from bigtransfer.evaluate.suspects import find_suspects
+from bigtransfer.evaluate.table import by_shots
 from bigtransfer.progress import tracked
 from bigtransfer.storage import (
     as_csv,
@@ -37,34 +40,33 @@ from bigtransfer.storage import (
 )
 
 _MISTAKES_SHOWN = 24
+_SUSPECTS_SHOWN = 24
 
 
 def evaluate(
+    params: EvaluateParams,
     checkpoints: Path,
-    shards_folder: Path,
+    shards_place: Place,
     report: Path,
     metrics: Path,
     cells_table: Path,
     predictions: Path,
-    *,
-    batch_size: int,
-    threads: int,
     log: Callable[[int, dict[str, float]], None],
 ) -> dict[str, Any]:
     """Score the cells of a task and write its report.
 
     The report and the predictions are those of the cell that will be registered: from upstream,
-    the most examples, the seed with the median validation top-1.
+    the most examples, the seed with the median validation score.
 
     Args:
+        params: How.
         checkpoints: Written by `finetune`.
-        shards_folder: Shards of the task's dataset; needs the splits val and test.
-        report: Folder to write `report.json` (all that the page needs) and `per_class.csv` into.
+        shards_place: Shards of the task's dataset; needs the splits val and test.
+        report: Folder to write `report.json` (all that the page needs), `per_class.csv` and
+            `suspects.csv` into.
         metrics: JSON file to write the medians to, nested for `dvc metrics`.
         cells_table: CSV file to write a row per cell to.
         predictions: CSV file to write a row per test image to.
-        batch_size: Images per forward pass.
-        threads: Of PyTorch.
         log: Receives each cell's scores.
 
     Returns:
@@ -73,16 +75,16 @@ def evaluate(
     Raises:
         CheckpointError: If the checkpoints are damaged or were trained on other data.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(params.threads)
     verify_folder(checkpoints, CheckpointError)
     listed = read_json(checkpoints / "cells.json")
-    shards = open_shards(shards_folder)
+    shards = open_shards(shards_place)
     if listed["shards_digest"] != shards.digest:
         raise CheckpointError(
             f"checkpoints {str(checkpoints)!r} were trained on other shards than "
-            f"{str(shards_folder)!r}; run `finetune` again"
+            f"{str(shards_place)!r}; run `finetune` again"
         )
-    scorer = _Scorer(checkpoints, shards, batch_size)
+    scorer = Scorer(checkpoints, shards, params.batch_size, device_named(params.device))
     cells = []
     label = f"evaluate {listed['task']}"
     for number, cell in enumerate(
@@ -91,62 +93,85 @@ def evaluate(
         scores = scorer.score(cell["folder"])
         cells.append({**cell, **scores})
         log(number, scores)
-    chosen = choose(cells)
-    guesses = _guesses(shards, scorer.logits(chosen["folder"], "test"))
+    metric = "map" if listed["multi_label"] else "top1"
+    group = choose(cells)
+    chosen = median_cell(group, metric)
+    logits, meta = scorer.logits(chosen["folder"], "test")
+    spoken = (_several if listed["multi_label"] else _one)(shards, logits, meta)
+    guesses = spoken.pop("guesses")
+    suspects = [] if listed["multi_label"] else _suspects(shards, scorer, group)
     result = {
         "task": listed["task"],
         "dataset": listed["dataset"],
+        "multi_label": listed["multi_label"],
+        "metric": metric,
         "classes": shards.classes,
         "test_digest": digest_of_split(shards, "test"),
         "test_images": len(guesses),
         "shards_digest": shards.digest,
         "upstream_digest": listed["upstream_digest"],
-        "rows": summary_rows(listed["task"], cells),
+        "rows": summary_rows(listed["task"], cells, metric),
         "cells": cells,
         "chosen": chosen,
-        **_details(shards, guesses),
+        "hyperrule": meta["hyperrule"],
+        "validation": meta["validation"],
+        "suspects": [
+            {**row, "picture": _picture(shards, row["row"])} for row in suspects[:_SUSPECTS_SHOWN]
+        ],
+        "suspects_found": len(suspects),
+        **spoken,
     }
-    recalls = zip(shards.classes, result["recall"], strict=True)
     with new_folder(report) as folder:
         (folder / "report.json").write_text(as_json(result), "utf-8")
-        table = as_csv([{"class": name, "recall": recall} for name, recall in recalls])
-        (folder / "per_class.csv").write_text(table, "utf-8")
+        (folder / "per_class.csv").write_text(as_csv(result["per_class"]), "utf-8")
+        (folder / "suspects.csv").write_text(
+            as_csv([_without_row(row) for row in suspects]) if suspects else "", "utf-8"
+        )
     write_text(metrics, as_json(_nested(result)))
     shown = [{k: v for k, v in cell.items() if k != "folder"} for cell in cells]
     write_text(cells_table, as_csv(shown))
-    write_text(predictions, as_csv([{k: v for k, v in g.items() if k != "row"} for g in guesses]))
+    write_text(predictions, as_csv([_without_row(guess) for guess in guesses]))
     return result
 
 
-def choose(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the cell to register: from upstream, most examples, median validation top-1."""
+def choose(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the cells of which one is registered: from upstream, with the most examples."""
     inits = {cell["init"] for cell in cells}
     init = "upstream" if "upstream" in inits else min(inits)
-    most = max(cell["examples_per_class"] for cell in cells if cell["init"] == init)
-    group = [c for c in cells if c["init"] == init and c["examples_per_class"] == most]
-    middle = median_low(cell["val_top1"] for cell in group)
-    return min((c for c in group if c["val_top1"] == middle), key=lambda cell: int(cell["seed"]))
+    mine = [cell for cell in cells if cell["init"] == init]
+    most = max((cell["examples_per_class"] for cell in mine), key=by_shots)
+    return [cell for cell in mine if cell["examples_per_class"] == most]
 
 
-def summary_rows(task: str, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row per (init, examples per class): median and deviation of test top-1."""
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+def median_cell(group: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    """Return the cell with the median validation score; of several, that of the lowest seed."""
+    middle = median_low(cell[f"val_{metric}"] for cell in group)
+    ties = (cell for cell in group if cell[f"val_{metric}"] == middle)
+    return min(ties, key=lambda cell: int(cell["seed"]))
+
+
+def summary_rows(task: str, cells: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+    """Return one row per (init, examples per class): median and deviation of the test score."""
+    groups: dict[tuple[str, int | str], list[dict[str, Any]]] = {}
     for cell in cells:
         groups.setdefault((cell["init"], cell["examples_per_class"]), []).append(cell)
     rows = []
     for (init, k), members in groups.items():
-        middle, deviation = median_and_sd(cell["test_top1"] for cell in members)
+        scores = [cell[f"test_{metric}"] for cell in members]
+        middle, deviation = median_and_sd(scores)
+        second = "micro_f1" if metric == "map" else "top5"
         rows.append(
             {
                 "task": task,
                 "init": init,
                 "examples_per_class": k,
+                "metric": metric,
                 "median": middle,
                 "sd": deviation,
-                "min": min(cell["test_top1"] for cell in members),
-                "max": max(cell["test_top1"] for cell in members),
+                "min": min(scores),
+                "max": max(scores),
                 "seeds": len(members),
-                "top5_median": median_and_sd(cell["test_top5"] for cell in members)[0],
+                f"{second}_median": median_and_sd(c[f"test_{second}"] for c in members)[0],
             }
         )
     return rows
@@ -154,88 +179,148 @@ def summary_rows(task: str, cells: list[dict[str, Any]]) -> list[dict[str, Any]]
 
 def digest_of_split(shards: Shards, split: str) -> str:
     """Return a digest of the images and labels of a split, independent of their order."""
+    return hashlib.sha256("\n".join(sorted(_lines(shards, split))).encode()).hexdigest()
+
+
+def _lines(shards: Shards, split: str) -> list[str]:
+    """Return for each image of a split what it is: its digest and its labels."""
     rows = shards.rows(split)
-    labels = [shards.classes[label] for label in shards.labels(rows)]
     hashes = shards.index["sha256"].take(rows).to_pylist()
-    lines = sorted(f"{sha} {label}" for sha, label in zip(hashes, labels, strict=True))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    labels = shards.index["labels"].take(rows).to_pylist()
+    return [
+        f"{sha} {' '.join(shards.classes[label] for label in own)}"
+        for sha, own in zip(hashes, labels, strict=True)
+    ]
 
 
-class _Scorer:
-    """Runs cells over splits that are decoded once."""
-
-    def __init__(self, checkpoints: Path, shards: Shards, batch_size: int) -> None:
-        self._checkpoints = checkpoints
-        self._shards = shards
-        self._batch_size = batch_size
-        self._squares: dict[tuple[str, int], Squares] = {}
-
-    def logits(self, cell: str, split: str) -> NDArray[np.float32]:
-        model, meta = load_checkpoint(self._checkpoints / cell)
-        return predict(model, self._split(split, meta["crop"]), self._batch_size)
-
-    def score(self, cell: str) -> dict[str, float]:
-        model, meta = load_checkpoint(self._checkpoints / cell)
-        scores = {}
-        for split in ("val", "test"):
-            squares = self._split(split, meta["crop"])
-            logits = predict(model, squares, self._batch_size)
-            for k in (1, 5):
-                scores[f"{split}_top{k}"] = topk_accuracy(logits, squares.labels, k)
-        return scores
-
-    def _split(self, split: str, side: int) -> Squares:
-        if (split, side) not in self._squares:
-            self._squares[split, side] = Squares(self._shards, self._shards.rows(split), side)
-        return self._squares[split, side]
-
-
-def _guesses(shards: Shards, logits: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """Return one row per test image: path, actual and predicted class, probability."""
+def _one(shards: Shards, logits: NDArray[np.float32], meta: dict[str, Any]) -> dict[str, Any]:
+    """Return all there is to say of a network where an image has one label."""
     rows = shards.rows("test")
     labels = shards.labels(rows)
-    probabilities = softmax(logits)
+    validation = meta["validation"]
+    probabilities = calibrated(logits, validation["temperature"])
     predicted = probabilities.argmax(axis=1)
+    sure = probabilities[np.arange(len(rows)), predicted]
+    raw = softmax(logits).max(axis=1)
+    correct = predicted == labels
+    confusion = confusion_matrix(predicted, labels, len(shards.classes))
+    recall = [None if np.isnan(r) else float(r) for r in per_class_recall(confusion)]
+    lowest = validation["abstain_below"]
+    answered = sure >= lowest if lowest is not None else np.zeros(len(rows), bool)
     paths = shards.index["path"].take(rows).to_pylist()
-    return [
+    guesses = [
         {
             "row": int(rows[i]),
             "path": paths[i],
             "actual": shards.classes[labels[i]],
             "predicted": shards.classes[predicted[i]],
-            "probability": float(probabilities[i, predicted[i]]),
+            "probability": float(sure[i]),
+            "sure": bool(answered[i]),
         }
         for i in range(len(rows))
     ]
-
-
-def _details(shards: Shards, guesses: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return confusion, recall per class and the worst mistakes."""
-    number = {name: i for i, name in enumerate(shards.classes)}
-    confusion = confusion_matrix(
-        np.array([number[guess["predicted"]] for guess in guesses]),
-        np.array([number[guess["actual"]] for guess in guesses]),
-        len(number),
-    )
-    wrong = [guess for guess in guesses if guess["predicted"] != guess["actual"]]
+    wrong = [guesses[i] for i in np.flatnonzero(~correct)]
     worst = sorted(wrong, key=lambda guess: (-guess["probability"], guess["path"]))
-    reader = shards.reader()
+    lines = _lines(shards, "test")
     return {
+        "guesses": guesses,
         "confusion": confusion.tolist(),
-        "recall": [None if np.isnan(r) else float(r) for r in per_class_recall(confusion)],
+        "per_class": [
+            {"class": name, "images": int(images), "recall": own}
+            for name, images, own in zip(shards.classes, confusion.sum(axis=1), recall, strict=True)
+        ],
+        "calibration": {
+            "temperature": validation["temperature"],
+            "error_raw": calibration_error(raw, correct),
+            "error": calibration_error(sure, correct),
+            "reliability": reliability(sure, correct),
+            "abstain_below": lowest,
+            "answered": float(answered.mean()),
+            "answered_accuracy": float(correct[answered].mean()) if answered.any() else None,
+        },
         "mistakes": [
-            {**guess, "picture": page.picture(decode_rgb(reader.read(guess["row"])))}
+            {**guess, "picture": _picture(shards, guess["row"])}
             for guess in worst[:_MISTAKES_SHOWN]
         ],
+        # In the order of the digest's lines, so that two reports on one test split can be paired.
+        "hits": "".join(
+            str(int(correct[i])) for i in sorted(range(len(rows)), key=lambda i: (lines[i], i))
+        ),
     }
 
 
+def _several(shards: Shards, logits: NDArray[np.float32], meta: dict[str, Any]) -> dict[str, Any]:
+    """Return all there is to say of a network where an image may have several labels."""
+    rows = shards.rows("test")
+    truth = multi_hot(shards.targets(rows), logits.shape[1])
+    thresholds = np.array(meta["validation"]["thresholds"])
+    probabilities = sigmoid(logits)
+    predicted = probabilities >= thresholds
+    precision = average_precision(logits, truth)
+    names = np.array(shards.classes)
+    paths = shards.index["path"].take(rows).to_pylist()
+    return {
+        "guesses": [
+            {
+                "row": int(rows[i]),
+                "path": paths[i],
+                "actual": " ".join(names[truth[i]]),
+                "predicted": " ".join(names[predicted[i]]),
+            }
+            for i in range(len(rows))
+        ],
+        "per_class": [
+            {
+                "class": name,
+                "images": int(truth[:, c].sum()),
+                "average_precision": None if np.isnan(precision[c]) else float(precision[c]),
+                "threshold": float(thresholds[c]),
+            }
+            for c, name in enumerate(shards.classes)
+        ],
+        "mistakes": [],
+    }
+
+
+def _suspects(shards: Shards, scorer: Scorer, group: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the labels of any split that look wrong to networks not trained on the image."""
+    found = []
+    for split in shards.summary["splits"]:
+        rows = shards.rows(split)
+        paths = shards.index["path"].take(rows).to_pylist()
+        for suspect in find_suspects(scorer.unseen(group, split), shards.labels(rows)):
+            found.append(
+                {
+                    "row": int(rows[suspect.position]),
+                    "path": paths[suspect.position],
+                    "split": split,
+                    "given": shards.classes[suspect.given],
+                    "likely": shards.classes[suspect.likely],
+                    "given_probability": suspect.given_probability,
+                    "likely_probability": suspect.likely_probability,
+                }
+            )
+    return sorted(
+        found, key=lambda row: (row["given_probability"] - row["likely_probability"], row["path"])
+    )
+
+
+def _picture(shards: Shards, row: int) -> str:
+    return page.picture(decode_rgb(shards.reader().read(row)))
+
+
+def _without_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "row"}
+
+
 def _nested(result: dict[str, Any]) -> dict[str, Any]:
-    metrics: dict[str, Any] = {"registered_test_top1": result["chosen"]["test_top1"]}
+    metric = result["metric"]
+    metrics: dict[str, Any] = {f"registered_test_{metric}": result["chosen"][f"test_{metric}"]}
     for row in result["rows"]:
-        metrics.setdefault(row["init"], {})[f"{row['examples_per_class']}_per_class"] = {
-            "top1_median": row["median"],
-            "top1_sd": row["sd"],
-            "top5_median": row["top5_median"],
-        }
+        k = row["examples_per_class"]
+        name = k if k == "full" else f"{k}_per_class"
+        kept = {key: row[key] for key in row if key.endswith("_median")}
+        metrics.setdefault(row["init"], {})[name] = {
+            f"{metric}_median": row["median"], f"{metric}_sd": row["sd"], **kept,
+        }  # fmt: skip
     return metrics

@@ -21,7 +21,7 @@ from bigtransfer.track.runs import log_dataset, open_client, open_experiment, pa
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 _DIGEST_TAG = "bigtransfer.checkpoint_digest"
 _TEST_TAG = "bigtransfer.test_digest"
-_TOP1_TAG = "bigtransfer.test_top1"
+_SCORE_TAG = "bigtransfer.test_score"
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def register(
     checkpoint: Path,
     tags: dict[str, str],
     metrics: dict[str, float],
+    score: float,
     dataset: dict[str, str],
     description: str,
     digest: str,
@@ -65,11 +66,12 @@ def register(
         num_classes: Outputs.
         checkpoint: Folder kept as an artifact beside the model, to fine-tune from.
         tags: Facts for the model version.
-        metrics: For the run that holds the model; needs `test_top1`.
+        metrics: For the run that holds the model.
+        score: On the test split, by which versions are compared; higher is better.
         dataset: `name` and `digest` of the task's shards.
         description: One line for whoever decides about the version.
         digest: Of the checkpoint; a version with this digest is not registered twice.
-        test_digest: Of the test split that `test_top1` was measured on; only versions measured on
+        test_digest: Of the test split that `score` was measured on; only versions measured on
             the same one are compared.
         promote: `if_better` or `never`.
 
@@ -82,7 +84,7 @@ def register(
         **tags,
         _DIGEST_TAG: digest,
         _TEST_TAG: test_digest,
-        _TOP1_TAG: repr(metrics["test_top1"]),
+        _SCORE_TAG: repr(score),
     }
     try:
         client = open_client(project)
@@ -98,7 +100,7 @@ def register(
                 dataset,
             )  # fmt: skip
         _describe(client, version, all_tags, description)
-        alias, reason = _settle(client, name, version, test_digest, metrics["test_top1"], promote)
+        alias, reason = _settle(client, name, version, test_digest, score, promote)
     except MlflowException as error:
         raise TrackingError(
             f"MLflow at {tracking_uri(project)!r} refused to register {name!r}: {error.message}; "
@@ -169,7 +171,7 @@ def _log(
 
 
 def _settle(
-    client: Any, name: str, version: Any, test_digest: str, top1: float, promote: str
+    client: Any, name: str, version: Any, test_digest: str, score: float, promote: str
 ) -> tuple[str, str]:
     """Set the aliases; return the version's alias and the reason in words."""
     aliases = client.get_registered_model(name).aliases
@@ -181,15 +183,17 @@ def _settle(
         return CHALLENGER, "promote is 'never'; set the alias in the MLflow UI"
     if champion is not None:
         other = client.get_model_version(name, champion)
+        if _SCORE_TAG not in other.tags:
+            return CHALLENGER, f"champion v{champion} has no score; decide in the MLflow UI"
         if other.tags.get(_TEST_TAG) != test_digest:
             return CHALLENGER, (
                 f"champion v{champion} was measured on another test split; decide in the MLflow UI"
             )
-        theirs = float(other.tags[_TOP1_TAG])
-        if top1 <= theirs:
-            return CHALLENGER, f"{top1:.3f} is not above champion v{champion}'s {theirs:.3f}"
+        theirs = float(other.tags[_SCORE_TAG])
+        if score <= theirs:
+            return CHALLENGER, f"{score:.3f} is not above champion v{champion}'s {theirs:.3f}"
         client.set_registered_model_alias(name, PREVIOUS, champion)
-        reason = f"{top1:.3f} beats champion v{champion}'s {theirs:.3f} on the same test split"
+        reason = f"{score:.3f} beats champion v{champion}'s {theirs:.3f} on the same test split"
     else:
         reason = "there was no champion"
     record = {"from": champion, "to": version.version, "reason": reason, "by": "register"}

@@ -14,14 +14,15 @@ from torch.optim import SGD
 def make_optimizer(
     model: nn.Module, *, momentum: float, weight_decay: float, fused: bool = True
 ) -> SGD:
-    """Return SGD with momentum (no Nesterov).
+    """Return SGD with momentum (no Nesterov) over the parameters that require a gradient.
 
     Weight decay is L2 in the gradient, of kernels (convolutions and head) alone: gains, offsets
     and biases are not decayed. The paper does not say which; big_vision, by the same authors,
     decays kernels.
     """
-    kernels = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    kernels = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
     groups = [
         {"params": kernels, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},

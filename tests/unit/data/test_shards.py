@@ -256,7 +256,6 @@ def test_several_labels_are_a_row_of_the_index(photos: Path) -> None:
     shards = open_shards(photos.parent / "shards")
     assert (shards.classes, shards.summary["multi_label"]) == (["a", "b"], True)
     rows = np.arange(20)
-    assert shards.multi_hot(rows).sum(0).tolist() == [10, 6]
     targets = shards.targets(rows)
     assert targets.shape == (20, 2)
     for row, listed in zip(targets, shards.index["labels"].take(rows).to_pylist(), strict=True):

@@ -25,7 +25,7 @@ def put(project: Path, network: torch.nn.Module, digest: str, top1: float, **cha
     (checkpoint / "weights.safetensors").write_text(digest)
     wanted: dict[str, Any] = {
         "crop": 16, "num_classes": 3, "checkpoint": checkpoint, "tags": {"git_commit": digest},
-        "metrics": {"test_top1": top1}, "dataset": {"name": "d", "digest": "e" * 64},
+        "metrics": {"test_top1": top1}, "score": top1, "dataset": {"name": "d", "digest": "e" * 64},
         "description": f"scores {top1}", "digest": digest, "test_digest": "t1",
         "promote": "if_better", **changes,
     }  # fmt: skip

@@ -1,41 +1,61 @@
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from conftest import PROJECT
+from PIL import Image
 
-from bigtransfer.errors import DatasetError
-from bigtransfer.model import create_model, write_checkpoint
+from bigtransfer import config
+from bigtransfer.config import TaskParams
+from bigtransfer.data.packing import write_shards
+from bigtransfer.errors import ConfigError, DatasetError, InfrastructureError
+from bigtransfer.model import create_model, load_checkpoint, write_checkpoint
 from bigtransfer.storage import read_json
+from bigtransfer.train import cell as cells
 from bigtransfer.train.finetune import finetune
 from unit.data.test_shards import packed  # noqa: F401  # a fixture
+from unit.data.test_shards import run as checked
+
+SMALL: dict[str, Any] = {
+    "name": "photos", "dataset": "photos", "inits": ("upstream",), "examples_per_class": (2,),
+    "seeds": (0,), "preset": "paper", "total_steps": 2, "batch_size": 4, "precrop": 12,
+    "crop": 10, "flip": True, "threads": 1, "device": "cpu",
+}  # fmt: skip
 
 
 @pytest.fixture
 def pretrained(tmp_path: Path) -> Path:
     meta = {"architecture": "R14x0.25", "root": "small", "norm": "gn_ws", "classes": ["a", "b"],
             "crop": 10}  # fmt: skip
-    write_checkpoint(tmp_path / "upstream", create_model("R14x0.25", 2, "small"), meta)
+    model = create_model("R14x0.25", 2, "small")
+    torch.nn.init.normal_(model.head.weight)
+    write_checkpoint(tmp_path / "upstream", model, meta)
     return tmp_path / "upstream"
 
 
-def run(pretrained: Path, shards: Path, output: Path, **changes: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "task": "photos", "inits": ("upstream",), "examples_per_class": (2,), "seeds": (0,),
-        "preset": "paper", "random_crop": True, "flip": True, "threads": 1,
-        "overrides": {"total_steps": 2, "batch_size": 4, "base_lr": 0.1, "precrop": 12, "crop": 10,
-                      "mixup_alpha": None},
-        "log": lambda *_: None, **changes,
-    }  # fmt: skip
+def run(
+    pretrained: Path, shards: Path, output: Path, log: Any = lambda *_: None, **changes: Any
+) -> dict[str, Any]:
+    base = config.load(PROJECT / "params.yaml").tasks["digits"].model_dump()
+    params = TaskParams.model_validate({**base, **SMALL, **changes})
     result: dict[str, Any] = finetune(
-        pretrained, shards, output, output.parent / "work", **settings
+        params, pretrained, shards, output, output.parent / "work", log
     )
     return result
 
 
-def rule_of(output: Path) -> Any:
-    return read_json(output / "upstream-2-0" / "meta.json")["hyperrule"]
+def meta_of(output: Path, cell: str = "upstream-2-0") -> Any:
+    return read_json(output / cell / "meta.json")
+
+
+def weights(output: Path, cell: str = "upstream-2-0") -> dict[str, torch.Tensor]:
+    return load_checkpoint(output / cell)[0].state_dict()
 
 
 def test_crop_can_be_switched_off_for_a_task(
@@ -43,8 +63,20 @@ def test_crop_can_be_switched_off_for_a_task(
 ) -> None:  # fmt: skip
     run(pretrained, packed, tmp_path / "with")
     run(pretrained, packed, tmp_path / "without", random_crop=False)
-    assert rule_of(tmp_path / "with")["precrop"] == 12
-    assert rule_of(tmp_path / "without")["precrop"] == rule_of(tmp_path / "without")["crop"] == 10
+    assert meta_of(tmp_path / "with")["hyperrule"]["precrop"] == 12
+    rule = meta_of(tmp_path / "without")["hyperrule"]
+    assert rule["precrop"] == rule["crop"] == 10
+
+
+def test_the_log_says_whose_each_value_is(
+    pretrained: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    run(pretrained, packed, tmp_path / "out", decay_steps=(1,))
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith("photos, 2 per class, 6 images, HyperRule 'paper': regime small, ")
+    assert "total_steps 2 (params; the rule says 500)" in line
+    assert "decay_steps 1 (params; the rule says 150/300/450)" in line
+    assert "mixup_alpha none" in line
 
 
 def test_too_few_images_name_the_class(
@@ -52,3 +84,109 @@ def test_too_few_images_name_the_class(
 ) -> None:  # fmt: skip
     with pytest.raises(DatasetError, match=r"class 'class_0' has 6 train images, but 'examples_"):
         run(pretrained, packed, tmp_path / "out", examples_per_class=(7,))
+
+
+def test_full_is_every_training_image(
+    pretrained: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    run(pretrained, packed, tmp_path / "out", examples_per_class=(2, "full"))
+    assert "full per class, 18 images" in capsys.readouterr().out
+    assert meta_of(tmp_path / "out", "upstream-full-0")["examples_per_class"] == "full"
+
+
+def test_the_head_alone_may_be_trained(
+    pretrained: Path, packed: Path, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    upstream = load_checkpoint(pretrained)[0].state_dict()
+    run(pretrained, packed, tmp_path / "head", trained="head")
+    run(pretrained, packed, tmp_path / "all")
+    for name, tensor in weights(tmp_path / "head").items():
+        if name.startswith("head"):
+            assert tensor.abs().sum() > 0
+        else:
+            assert torch.equal(tensor, upstream[name]), name
+    trained = weights(tmp_path / "all")
+    assert not all(torch.equal(trained[name], upstream[name]) for name in upstream)
+
+
+def test_validation_goes_with_the_checkpoint(
+    pretrained: Path, packed: Path, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    logged: list[dict[str, float]] = []
+    run(pretrained, packed, tmp_path / "out", log=lambda step, values: logged.append(values))
+    validation = meta_of(tmp_path / "out")["validation"]
+    assert 0 <= validation["top1"] <= validation["top5"] == 1.0  # three classes
+    assert validation["temperature"] > 0
+    assert logged[0]["val_top1"] == validation["top1"]
+
+
+def test_an_interrupted_cell_goes_on_to_the_same_weights(
+    pretrained: Path, packed: Path, tmp_path: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    recipe = {"total_steps": 8, "mixup_alpha": 0.5, "seeds": (0, 1)}
+    run(pretrained, packed, tmp_path / "whole", **recipe)
+    whole = cells._CellWatcher.after_step
+
+    def stopped(self: Any, step: int, *rest: Any) -> None:
+        if self._cell.seed == 1 and step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        whole(self, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cells._CellWatcher, "after_step", stopped)
+        with pytest.raises(InfrastructureError, match="SIGTERM at step 5, with a checkpoint"):
+            run(pretrained, packed, tmp_path / "parts", **recipe)
+    capsys.readouterr()
+    run(pretrained, packed, tmp_path / "parts", **recipe)
+    assert "upstream-2-1: resuming at step 5 of 8" in capsys.readouterr().out
+    for name in ("upstream-2-0", "upstream-2-1"):
+        left, right = (weights(tmp_path / side, name) for side in ("whole", "parts"))
+        assert all(torch.equal(left[key], right[key]) for key in left)
+    assert not list((tmp_path / "work").iterdir())
+
+
+def planted(folder: Path, images: int = 90) -> Path:
+    """Images whose left half, right half or both are bright, as shards of two labels."""
+    generator = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    lines = ["path,labels,split"]
+    for i in range(images):
+        pixels = generator.integers(0, 60, (12, 12, 3), dtype=np.uint8)
+        names = [("left",), ("right",), ("left", "right")][i % 3]
+        for name in names:
+            half = slice(0, 6) if name == "left" else slice(6, 12)
+            pixels[:, half] += 150
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+        split = ("train", "val", "test")[i // 3 % 3]
+        lines.append(f"images/{i}.png,{'|'.join(names)},{split}")
+    (folder / "list.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def two_labels(tmp_path: Path) -> Path:
+    photos = planted(tmp_path / "planted")
+    checked(photos)
+    write_shards(photos, tmp_path / "manifest.parquet", tmp_path / "shards",
+                 shard_bytes=10**6, short_side=None, seed=0)  # fmt: skip
+    return tmp_path / "shards"
+
+
+def test_several_labels_per_image_are_learnt(
+    pretrained: Path, two_labels: Path, tmp_path: Path
+) -> None:
+    run(pretrained, two_labels, tmp_path / "out", examples_per_class=("full",), flip=False,
+        total_steps=40, base_lr=0.05, batch_size=16)  # fmt: skip
+    meta = meta_of(tmp_path / "out", "upstream-full-0")
+    assert (meta["multi_label"], meta["classes"]) == (True, ["left", "right"])
+    assert meta["validation"]["map"] > 0.95
+    assert meta["validation"]["micro_f1"] > 0.9
+    assert len(meta["validation"]["thresholds"]) == 2
+
+
+def test_few_shot_of_several_labels_is_refused(
+    pretrained: Path, two_labels: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"set 'examples_per_class' of task 'photos' to \[full\]"):
+        run(pretrained, two_labels, tmp_path / "out")

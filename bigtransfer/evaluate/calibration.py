@@ -1,0 +1,154 @@
+"""How far probabilities can be believed: calibration error, temperature, when to abstain.
+
+Guo et al. 2017, arXiv 1706.04599. One temperature is fitted on the validation split and divides the
+logits ever after; it changes no prediction, only how sure it claims to be.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigtransfer.evaluate.metrics import softmax, topk_accuracy
+from bigtransfer.evaluate.multilabel import (
+    best_thresholds,
+    mean_average_precision,
+    micro_f1,
+    multi_hot,
+    sigmoid,
+)
+
+BINS = 15
+_LOWEST, _HIGHEST = 0.05, 20.0
+"""Temperatures that are looked at; a validation split that is all right would ask for 0."""
+
+
+def calibration_of(
+    logits: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    *,
+    multi_label: bool,
+    abstain_accuracy: float,
+) -> dict[str, Any]:
+    """Return what a validation split says of a network, and what it is used with from then on.
+
+    Args:
+        logits: (N, C) of the validation split.
+        labels: (N,), or (N, L) filled up with -1.
+        multi_label: Whether images may have several labels.
+        abstain_accuracy: Wanted among the answers that are not abstained from.
+
+    Returns:
+        `images`; with one label each `top1`, `top5`, `temperature`, `calibration_error` (at that
+        temperature), `calibration_error_raw` and `abstain_below` (None: unreachable); with several
+        `map`, `micro_f1` and `thresholds`, one per class.
+    """
+    if multi_label:
+        truth, scores = multi_hot(labels, logits.shape[1]), sigmoid(logits)
+        thresholds = best_thresholds(scores, truth)
+        return {
+            "images": len(labels),
+            "map": mean_average_precision(logits, truth),
+            "micro_f1": micro_f1(scores >= thresholds, truth),
+            "thresholds": thresholds.tolist(),
+        }
+    temperature = fit_temperature(logits, labels)
+    correct = logits.argmax(axis=1) == labels
+    sure = calibrated(logits, temperature).max(axis=1)
+    return {
+        "images": len(labels),
+        "top1": topk_accuracy(logits, labels, 1),
+        "top5": topk_accuracy(logits, labels, 5),
+        "temperature": temperature,
+        "calibration_error": calibration_error(sure, correct),
+        "calibration_error_raw": calibration_error(softmax(logits).max(axis=1), correct),
+        "abstain_below": abstain_threshold(sure, correct, abstain_accuracy),
+    }
+
+
+def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Return the temperature under which the labels are likeliest.
+
+    The mean negative log-likelihood is convex in 1 / temperature, so there is one best.
+
+    Args:
+        logits: (N, C) of images that the network was not trained on.
+        labels: (N,).
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(inverse: float) -> float:
+        return _log_loss(logits, labels, 1 / inverse)
+
+    best = minimize_scalar(loss, bounds=(1 / _HIGHEST, 1 / _LOWEST), method="bounded")
+    return float(1 / best.x)
+
+
+def calibrated(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    """Return probabilities (N, C) of logits (N, C) at a temperature."""
+    return softmax(logits.astype(np.float64) / temperature)
+
+
+def calibration_error(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = BINS
+) -> float:
+    """Return the expected calibration error, in [0, 1].
+
+    The mean distance, over bins of equal width weighted by their images, between how sure the
+    network was and how often it was right.
+
+    Args:
+        confidence: (N,) probability of the predicted class.
+        correct: (N,) whether it was the right one.
+        bins: Number of bins over [0, 1].
+    """
+    return sum(
+        row["images"] * abs(row["confidence"] - row["accuracy"])
+        for row in reliability(confidence, correct, bins)
+    ) / len(confidence)
+
+
+def reliability(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = BINS
+) -> list[dict[str, float]]:
+    """Return a row per bin that holds images: images, mean confidence, accuracy."""
+    number = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    return [
+        {
+            "images": int(inside.sum()),
+            "confidence": float(confidence[inside].mean()),
+            "accuracy": float(correct[inside].mean()),
+        }
+        for inside in (number == i for i in range(bins))
+        if inside.any()
+    ]
+
+
+def abstain_threshold(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_], accuracy: float
+) -> float | None:
+    """Return the confidence from which on answers are right often enough.
+
+    The lowest observed confidence such that the images at or above it are right with the wanted
+    share; None if no threshold reaches it.
+
+    Args:
+        confidence: (N,) probability of the predicted class.
+        correct: (N,) whether it was the right one.
+        accuracy: Wanted among the answered images, in [0, 1].
+    """
+    order = np.argsort(-confidence, kind="stable")
+    sure, right = confidence[order], correct[order]
+    shares = np.cumsum(right) / np.arange(1, len(right) + 1)
+    last_of_its_value = np.append(sure[1:] != sure[:-1], True)
+    enough = np.flatnonzero((shares >= accuracy) & last_of_its_value)
+    return float(sure[enough[-1]]) if len(enough) else None
+
+
+def _log_loss(logits: NDArray[np.float32], labels: NDArray[np.int64], temperature: float) -> float:
+    scaled = logits.astype(np.float64) / temperature
+    highest = scaled.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(scaled - highest).sum(axis=1)) + highest[:, 0]
+    return float((log_sum - scaled[np.arange(len(labels)), labels]).mean())

@@ -1,0 +1,207 @@
+"""One fine-tuning run: from given weights to a network for a task, resumable at any step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.optim import SGD
+
+from bigtransfer.data.batches import Squares, TrainBatches
+from bigtransfer.data.shards import Shards
+from bigtransfer.model.checkpoint import load_checkpoint
+from bigtransfer.model.resnet import ResNetV2, create_model
+from bigtransfer.train.checkpoints import JOURNAL, Checkpoints, State, read_state
+from bigtransfer.train.curve import Curve
+from bigtransfer.train.hyperrule import HyperRule
+from bigtransfer.train.interrupts import Interrupts
+from bigtransfer.train.loop import Machine, Watcher, run_steps
+from bigtransfer.train.loss import loss_named
+from bigtransfer.train.parallel import spread, whole_state
+from bigtransfer.train.saver import Saver
+from bigtransfer.train.state import code_version, require_fit
+
+MOMENTUM = 0.9  # arXiv 1912.11370, section 3.3; no weight decay, no dropout, nothing frozen
+FULL = "full"
+_LAST_LOSSES = 10
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fine-tuning run of a grid."""
+
+    init: str
+    """`upstream` or `scratch`."""
+    examples_per_class: int | str
+    """Of the balanced subset that is trained on, or `full`: all training images."""
+    seed: int
+    """Of the subset, the order, and the weights of a network from scratch."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of its folder, e.g. `upstream-5-0`."""
+        return f"{self.init}-{self.examples_per_class}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from."""
+
+    pretrained: Path
+    """Upstream checkpoint."""
+    upstream: dict[str, Any]
+    """Its meta."""
+    shards: Shards
+    trained: str
+    """`all` weights, or the `head` alone."""
+
+    def network(self, cell: Cell) -> ResNetV2:
+        """Build the network of a cell, with a zero head for the task's classes."""
+        classes = self.shards.classes
+        if cell.init == "upstream":
+            model, _ = load_checkpoint(self.pretrained, classes=classes)
+        else:
+            model = create_model(
+                self.upstream["architecture"], len(classes), self.upstream["root"], cell.seed,
+                norm=self.upstream["norm"],
+            )  # fmt: skip
+        if self.trained == "head":
+            model.requires_grad_(False)
+            model.head.requires_grad_(True)
+        return model
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where and how often the state of a run is kept."""
+
+    folder: Path
+    """Of this cell alone; gone when the run is finished."""
+    seconds: float
+    interrupts: Interrupts
+
+
+def train_cell(
+    cell: Cell,
+    start: Start,
+    rows: NDArray[np.int64],
+    rule: HyperRule,
+    *,
+    flip: bool,
+    machine: Machine,
+    keeping: Keeping,
+    advance: Callable[[int], None],
+) -> tuple[ResNetV2, float]:
+    """Train one network by a HyperRule verdict.
+
+    Args:
+        cell: Which one.
+        start: What it starts from.
+        rows: Index rows of the images that are trained on.
+        rule: Schedule, resolution and MixUp.
+        flip: Whether to mirror at random.
+        machine: What it is computed on; its micro-batch is halved when memory runs out.
+        keeping: Where its state is kept.
+        advance: Is told the finished steps.
+
+    Returns:
+        The network, and the mean loss of the last ten steps.
+
+    Raises:
+        BigTransferError: If the loss is no number any more.
+        KeyboardInterrupt, InfrastructureError: After Ctrl-C or SIGTERM, with the state kept.
+    """
+    model = start.network(cell).to(machine.device.torch)
+    checkpoints = Checkpoints(keeping.folder, None, _say)
+    keeping.folder.mkdir(parents=True, exist_ok=True)
+    found = checkpoints.newest(lambda folder, _: _fitting(folder, model))
+    with closing(Curve(keeping.folder / JOURNAL)) as curve:
+        step, state = 0, None
+        if found is not None:
+            folder, state = found
+            step = int(folder.name.removeprefix("step-"))
+            curve.take_from(folder / JOURNAL)
+            _say(f"{cell.name}: resuming at step {step:,} of {rule.total_steps:,}")
+        called, optimizer = spread(
+            model, state, machine.group, parallel="ddp", compiled=False, momentum=MOMENTUM,
+            weight_decay=0.0,
+        )  # fmt: skip
+        squares = Squares(start.shards, rows, rule.precrop)
+        batches = TrainBatches(
+            squares, batch_size=rule.batch_size, crop=rule.crop, flip=flip, seed=cell.seed
+        )
+        multi_label = start.shards.summary["multi_label"]
+        saver = Saver(checkpoints)
+        watcher = _CellWatcher(
+            cell, rule.total_steps, model, optimizer, curve, saver, keeping, advance
+        )
+        try:
+            run_steps(
+                called, optimizer, batches, rule.schedule, mixup_alpha=rule.mixup_alpha,
+                seed=cell.seed, start=step, watcher=watcher, machine=machine,
+                loss=loss_named("sigmoid" if multi_label else "softmax"),
+            )  # fmt: skip
+        finally:
+            saver.settle()
+        last = [row["loss"] for row in curve.rows if row["step"] > rule.total_steps - _LAST_LOSSES]
+    checkpoints.clear()
+    return model.requires_grad_(True), float(np.mean(last))
+
+
+def _fitting(folder: Path, model: ResNetV2) -> State:
+    state = read_state(folder)
+    require_fit(state, model, repr(str(folder)))
+    return state
+
+
+class _CellWatcher(Watcher):
+    """Journals the loss, shows progress, keeps the state, and stops when asked to."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        total_steps: int,
+        model: ResNetV2,
+        optimizer: SGD,
+        curve: Curve,
+        saver: Saver,
+        keeping: Keeping,
+        advance: Callable[[int], None],
+    ) -> None:
+        self._cell, self._total = cell, total_steps
+        self._model, self._optimizer = model, optimizer
+        self._curve, self._saver, self._keeping, self._advance = curve, saver, keeping, advance
+
+    def before_update(self) -> None:
+        self._saver.before_update()
+        self._saver.check()
+
+    def after_step(self, step: int, loss: float, rate: float, wished: Sequence[float]) -> None:
+        self._curve.add(step, {"loss": loss, "rate": rate})
+        self._advance(step)
+        if step == self._total:
+            return
+        if self._keeping.interrupts.wanted:
+            self._save(step)
+            self._saver.finish()
+            self._keeping.interrupts.end(step)
+        elif self._saver.is_due(self._keeping.seconds):
+            self._save(step)
+
+    def ran_out(self, micro_batch_size: int) -> None:
+        _say(f"memory ran out; going on with {micro_batch_size} images per forward pass")
+
+    def _save(self, step: int) -> None:
+        meta = {"cell": self._cell.name, "code": code_version()}
+        self._curve.fsync()
+        state = whole_state(self._model, self._optimizer)
+        self._saver.begin(step, state, meta, self._curve.path, None)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
