@@ -30,7 +30,7 @@ def run(
     """Register one task's model."""
     from bigtransfer.errors import CheckpointError
     from bigtransfer.evaluate.table import METRICS
-    from bigtransfer.model.checkpoint import load_checkpoint
+    from bigtransfer.serve.deployed import facts_of, load_deployed
     from bigtransfer.storage import as_json, read_json, verify_folder, write_text
     from bigtransfer.track.origin import git_commit
     from bigtransfer.track.registry import register
@@ -40,11 +40,11 @@ def run(
     result = read_json(report / "report.json")
     chosen, metric = result["chosen"], result["metric"]
     folder = checkpoints / chosen["folder"]
-    model, meta = load_checkpoint(folder)
+    model, meta = load_deployed(folder)
     outcome = register(
         stage.project,
         f"{params.name_prefix}{result['task']}",
-        model.fold(),
+        model,
         crop=meta["crop"],
         num_classes=len(meta["classes"]),
         checkpoint=folder,
@@ -60,6 +60,7 @@ def run(
         },
         metrics={name: value for name, value in chosen.items() if name[:4] in ("val_", "test")},
         score=chosen[f"test_{metric}"],
+        facts=facts_of(meta),
         dataset={"name": result["dataset"], "digest": result["shards_digest"]},
         description=f"{meta['architecture']} from {chosen['init']}, "
         f"{chosen['examples_per_class']} examples per class, {len(meta['classes'])} classes: "

@@ -6,12 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import bigtransfer
-from bigtransfer.command import data, plan, sync, weights
+from bigtransfer.command import data, export, plan, predict, sync, weights
 from bigtransfer.errors import BigTransferError
 
 _INTERRUPTED = 130
+_COMMANDS: dict[str, Any] = {
+    "weights": weights, "data": data, "plan": plan, "predict": predict, "export": export,
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,10 +41,9 @@ def _call(arguments: argparse.Namespace) -> int:
     if arguments.command == "sync":
         sync.run(Path.cwd())
         return 0
-    for name, command in (("weights", weights), ("data", data), ("plan", plan)):
-        if arguments.command == name:
-            command.run(arguments)
-            return 0
+    if arguments.command in _COMMANDS:
+        _COMMANDS[arguments.command].run(arguments)
+        return 0
     from bigtransfer.command.workflow import run
 
     return run(Path.cwd(), arguments.targets)
@@ -74,6 +77,20 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "data",
             help="check any folder of images without a project; look into shards",
+            allow_abbrev=False,
+        )
+    )
+    predict.add_arguments(
+        commands.add_parser(
+            "predict",
+            help="what a fine-tuned model sees in image files",
+            allow_abbrev=False,
+        )
+    )
+    export.add_arguments(
+        commands.add_parser(
+            "export",
+            help="a fine-tuned model as an ONNX or torch file, preprocessing inside",
             allow_abbrev=False,
         )
     )

@@ -1,19 +1,22 @@
 """Registered models: one version per checkpoint; aliases `challenger` (newest) and `champion`.
 
-What is registered is the network folded for inference (plain convolutions), exported without
-pickle (torch.export), with a signature that leaves batch and size open.
+What is registered takes images of any size, resizes them itself and returns probabilities; it is
+exported without pickle (torch.export), with a signature that leaves batch and size open.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigtransfer.errors import TrackingError
+from bigtransfer.errors import TrackingError, did_you_mean
+from bigtransfer.storage import new_folder
 from bigtransfer.track.address import tracking_uri
 from bigtransfer.track.origin import find_origin
 from bigtransfer.track.runs import log_dataset, open_client, open_experiment, parent_run
@@ -51,6 +54,7 @@ def register(
     metrics: dict[str, float],
     score: float,
     dataset: dict[str, str],
+    facts: dict[str, Any],
     description: str,
     digest: str,
     test_digest: str,
@@ -61,14 +65,15 @@ def register(
     Args:
         project: The project's root, beside which the local database lies.
         name: Of the registered model.
-        model: The network, folded; images (B, 3, H, W) in [-1, 1] to logits (B, num_classes).
-        crop: Side of the images it was evaluated on, pixels.
+        model: uint8 images (B, H, W, 3) of any size to probabilities (B, num_classes).
+        crop: Side to which it resizes them, pixels.
         num_classes: Outputs.
         checkpoint: Folder kept as an artifact beside the model, to fine-tune from.
         tags: Facts for the model version.
         metrics: For the run that holds the model.
         score: On the test split, by which versions are compared; higher is better.
         dataset: `name` and `digest` of the task's shards.
+        facts: What a user of the model must know (class names, preprocessing, …), JSON values.
         description: One line for whoever decides about the version.
         digest: Of the checkpoint; a version with this digest is not registered twice.
         test_digest: Of the test split that `score` was measured on; only versions measured on
@@ -97,7 +102,7 @@ def register(
             place = {"experiment_id": experiment, "parent_run_id": parent}
             version = _log(
                 client, place, name, model, crop, num_classes, checkpoint, all_tags, metrics,
-                dataset,
+                dataset, facts,
             )  # fmt: skip
         _describe(client, version, all_tags, description)
         alias, reason = _settle(client, name, version, test_digest, score, promote)
@@ -107,6 +112,51 @@ def register(
             "check MLFLOW_TRACKING_URI, or move mlflow.db away to start anew"
         ) from error
     return Registration(name, str(version.version), alias, version.run_id, new, reason)
+
+
+def fetch_checkpoint(project: Path, address: str) -> Path:
+    """Return the checkpoint folder of a registered model.
+
+    Args:
+        project: The project's root.
+        address: `models:/<name>@<alias>` or `models:/<name>/<version>`.
+
+    Raises:
+        TrackingError: If there is no such model, or its files cannot be had.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name, alias, version = _parsed(address)
+    try:
+        client = open_client(project)
+        found = (
+            client.get_model_version_by_alias(name, alias)
+            if alias
+            else client.get_model_version(name, version)
+        )
+        target = project / ".work" / "models" / found.run_id
+        if not target.is_dir():
+            os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+            with new_folder(target, sealed=False) as partial:
+                client.download_artifacts(found.run_id, "checkpoint", str(partial))
+        checkpoint: Path = target / "checkpoint"
+        return checkpoint
+    except (MlflowException, OSError) as error:
+        known = [model.name for model in open_client(project).search_registered_models()]
+        raise TrackingError(
+            f"{address!r} cannot be had from MLflow at {tracking_uri(project)!r}: {error}"
+            f"{did_you_mean(name, known)}; registered are {', '.join(known) or 'no models'}"
+        ) from error
+
+
+def _parsed(address: str) -> tuple[str, str, str]:
+    found = re.fullmatch(r"models:/([^/@]+)(?:@([\w.-]+)|/(\d+))", address)
+    if found is None:
+        raise TrackingError(
+            f"{address!r} names no registered model; write models:/<name>@champion or "
+            "models:/<name>/<version>"
+        )
+    return found[1], found[2] or "", found[3] or ""
 
 
 def _find(client: Any, name: str, digest: str) -> Any:
@@ -138,6 +188,7 @@ def _log(
     tags: dict[str, str],
     metrics: dict[str, float],
     dataset: dict[str, str],
+    facts: dict[str, Any],
 ) -> Any:
     import mlflow
     import numpy as np
@@ -147,10 +198,10 @@ def _log(
 
     # Tensors without names: MLflow would hand a named one to the model as a dict.
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.float32), (-1, 3, -1, -1))]),
+        Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
         Schema([TensorSpec(np.dtype(np.float32), (-1, num_classes))]),
     )
-    example = np.zeros((2, 3, crop, crop), np.float32)
+    example = np.zeros((2, crop + 1, crop + 2, 3), np.uint8)
     requirements = [f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"]
     with mlflow.start_run(run_name=f"model {name}", tags=tags, **place) as run:
         mlflow.log_metrics(metrics)
@@ -166,6 +217,7 @@ def _log(
                 input_example=example,
                 pip_requirements=requirements,
                 registered_model_name=name,
+                metadata=facts,
             )
     return _find(client, name, tags[_DIGEST_TAG])
 

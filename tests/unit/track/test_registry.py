@@ -9,14 +9,15 @@ import torch
 
 from bigtransfer.errors import TrackingError
 from bigtransfer.model import create_model
-from bigtransfer.track.registry import Registration, register
+from bigtransfer.serve.deployed import Deployed
+from bigtransfer.track.registry import Registration, fetch_checkpoint, register
 
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
     model = create_model("R14x0.25", 3, "small", seed=4)
-    torch.nn.init.normal_(model.head.weight)
-    return model.eval().fold()
+    torch.nn.init.normal_(model.head.weight, std=0.1)
+    return Deployed(model.eval().fold(), 16, 1.5, multi_label=False).eval()
 
 
 def put(project: Path, network: torch.nn.Module, digest: str, top1: float, **changes: Any) -> Any:
@@ -25,7 +26,8 @@ def put(project: Path, network: torch.nn.Module, digest: str, top1: float, **cha
     (checkpoint / "weights.safetensors").write_text(digest)
     wanted: dict[str, Any] = {
         "crop": 16, "num_classes": 3, "checkpoint": checkpoint, "tags": {"git_commit": digest},
-        "metrics": {"test_top1": top1}, "score": top1, "dataset": {"name": "d", "digest": "e" * 64},
+        "metrics": {"test_top1": top1}, "score": top1, "facts": {"classes": list("abc")},
+        "dataset": {"name": "d", "digest": "e" * 64},
         "description": f"scores {top1}", "digest": digest, "test_digest": "t1",
         "promote": "if_better", **changes,
     }  # fmt: skip
@@ -44,11 +46,12 @@ def test_a_version_is_loaded_by_torch_and_answers_as_the_network(
 
     first = put(project, network, "d1", 0.5)
     assert (first.version, first.alias, first.new) == ("1", "champion", True)
-    images = torch.rand(5, 3, 20, 20) * 2 - 1
+    images = torch.randint(0, 256, (5, 20, 31, 3), dtype=torch.uint8)
     loaded = mlflow.pyfunc.load_model("models:/bigtransfer-d@champion")
     np.testing.assert_allclose(
         loaded.predict(images.numpy()), network(images).detach().numpy(), atol=1e-5
     )
+    assert loaded.metadata.metadata["classes"] == list("abc")
     version = client.get_model_version("bigtransfer-d", "1")
     assert version.description == "scores 0.5"
     artifacts = [f.path for f in client.list_artifacts(version.run_id, "checkpoint")]
@@ -103,3 +106,16 @@ def test_refusal_says_where_mlflow_was_looked_for(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://here")
     with pytest.raises(TrackingError, match="MLflow at 'nonsense://here' refused to register"):
         put(project, network, "d1", 0.5)
+
+
+def test_a_registered_model_is_fetched_by_alias_or_version(
+    project: Path, network: torch.nn.Module
+) -> None:
+    put(project, network, "d1", 0.5)
+    for address in ("models:/bigtransfer-d@champion", "models:/bigtransfer-d/1"):
+        folder = fetch_checkpoint(project, address)
+        assert (folder / "weights.safetensors").read_text() == "d1"
+    with pytest.raises(TrackingError, match=r"did you mean 'bigtransfer-d'\?; registered are"):
+        fetch_checkpoint(project, "models:/bigtransfer-e@champion")
+    with pytest.raises(TrackingError, match="names no registered model"):
+        fetch_checkpoint(project, "models:/bigtransfer-d")

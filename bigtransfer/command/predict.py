@@ -1,0 +1,107 @@
+"""`bigtransfer predict`: what a fine-tuned network sees in image files."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+from bigtransfer.command.models import MODEL_HELP, checkpoint_at
+from bigtransfer.errors import DatasetError
+from bigtransfer.progress import tracked
+
+_BATCH = 32
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGES", help="image files, or folders of them"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="CSV file to write, a row per image "
+        "(default: a table on the terminal)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--top", type=int, default=1, metavar="K", help="guesses per image (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"),
+        help="auto: a GPU where there is one (default: %(default)s)",
+    )  # fmt: skip
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Look at every image; one that cannot be read says so in its row.
+
+    Raises:
+        BigTransferError: If the model or a place cannot be used, or no image could be read.
+    """
+    from bigtransfer.evaluate.scoring import device_named
+    from bigtransfer.serve.deployed import load_deployed
+    from bigtransfer.serve.prediction import answers, as_row, image_files
+    from bigtransfer.storage import new_file
+
+    files = image_files(arguments.images)
+    device = device_named(arguments.device)
+    deployed, meta = load_deployed(checkpoint_at(arguments.model))
+    found = answers(deployed.to(device), files, _BATCH, device)
+    shown = tracked(found, "predict", len(files), unit="image")
+    rows = (as_row(answer, meta, arguments.top) for answer in shown)
+    if arguments.out is None:
+        counts = _print(rows)
+    else:
+        with (
+            new_file(arguments.out) as partial,
+            partial.open("w", newline="", encoding="utf-8") as f,
+        ):
+            counts = _write(rows, f)
+        print(f"{arguments.out}: {len(files):,} rows", file=sys.stderr)
+    _sum_up(counts, meta)
+    if counts["fault"] == len(files):
+        raise DatasetError(f"none of {len(files):,} files could be read as an image")
+
+
+def _write(rows: Iterable[dict[str, str]], file: TextIO) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    writer: csv.DictWriter[str] | None = None
+    for row in rows:
+        counts.update(_kinds(row))
+        if writer is None:
+            writer = csv.DictWriter(file, list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(row)
+    return counts
+
+
+def _print(rows: Iterable[dict[str, str]]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts.update(_kinds(row))
+        if row["fault"]:
+            print(f"{row['path']}: {row['fault']}")
+            continue
+        names = [key for key in row if key.startswith("predicted")]
+        guesses = [f"{row[name]} {row[name.replace('predicted', 'probability')]}" for name in names]
+        said = ", ".join(guesses) if row["predicted"] else "none of the classes"
+        print(f"{row['path']}: {said}" + ("  (unsure)" if row["sure"] == "no" else ""))
+    return counts
+
+
+def _kinds(row: dict[str, str]) -> list[str]:
+    found = {"fault": bool(row["fault"]), "unsure": row["sure"] == "no"}
+    return [kind for kind, is_so in found.items() if is_so]
+
+
+def _sum_up(counts: Counter[str], meta: dict[str, Any]) -> None:
+    if counts["fault"]:
+        print(f"{counts['fault']:,} could not be read; their rows say why", file=sys.stderr)
+    lowest = meta["validation"].get("abstain_below")
+    if counts["unsure"]:
+        why = "the validation split gave no threshold" if lowest is None else f"below {lowest:.2f}"
+        print(f"{counts['unsure']:,} are unsure ({why})", file=sys.stderr)

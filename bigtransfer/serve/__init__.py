@@ -1,0 +1,1 @@
+"""From a checkpoint to answers: on files, or as a model that carries its preprocessing."""

@@ -1,0 +1,103 @@
+"""A fine-tuned network with all that belongs around it: images in, probabilities out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bigtransfer.errors import CheckpointError
+from bigtransfer.model.checkpoint import load_checkpoint
+from bigtransfer.model.resnet import ResNetV2
+
+
+class Deployed(nn.Module):
+    """uint8 images (B, H, W, 3), RGB, of any size, to float32 probabilities (B, classes).
+
+    Resized to a square, bilinear with antialias, as in evaluation: there a kernel on uint8 rounds
+    after the rows and after the columns, so this does. Probabilities are calibrated: softmax at the
+    checkpoint's temperature, or a sigmoid per class where images have several labels.
+    """
+
+    def __init__(self, network: nn.Module, crop: int, temperature: float, multi_label: bool):
+        super().__init__()
+        self.network = network
+        self.crop, self.temperature, self.multi_label = crop, temperature, multi_label
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the probabilities."""
+        x = images.permute(0, 3, 1, 2).float()
+        x = _resized(x, (x.shape[2], self.crop))
+        x = _resized(x, (self.crop, self.crop))
+        return self.probabilities((x - 127.5) / 127.5)
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Return the probabilities (B, classes) of float32 squares (B, 3, crop, crop) in [-1, 1].
+
+        The network's own part, for images that were resized already.
+        """
+        logits = self.network(x)
+        if self.multi_label:
+            return torch.sigmoid(logits)
+        return torch.softmax(logits / self.temperature, dim=1)
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return torch.clamp(torch.round(x), 0, 255)
+
+
+def load_deployed(folder: Path) -> tuple[Deployed, dict[str, Any]]:
+    """Build what is deployed of a fine-tuned checkpoint, folded for inference; and its meta.
+
+    Raises:
+        CheckpointError: If it is damaged, or an upstream checkpoint.
+    """
+    network, meta = load_tuned(folder)
+    validation = meta["validation"]
+    folded = network.eval().fold()
+    temperature = validation.get("temperature", 1.0)
+    return Deployed(folded, meta["crop"], temperature, meta["multi_label"]).eval(), meta
+
+
+def load_tuned(folder: Path) -> tuple[ResNetV2, dict[str, Any]]:
+    """Load a checkpoint that was fine-tuned to a task.
+
+    Raises:
+        CheckpointError: If it is damaged, or an upstream checkpoint.
+    """
+    network, meta = load_checkpoint(folder)
+    if "validation" not in meta:
+        raise CheckpointError(
+            f"{str(folder)!r} is not fine-tuned to a task, or by an earlier version; give a folder "
+            "that `finetune` wrote, e.g. artifacts/finetune/<task>/upstream-5-0, or "
+            "models:/<name>@champion"
+        )
+    return network, meta
+
+
+def facts_of(meta: dict[str, Any]) -> dict[str, Any]:
+    """Return what a user of a deployed network must know, as JSON values.
+
+    Args:
+        meta: Of its checkpoint.
+    """
+    validation = meta["validation"]
+    return {
+        "classes": meta["classes"],
+        "input": "uint8 (batch, height, width, 3), RGB, any size, as stored (EXIF not applied)",
+        "output": "probabilities (batch, classes)",
+        "resized_to": meta["crop"],
+        "multi_label": meta["multi_label"],
+        "temperature": validation.get("temperature"),
+        "abstain_below": validation.get("abstain_below"),
+        "thresholds": validation.get("thresholds"),
+        "architecture": meta["architecture"],
+        "hyperrule": meta["hyperrule"],
+        "checkpoint_digest": meta["digest"],
+        "shards_digest": meta["shards_digest"],
+        "upstream_digest": meta["upstream_digest"],
+    }

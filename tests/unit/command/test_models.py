@@ -1,0 +1,78 @@
+"""`predict` and `export`, as typed."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from bigtransfer.command.__main__ import main
+from unit.serve.test_serve import photos, several, tuned  # noqa: F401  # fixtures
+
+
+def call(*words: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return int(ended.value.code or 0)
+
+
+def test_predict_writes_a_row_per_image_and_goes_on_after_a_broken_one(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    out = tmp_path / "out.csv"
+    assert call("predict", tuned, photos(tmp_path / "photos"), "--out", out, "--top", 2) == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 7
+    assert {row["predicted"] for row in rows if not row["fault"]} <= {"cat", "dog", "owl"}
+    assert all(row["probability_2"] for row in rows if not row["fault"])
+    assert "1 could not be read; their rows say why" in capsys.readouterr().err
+
+
+def test_the_columns_do_not_depend_on_which_image_comes_first(
+    tuned: Path, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    folder = photos(tmp_path / "photos")
+    (folder / "0.png").write_bytes(b"broken")
+    out = tmp_path / "out.csv"
+    assert call("predict", tuned, folder, "--out", out, "--top", 3) == 0
+    lines = out.read_text().splitlines()
+    assert len(lines) == 8
+    assert lines[0].startswith("path,predicted,probability,sure,fault,predicted_2,")
+
+
+def test_predict_shows_a_line_per_image(
+    tuned: Path, several: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    folder = photos(tmp_path / "photos")
+    for model in (tuned, several):
+        assert call("predict", model, folder / "0.png", folder / "3.png") == 0
+        first, second = capsys.readouterr().out.splitlines()
+        assert first.startswith(f"{folder / '0.png'}: ")
+        assert "does not decode" in second
+
+
+def test_nothing_readable_is_the_users_to_mend(
+    tuned: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    assert call("predict", tuned, tuned / "meta.json") == 2
+    assert "none of 1 files could be read as an image" in capsys.readouterr().err
+
+
+def test_export_says_what_it_compared(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    out = tmp_path / "model.pt2"
+    assert call("export", tuned, out, "--format", "torch") == 0
+    assert "64/64 top-1 equal, max |Δp| = " in capsys.readouterr().out
+    assert out.stat().st_size > 100_000
+
+
+def test_export_refuses_a_wrong_name_and_a_missing_model(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    assert call("export", tuned, tmp_path / "model.pt2") == 2
+    assert "a file of --format onnx is named *.onnx" in capsys.readouterr().err
+    assert call("export", tmp_path / "gone", tmp_path / "model.onnx") == 2
+    assert "is no folder; MODEL is a fine-tuned checkpoint" in capsys.readouterr().err

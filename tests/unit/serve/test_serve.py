@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from bigtransfer.errors import BigTransferError, CheckpointError, DatasetError
+from bigtransfer.evaluate.calibration import calibrated
+from bigtransfer.evaluate.prediction import to_network
+from bigtransfer.model import create_model, load_checkpoint, write_checkpoint
+from bigtransfer.serve import export as exporting
+from bigtransfer.serve.deployed import load_deployed
+from bigtransfer.serve.export import drawn_images, export
+from bigtransfer.serve.prediction import answers, as_row, image_files
+
+CPU = torch.device("cpu")
+CLASSES = ["cat", "dog", "owl"]
+
+
+def checkpoint(folder: Path, **changes: Any) -> Path:
+    torch.manual_seed(3)
+    model = create_model("R14x0.25", 3, "small", seed=1)
+    torch.nn.init.normal_(model.head.weight, std=0.1)
+    meta: dict[str, Any] = {
+        "architecture": "R14x0.25", "root": "small", "norm": "gn_ws", "classes": CLASSES,
+        "crop": 24, "multi_label": False, "hyperrule": {}, "shards_digest": "s",
+        "upstream_digest": None,
+        "validation": {"temperature": 1.7, "abstain_below": 0.6}, **changes,
+    }  # fmt: skip
+    write_checkpoint(folder, model, meta)
+    return folder
+
+
+@pytest.fixture
+def tuned(tmp_path: Path) -> Path:
+    return checkpoint(tmp_path / "tuned")
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    return checkpoint(
+        tmp_path / "several", multi_label=True, validation={"thresholds": [0.5, 0.5, 0.99]}
+    )
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+@pytest.mark.parametrize("made", ["tuned", "several"])
+def test_an_exported_file_answers_as_the_network_on_64_images(
+    kind: str, made: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    parity = export(request.getfixturevalue(made), tmp_path / f"out{kind}", kind)
+    assert (parity.images, parity.same_top1) == (64, 64)
+    assert parity.largest_difference < 0.01
+
+
+def test_the_onnx_file_takes_any_batch_and_size_and_says_what_it_is(
+    tuned: Path, tmp_path: Path
+) -> None:
+    export(tuned, tmp_path / "m.onnx", "onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
+    images = np.random.default_rng(0).integers(0, 256, (5, 41, 17, 3), dtype=np.uint8)
+    (found,) = session.run(["probabilities"], {"images": images})
+    assert found.shape == (5, 3)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    deployed, _ = load_deployed(tuned)
+    with torch.inference_mode():
+        np.testing.assert_allclose(found, deployed(torch.from_numpy(images)), atol=2e-3)
+    properties = {p.key: json.loads(p.value) for p in onnx.load(tmp_path / "m.onnx").metadata_props}
+    assert properties["classes"] == CLASSES
+    assert (properties["resized_to"], properties["abstain_below"]) == (24, 0.6)
+
+
+def test_a_program_that_answers_otherwise_is_not_written(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = exporting._run_torch
+
+    def turned(path: Path) -> Any:
+        return lambda images: whole(path)(images)[:, ::-1]
+
+    monkeypatch.setitem(exporting._WAYS, "torch", (exporting._write_torch, turned))
+    with pytest.raises(BigTransferError, match=r"of 64 images have the same top-1.*nothing was"):
+        export(tuned, tmp_path / "m.pt2", "torch")
+    assert not list(tmp_path.glob("*m.pt2*"))
+
+
+def test_an_upstream_checkpoint_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(
+        tmp_path / "up", create_model("R14x0.25", 3, "small"),
+        {"architecture": "R14x0.25", "root": "small", "norm": "gn_ws", "classes": CLASSES},
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, match="is not fine-tuned to a task"):
+        load_deployed(tmp_path / "up")
+
+
+def photos(folder: Path) -> Path:
+    folder.mkdir()
+    for number, image in enumerate(drawn_images()[:7]):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:50])
+    (folder / "notes.txt").write_text("not asked for")
+    return folder
+
+
+def test_every_file_gets_a_row_and_a_broken_one_its_reason(tuned: Path, tmp_path: Path) -> None:
+    files = image_files([photos(tmp_path / "photos"), tuned / "meta.json"])
+    assert [file.name for file in files] == [*(f"{i}.png" for i in range(7)), "meta.json"]
+    deployed, meta = load_deployed(tuned)
+    found = list(answers(deployed, files, 3, CPU))
+    rows = [as_row(answer, meta, 2) for answer in found]
+    assert [row["path"] for row in rows] == [str(file) for file in files]
+    assert [bool(row["fault"]) for row in rows] == [i in (3, 7) for i in range(8)]
+    assert "does not decode" in rows[3]["fault"]
+
+    network, _ = load_checkpoint(tuned)
+    square = np.empty((1, 24, 24, 3), np.uint8)
+    exporting.resize_into(square[0], drawn_images()[0])
+    with torch.inference_mode():
+        wanted = calibrated(network.eval()(to_network(square)).numpy(), 1.7)[0]
+    np.testing.assert_allclose(found[0].probabilities, wanted, atol=1e-5)
+    assert rows[0]["predicted"] == CLASSES[wanted.argmax()]
+    assert rows[0]["sure"] == ("yes" if wanted.max() >= 0.6 else "no")
+    assert rows[0]["predicted_2"] == CLASSES[int(np.argsort(-wanted)[1])]
+
+
+def test_of_several_labels_those_above_their_thresholds_are_named(
+    several: Path, tmp_path: Path
+) -> None:
+    deployed, meta = load_deployed(several)
+    for answer in answers(deployed, image_files([photos(tmp_path / "photos")]), 8, CPU):
+        row = as_row(answer, meta, 1)
+        if answer.probabilities is not None:
+            above = answer.probabilities >= [0.5, 0.5, 0.99]
+            named = [name for name, a in zip(CLASSES, above, strict=True) if a]
+            assert row["predicted"] == "|".join(named)
+
+
+def test_a_file_that_claims_to_be_huge_is_not_decoded(tuned: Path, tmp_path: Path) -> None:
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
+    deployed, _ = load_deployed(tuned)
+    (answer,) = answers(deployed, [tmp_path / "bomb.png"], 1, CPU)
+    assert answer.fault == "20000x10000 pixels are more than 50,000,000"
+
+
+def test_a_place_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="holds no image"):
+        image_files([tmp_path])
+    with pytest.raises(DatasetError, match="does not exist"):
+        image_files([tmp_path / "gone"])
