@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import bigtransfer
-from bigtransfer.command import data, export, plan, predict, sync, weights
+from bigtransfer.command import compare, data, export, plan, predict, sync, weights
 from bigtransfer.errors import BigTransferError
 
 _INTERRUPTED = 130
 _COMMANDS: dict[str, Any] = {
     "weights": weights, "data": data, "plan": plan, "predict": predict, "export": export,
+    "compare": compare,
 }  # fmt: skip
 
 
@@ -91,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "export",
             help="a fine-tuned model as an ONNX or torch file, preprocessing inside",
+            allow_abbrev=False,
+        )
+    )
+    compare.add_arguments(
+        commands.add_parser(
+            "compare",
+            help="two reports on one test split: which model is better, and how sure is that?",
             allow_abbrev=False,
         )
     )

@@ -1,0 +1,50 @@
+"""A dataset whose images have several labels, from a table to a registered model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from unit.train.test_finetune import planted
+
+from e2e.conftest import edit_params, mlflow_client, run_workflow
+
+pytestmark = pytest.mark.e2e
+
+
+def test_several_labels_from_a_table_to_a_registered_model(own_copy: Path) -> None:
+    planted(own_copy / "data" / "planted")
+    edit_params(
+        own_copy, "  alphabets: {path", "  planted: {path: data/planted}\n  alphabets: {path"
+    )
+    task = "planted: {dataset: planted, inits: [upstream], examples_per_class: [1], seeds: [0]}"
+    first = "  digits: {dataset: digits}"
+    edit_params(own_copy, first, f"{first}\n  {task}")
+
+    refused = run_workflow(own_copy, "register@planted")
+    assert refused.returncode == 2
+    assert "set 'examples_per_class' of task 'planted' to [full]" in refused.stderr
+
+    edit_params(own_copy, "inits: [upstream], examples_per_class: [1]",
+                "inits: [upstream], examples_per_class: [full]")  # fmt: skip
+    done = run_workflow(own_copy, "register@planted")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((own_copy / "artifacts/evaluate/planted/report/report.json").read_text())
+    assert (report["multi_label"], report["metric"]) == (True, "map")
+    assert report["chosen"]["test_map"] > 0.95
+    assert report["chosen"]["test_micro_f1"] > 0.9
+    assert "planted: upstream, full per class: mAP " in done.stdout
+    client = mlflow_client(own_copy)
+    champion = client.get_model_version_by_alias("bigtransfer-planted", "champion")
+    assert float(champion.tags["bigtransfer.test_score"]) == report["chosen"]["test_map"]
+
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{own_copy / 'mlflow.db'}")
+    served = mlflow.pyfunc.load_model("models:/bigtransfer-planted@champion")
+    image = np.full((1, 12, 12, 3), 30, np.uint8)
+    image[:, :, 6:] = 200
+    left, right = served.predict(image)[0]
+    assert left < 0.5 < right
