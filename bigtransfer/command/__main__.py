@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import bigtransfer
-from bigtransfer.command import compare, data, export, plan, predict, sync, weights
+from bigtransfer.command import compare, data, export, finetune, plan, predict, sync, weights
 from bigtransfer.errors import BigTransferError
 
 _INTERRUPTED = 130
 _COMMANDS: dict[str, Any] = {
     "weights": weights, "data": data, "plan": plan, "predict": predict, "export": export,
-    "compare": compare,
+    "compare": compare, "finetune": finetune,
 }  # fmt: skip
 
 
@@ -78,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "data",
             help="check any folder of images without a project; look into shards",
+            allow_abbrev=False,
+        )
+    )
+    finetune.add_arguments(
+        commands.add_parser(
+            "finetune",
+            help="from a folder of images and weights to a tested model, in one command",
             allow_abbrev=False,
         )
     )

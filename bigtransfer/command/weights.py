@@ -148,12 +148,22 @@ def _convert(source: Path, target: Path, classes: Path | None) -> None:
         model, _ = load_checkpoint(source)
         save_npz(model, target)
     else:
-        _to_checkpoint(source, target, classes)
+        to_checkpoint(source, target, classes)
     print(f"{target}: written")
     _print_rows(_describe(target))
 
 
-def _to_checkpoint(source: Path, target: Path, classes: Path | None) -> None:
+def to_checkpoint(source: Path, target: Path, classes: Path | None) -> None:
+    """Write a published file as a checkpoint folder.
+
+    Args:
+        source: Published file (.npz).
+        target: Folder to write.
+        classes: File with a class name per line; None: 0, 1, 2, …
+
+    Raises:
+        BigTransferError: If it is no such file, or the names are not as many as its classes.
+    """
     from bigtransfer.model import create_model, load_npz, write_checkpoint
     from bigtransfer.model.published import describe_npz
 

@@ -22,7 +22,7 @@ _CONFUSED_SHOWN = 8
 def write_report(
     output: Path,
     *,
-    pretrain: Path,
+    pretrain: Path | None,
     datasets: dict[str, Path],
     evaluations: dict[str, Path],
     registrations: dict[str, Path],
@@ -33,7 +33,7 @@ def write_report(
 
     Args:
         output: Folder to write.
-        pretrain: Folder of the upstream checkpoint, its metrics and its history.
+        pretrain: Folder of the upstream checkpoint, its metrics and its history; None: not at hand.
         datasets: Folder of each dataset's manifest, validation and shards, by name.
         evaluations: Evaluation folder of each task (holding `report/`), by name.
         registrations: Registration file of each task, by name.
@@ -54,7 +54,7 @@ def write_report(
         cards=_cards(headline, results),
         headline=headline,
         metric_names=metric_names(rows),
-        upstream=_upstream(pretrain),
+        upstream=None if pretrain is None else _upstream(pretrain),
         datasets=[_dataset(name, folder, output) for name, folder in datasets.items()],
         params=params,
         commit=commit,

@@ -113,6 +113,7 @@ def evaluate(
         "rows": summary_rows(listed["task"], cells, metric),
         "cells": cells,
         "chosen": chosen,
+        "architecture": meta["architecture"],
         "hyperrule": meta["hyperrule"],
         "validation": meta["validation"],
         "suspects": [

@@ -78,7 +78,7 @@ def finetune(
     shards = open_shards(shards_place)
     start = Start(pretrained, upstream, shards, params.trained)
     grid = _Grid(params, start)
-    recipe = {name: getattr(params, name) for name in RECIPE}
+    recipe = recipe_of(params)
     key = fingerprint(recipe=recipe, upstream=upstream["digest"], shards=shards.digest)
     done = work / key
     for line in grid.explained():
@@ -120,6 +120,11 @@ def finetune(
         (partial / "cells.json").write_text(as_json(result), "utf-8")
     shutil.rmtree(done)
     return result
+
+
+def recipe_of(params: TaskParams) -> dict[str, Any]:
+    """Return the params that decide what a cell becomes."""
+    return {name: getattr(params, name) for name in RECIPE}
 
 
 class _Grid:
