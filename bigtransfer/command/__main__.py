@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import bigtransfer
-from bigtransfer.command import compare, data, export, finetune, plan, predict, sync, weights
+from bigtransfer.command import compare, data, export, finetune, plan, predict, sweep, sync, weights
 from bigtransfer.errors import BigTransferError
 
 _INTERRUPTED = 130
 _COMMANDS: dict[str, Any] = {
     "weights": weights, "data": data, "plan": plan, "predict": predict, "export": export,
-    "compare": compare, "finetune": finetune,
+    "compare": compare, "finetune": finetune, "sweep": sweep,
 }  # fmt: skip
 
 
@@ -85,6 +85,13 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "finetune",
             help="from a folder of images and weights to a tested model, in one command",
+            allow_abbrev=False,
+        )
+    )
+    sweep.add_arguments(
+        commands.add_parser(
+            "sweep",
+            help="many tasks, subset sizes and seeds from one network; resumable, one table",
             allow_abbrev=False,
         )
     )

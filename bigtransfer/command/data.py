@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bigtransfer.command.transfer import DEFAULTS
 from bigtransfer.errors import ConfigError, GateError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 _CLASSES_SHOWN = 40
 _FILES_SHOWN = 25
 _SAMPLES_SHOWN = 10
-DEFAULTS = Path(__file__).parents[1] / "defaults.yaml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

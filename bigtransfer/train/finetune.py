@@ -122,6 +122,16 @@ def finetune(
     return result
 
 
+def cells_of(params: TaskParams) -> list[Cell]:
+    """Return the cells of a grid, in order."""
+    return [
+        Cell(init, k, seed)
+        for init in params.inits
+        for k in params.examples_per_class
+        for seed in params.seeds
+    ]
+
+
 def recipe_of(params: TaskParams) -> dict[str, Any]:
     """Return the params that decide what a cell becomes."""
     return {name: getattr(params, name) for name in RECIPE}
@@ -142,9 +152,7 @@ class _Grid:
                 f"which no balanced few-shot subset can be drawn; set 'examples_per_class' of task "
                 f"{params.name!r} to [{FULL}]"
             )
-        self.cells = [
-            Cell(init, k, seed) for init in params.inits for k in counts for seed in params.seeds
-        ]
+        self.cells = cells_of(params)
         self._subsets: dict[tuple[int | str, int], NDArray[np.int64]] = {
             (k, seed): self._train if k == FULL else self._train[self._subset(int(k), seed)]
             for k in counts

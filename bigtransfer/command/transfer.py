@@ -1,0 +1,156 @@
+"""Images and weights to a report: what `finetune` does once and `sweep` for every task."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bigtransfer.command.weights import to_checkpoint
+from bigtransfer.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from bigtransfer.config import DatasetRules, EvaluateParams, TaskParams
+
+DEFAULTS = Path(__file__).parents[1] / "defaults.yaml"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The params of the steps of one transfer."""
+
+    data: DatasetRules
+    task: TaskParams
+    scoring: EvaluateParams
+
+
+def settings_of(
+    name: str, data: Mapping[str, Any], finetune: Mapping[str, Any], source: str
+) -> Settings:
+    """Return the defaults with some values of the user's laid over them.
+
+    Args:
+        name: Of the task.
+        data: Over section `data`.
+        finetune: Over section `finetune`.
+        source: Where the values were written, for messages.
+
+    Raises:
+        ConfigError: One line per fault.
+    """
+    from bigtransfer import config
+
+    defaults = config.read_yaml(DEFAULTS)
+    threads = {"threads": os.cpu_count() or 1}
+    task = {**defaults["finetune"], **threads, **finetune, "name": name, "dataset": name}
+    return Settings(
+        config.from_json(json.dumps({**defaults["data"], **data}), config.DatasetRules, source),
+        config.from_json(json.dumps(task), config.TaskParams, source),
+        config.from_json(json.dumps({**defaults["evaluate"], **threads}), config.EvaluateParams),
+    )
+
+
+def require_weights(weights: Path) -> None:
+    """Refuse weights that are not there.
+
+    Raises:
+        CheckpointError: Says how to get some.
+    """
+    if not weights.exists():
+        raise CheckpointError(
+            f"--weights {str(weights)!r} does not exist; `bigtransfer weights fetch BiT-M-R50x1` "
+            "fetches a published file"
+        )
+
+
+def upstream_of(weights: Path, folder: Path) -> Path:
+    """Return the checkpoint folder to start from; of a published file, one is made in `folder`."""
+    if weights.is_dir():
+        return weights
+    target = folder / "upstream"
+    to_checkpoint(weights, target, None)
+    return target
+
+
+def transfer(images: Path, upstream: Path, folder: Path, settings: Settings) -> dict[str, Any]:
+    """Check and pack the images, fine-tune, evaluate, and write a page.
+
+    What is there already is not made again: networks of the same images, weights and params.
+
+    Args:
+        images: Dataset.
+        upstream: Checkpoint to start from.
+        folder: To write everything into.
+        settings: The params.
+
+    Returns:
+        What the report holds.
+
+    Raises:
+        BigTransferError: One line that says what is wrong with the input.
+        GateError: If the images should not be used as they are.
+    """
+    from bigtransfer.data.packing import write_shards
+    from bigtransfer.data.shards import describe_shards
+    from bigtransfer.data.validation import asked_of, validate
+    from bigtransfer.evaluate.report import write_report
+    from bigtransfer.evaluate.task import evaluate
+    from bigtransfer.train.finetune import finetune
+
+    rules, task, name = settings.data, settings.task, settings.task.name
+    print(f"1 check      {images}", flush=True)
+    manifest, shards = folder / "manifest.parquet", folder / "shards"
+    counts = validate(
+        images, name, layout=rules.layout, manifest_path=manifest, report=folder / "validation",
+        asked=asked_of(rules), params=rules.model_dump(mode="json"),
+    )  # fmt: skip
+    splits = ", ".join(f"{split} {n:,}" for split, n in counts["splits"].items())
+    print(f"             {counts['images']:,} images of {counts['classes']} classes ({splits})")
+    print(f"2 pack       {shards}", flush=True)
+    write_shards(
+        images, manifest, shards, shard_bytes=rules.shard_bytes,
+        short_side=rules.short_side_pixels, seed=rules.seed,
+    )  # fmt: skip
+    digest, _ = describe_shards(shards)
+    print(f"             sha256 {digest[:16]}")
+    cells = len(task.inits) * len(task.examples_per_class) * len(task.seeds)
+    print(f"3 fine-tune  {upstream}, {cells} networks", flush=True)
+    checkpoints = folder / "checkpoints"
+    if _is_done(checkpoints, task, upstream, digest):
+        print("             they are there already")
+    else:
+        finetune(task, upstream, shards, checkpoints, folder / ".work", _no_log)
+    print("4 evaluate", flush=True)
+    result = evaluate(
+        settings.scoring, checkpoints, shards, folder / "report", folder / "metrics.json",
+        folder / "cells.csv", folder / "predictions.csv", _no_log,
+    )  # fmt: skip
+    write_report(
+        folder / "page", pretrain=None, datasets={name: folder}, evaluations={name: folder},
+        registrations={}, params=json.dumps(task.model_dump(mode="json"), indent=2), commit="",
+    )  # fmt: skip
+    return result
+
+
+def _is_done(checkpoints: Path, task: TaskParams, upstream: Path, shards_digest: str) -> bool:
+    """Say whether these very networks are there already."""
+    from bigtransfer.storage import digest_of, read_json
+    from bigtransfer.train.finetune import cells_of, recipe_of
+
+    if not (checkpoints / "cells.json").is_file():
+        return False
+    listed = read_json(checkpoints / "cells.json")
+    wanted = {
+        "recipe": json.loads(json.dumps(recipe_of(task))), "shards_digest": shards_digest,
+        "upstream_digest": digest_of(upstream),
+    }  # fmt: skip
+    names = [cell["folder"] for cell in listed["cells"]]
+    same = all(listed[key] == value for key, value in wanted.items())
+    return same and names == [cell.name for cell in cells_of(task)]
+
+
+def _no_log(step: int, values: dict[str, float]) -> None:
+    """Tell nobody: there is no project, hence no tracker."""

@@ -1,0 +1,123 @@
+"""Tables over many tasks: median between min and max, group means, in Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from bigtransfer.evaluate.table import METRICS
+
+_SPECIAL = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"}
+
+
+@dataclass(frozen=True)
+class SweptTask:
+    """A task of a sweep, and what became of it."""
+
+    name: str
+    group: str = ""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """As `evaluate` summarizes them: one per init and examples per class."""
+    reference: Mapping[str, float] = field(default_factory=dict)
+    """Examples per class -> a published figure of the same task, percent."""
+    missing: str = ""
+    """Why there are no rows."""
+
+
+def table_rows(tasks: list[SweptTask]) -> list[dict[str, str]]:
+    """Return a row of text per task, examples per class and init; a missing task has one."""
+    result = []
+    for task in tasks:
+        same = {"task": task.name, "group": task.group}
+        if task.missing:
+            result.append(_row(same, missing=task.missing))
+        for row in task.rows:
+            k = str(row["examples_per_class"])
+            figure = task.reference.get(k)
+            values = {key: f"{100 * row[key]:.1f}" for key in ("min", "median", "max")}
+            result.append(
+                _row(
+                    same, per_class=k, init=row["init"], metric=METRICS[row["metric"]], **values,
+                    runs=str(row["seeds"]), reference="" if figure is None else f"{figure:.1f}",
+                )
+            )  # fmt: skip
+    return result
+
+
+def _row(same: dict[str, str], **values: str) -> dict[str, str]:
+    keys = ("per_class", "init", "metric", "min", "median", "max", "runs", "reference", "missing")
+    return same | {key: values.get(key, "") for key in keys}
+
+
+def group_rows(tasks: list[SweptTask]) -> list[dict[str, str]]:
+    """Return the mean of the tasks' medians per group, and over all that have a group.
+
+    How many of a group's tasks are in a mean stands beside it; none is averaged away.
+    """
+    grouped = [task for task in tasks if task.group]
+    names = [*dict.fromkeys(task.group for task in grouped)]
+    pools = {name: [t for t in grouped if t.group == name] for name in names}
+    if len(names) > 1:
+        pools["all groups"] = grouped
+    result = []
+    for name, members in pools.items():
+        kinds = dict.fromkeys(
+            (str(row["examples_per_class"]), row["init"]) for t in members for row in t.rows
+        )
+        for k, init in kinds:
+            medians = [
+                row["median"] for t in members for row in t.rows
+                if (str(row["examples_per_class"]), row["init"]) == (k, init)
+            ]  # fmt: skip
+            result.append(
+                {
+                    "group": name, "per_class": k, "init": init,
+                    "mean_of_medians": f"{100 * fmean(medians):.1f}",
+                    "tasks": f"{len(medians)} of {len(members)}",
+                }
+            )  # fmt: skip
+    return result
+
+
+def as_markdown(tasks: list[SweptTask]) -> str:
+    """Return the tables as Markdown: min ← **median** → max."""
+    lines = ["| task | per class | init | min ← **median** → max, % | runs | reference |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for row in table_rows(tasks):
+        spread = f"{row['min']} ← **{row['median']}** → {row['max']}"
+        if row["missing"]:
+            spread = f"missing: {row['missing']}"
+        elif row["metric"] != METRICS["top1"]:
+            spread += f" ({row['metric']})"
+        cells = (
+            row["task"], row["per_class"], row["init"], spread, row["runs"], row["reference"]
+        )  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    if groups := group_rows(tasks):
+        lines += [
+            "",
+            "| group | per class | init | mean of medians, % | tasks |",
+            "|---|---|---|---|---|",
+        ]
+        lines += ["| " + " | ".join(row.values()) + " |" for row in groups]
+    return "\n".join(lines) + "\n"
+
+
+def as_latex(tasks: list[SweptTask]) -> str:
+    """Return the table as LaTeX, for the package booktabs."""
+    lines = [
+        r"\begin{tabular}{llrrrrr}", r"\toprule",
+        r"task & init & per class & min & median & max & runs \\", r"\midrule",
+    ]  # fmt: skip
+    for row in table_rows(tasks):
+        cells = [row[key] for key in ("task", "init", "per_class", "min", "median", "max", "runs")]
+        if row["missing"]:
+            cells = [row["task"], "missing", "", "", "", "", ""]
+        lines.append(" & ".join(map(_escaped, cells)) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return "".join(_SPECIAL.get(letter, letter) for letter in text)

@@ -1,0 +1,85 @@
+"""`bigtransfer sweep`, as typed."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from unit.command.test_finetune import call, images, weights  # noqa: F401  # fixtures
+
+FILE = """
+finetune:
+  {inits: [upstream, scratch], examples_per_class: [1, 4], seeds: [0, 1], total_steps: 6,
+   batch_size: 8, base_lr: 0.05, precrop: 18, crop: 16, threads: 1}
+tasks:
+  colours: {path: PHOTOS, group: natural, reference: {4: 97.5}}
+  gone: {path: nowhere/pets, group: natural, download: "the pets of https://host/pets"}
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, images: Path) -> Path:  # noqa: F811
+    path = tmp_path / "tasks.yaml"
+    path.write_text(FILE.replace("PHOTOS", str(images)))
+    return path
+
+
+def test_a_sweep_is_one_table_and_what_is_there_is_kept(
+    tasks: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    to = tmp_path / "sweep"
+    line = ["sweep", tasks, "--weights", weights, "--to", to]
+    assert call(*line) == 0
+    said = capsys.readouterr().out
+    assert "missing: put the pets of https://host/pets at nowhere/pets" in said
+    with (to / "cells.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert len(cells) == 8
+    assert {(c["task"], c["init"], c["examples_per_class"]) for c in cells} == {
+        ("colours", init, k) for init in ("upstream", "scratch") for k in ("1", "4")
+    }
+    table = (to / "table.md").read_text()
+    assert table in said
+    assert "| natural | 4 | upstream |" in table and "1 of 2 |" in table
+    assert (to / "table.tex").is_file() and (to / "page" / "index.html").is_file()
+
+    before = {path: path.stat().st_mtime_ns for path in (to / "colours/checkpoints").rglob("*")}
+    assert call(*line) == 0
+    assert "they are there already" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in (to / "colours/checkpoints").rglob("*")} == before
+    assert (to / "table.md").read_text() == table
+
+
+def test_a_task_that_fails_is_named_and_the_others_go_on(
+    tasks: Path, weights: Path, images: Path, tmp_path: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    broken = f"  broken: {{path: {images}, finetune: {{examples_per_class: [99]}}}}\n"
+    tasks.write_text(tasks.read_text().replace("tasks:\n", "tasks:\n" + broken))
+    to = tmp_path / "sweep"
+    assert call("sweep", tasks, "--weights", weights, "--to", to) == 2
+    shown = capsys.readouterr()
+    assert "1 of 3 tasks failed (broken); mend them and run the same again" in shown.err
+    assert "asks for 99" in (to / "table.md").read_text()
+    assert "| colours | 4 | upstream |" in (to / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("reference:", "references:", "tasks.colours: unknown key 'references'; did you mean 'ref"),
+        ("total_steps: 6", "total_step: 6", "tasks.colours: unknown key 'total_step'"),
+        ("tasks:", "task:", "tasks.yaml: unknown key 'task'; did you mean 'tasks'?"),
+        ("path: nowhere/pets, ", "", "tasks.gone lacks a 'path'"),
+    ],
+)
+def test_a_wrong_file_is_one_line_and_nothing_runs(
+    old: str, new: str, message: str, tasks: Path, weights: Path, tmp_path: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    tasks.write_text(tasks.read_text().replace(old, new))
+    assert call("sweep", tasks, "--weights", weights, "--to", tmp_path / "sweep") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from typing import Any
+
+from bigtransfer.evaluate.sweep import SweptTask, as_latex, as_markdown, group_rows, table_rows
+
+
+def row(init: str, k: int | str, low: float, middle: float, high: float) -> dict[str, Any]:
+    return {"init": init, "examples_per_class": k, "metric": "top1", "min": low,
+            "median": middle, "max": high, "seeds": 5}  # fmt: skip
+
+
+TASKS = [
+    SweptTask(
+        "pets", "natural",
+        [row("upstream", 5, 0.4, 0.5, 0.7), row("scratch", 5, 0, 0.1, 0.2)], {"5": 82.3},
+    ),
+    SweptTask("flow_ers", "natural", [row("upstream", 5, 0.8, 0.9, 0.95)]),
+    SweptTask("dtd", "natural", missing="put it at data/dtd"),
+    SweptTask("dsprites", "structured", [row("upstream", 5, 0.1, 0.2, 0.3)]),
+]  # fmt: skip
+
+
+def test_every_task_has_a_row_and_a_missing_one_says_so() -> None:
+    rows = table_rows(TASKS)
+    assert [r["task"] for r in rows] == ["pets", "pets", "flow_ers", "dtd", "dsprites"]
+    assert rows[0]["reference"] == "82.3"
+    assert rows[3]["missing"] == "put it at data/dtd"
+    assert {tuple(r) for r in rows} == {tuple(rows[0])}
+
+
+def test_group_means_say_how_many_tasks_are_in_them() -> None:
+    means = {(r["group"], r["init"]): (r["mean_of_medians"], r["tasks"]) for r in group_rows(TASKS)}
+    assert means["natural", "upstream"] == ("70.0", "2 of 3")
+    assert means["natural", "scratch"] == ("10.0", "1 of 3")
+    assert means["all groups", "upstream"] == ("53.3", "3 of 4")
+    assert group_rows([SweptTask("lone", rows=[row("upstream", 1, 0, 0, 0)])]) == []
+
+
+def test_markdown_and_latex() -> None:
+    text = as_markdown(TASKS)
+    assert "| pets | 5 | upstream | 40.0 ← **50.0** → 70.0 | 5 | 82.3 |" in text
+    assert "| dtd |  |  | missing: put it at data/dtd |  |  |" in text
+    assert "| natural | 5 | upstream | 70.0 | 2 of 3 |" in text
+    latex = as_latex(TASKS)
+    assert r"flow\_ers & upstream & 5 & 80.0 & 90.0 & 95.0 & 5 \\" in latex
+    assert r"dtd & missing &" in latex
