@@ -81,7 +81,7 @@ class Keeping:
     """Where and how often the state of a run is kept."""
 
     folder: Path
-    """Of this cell alone; gone when the run is finished."""
+    """Of this cell alone; the caller removes it once the network is safe."""
     seconds: float
     interrupts: Interrupts
 
@@ -149,7 +149,6 @@ def train_cell(
         finally:
             saver.settle()
         last = [row["loss"] for row in curve.rows if row["step"] > rule.total_steps - _LAST_LOSSES]
-    checkpoints.clear()
     return model.requires_grad_(True), float(np.mean(last))
 
 

@@ -76,6 +76,11 @@ def finetune(
     )  # fmt: skip
     upstream = read_meta(pretrained)
     shards = open_shards(shards_place)
+    if params.trained == "head" and upstream["norm"] in ("bn", "bn_ws"):
+        raise ConfigError(
+            f"trained: head leaves the network as it is, but norm {upstream['norm']} changes with "
+            "every batch; set 'trained' to all"
+        )
     start = Start(pretrained, upstream, shards, params.trained)
     grid = _Grid(params, start)
     recipe = recipe_of(params)
@@ -91,16 +96,15 @@ def finetune(
         for number, cell in enumerate(grid.cells):
             verdict = grid.rule(cell.examples_per_class)
             if not (done / cell.name).is_dir():
-                before = finished
+                before, state = finished, done / f"{cell.name}.state"
                 model, loss = train_cell(
                     cell, start, grid.rows(cell), verdict, flip=params.flip, machine=machine,
-                    keeping=Keeping(
-                        done / f"{cell.name}.state", params.checkpoint_seconds, interrupts
-                    ),
+                    keeping=Keeping(state, params.checkpoint_seconds, interrupts),
                     advance=lambda step: advance(before + step, cell.name),  # noqa: B023  # called before the next turn
                 )  # fmt: skip
                 meta = _meta(params, cell, start, verdict, grid.validation(model, verdict, machine))
                 write_checkpoint(done / cell.name, model.cpu(), meta)
+                shutil.rmtree(state, ignore_errors=True)
                 log(number, {"final_loss": loss, **_figures(meta["validation"])})
             finished += verdict.total_steps
             advance(finished, cell.name)
@@ -177,7 +181,8 @@ class _Grid:
         """Return what the validation split says of a network."""
         if self._val is None or self._val.side != rule.crop:
             self._val = Squares(self._shards, self._shards.rows("val"), rule.crop)
-        logits = predict(model, self._val, _VALIDATION_BATCH, machine.device.torch)
+        size = machine.micro_batch_size or min(rule.batch_size, _VALIDATION_BATCH)
+        logits = predict(model, self._val, size, machine.device.torch)
         return calibration_of(
             logits, self._val.labels, multi_label=self._shards.summary["multi_label"],
             abstain_accuracy=self._params.abstain_accuracy,
