@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from bigtransfer.evaluate.sweep import SweptTask
 
 _TOP = ("data", "finetune", "tasks")
-_TASK = ("path", "group", "reference", "download", "data", "finetune")
+_TASK = ("path", "group", "official", "reference", "download", "data", "finetune")
+_CATALOGUES = {"vtab": Path(__file__).parents[1] / "vtab.yaml"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "FILE is YAML: `tasks:` names each with a `path`; `finetune:` and `data:` hold what "
         "differs from the defaults, for all or within a task. A task may name its `group` (means "
-        "of medians), a `reference` (examples per class: percent) and where to `download` it. "
+        "of medians), a `reference` (examples per class: percent) and where to `download` it; "
+        "`official: false` keeps it out of the means. `vtab` stands for the 19 tasks of VTAB-1k. "
         "The same again goes on where it was stopped."
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the tasks")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the tasks; or the word vtab")
+    parser.add_argument(
+        "--data", type=Path, default=Path(), metavar="FOLDER",
+        help="where the paths in FILE begin (default: here)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--only", action="append", metavar="TASK", help="only this task; may be repeated"
+    )
     parser.add_argument(
         "--weights", type=Path, required=True, metavar="W",
         help="published file (.npz) or upstream checkpoint folder",
@@ -48,7 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
     from bigtransfer.evaluate.sweep import SweptTask
     from bigtransfer.storage import lock
 
-    entries = _entries(read_yaml(arguments.file), arguments.file.name)
+    file = _CATALOGUES.get(str(arguments.file), arguments.file)
+    entries = _chosen(_entries(read_yaml(file), file.name), arguments.only)
     require_weights(arguments.weights)
     folder: Path = arguments.to
     failures: dict[str, BigTransferError] = {}
@@ -57,9 +67,11 @@ def run(arguments: argparse.Namespace) -> None:
     with lock(folder / "lock", f"the sweep in {str(folder)!r}"):
         upstream = upstream_of(arguments.weights, folder)
         for name, (entry, settings) in entries.items():
-            known = {"group": entry.get("group", ""), "reference": entry.get("reference", {})}
-            known["reference"] = {str(k): v for k, v in known["reference"].items()}
-            path = Path(entry["path"])
+            known = {
+                "group": entry.get("group", ""), "official": entry.get("official", True),
+                "reference": {str(k): v for k, v in entry.get("reference", {}).items()},
+            }  # fmt: skip
+            path = arguments.data / entry["path"]
             print(f"\n{name}", flush=True)
             if not path.exists():
                 how = entry.get("download", "its data")
@@ -112,6 +124,16 @@ def _entries(raw: dict[str, Any], source: str) -> dict[str, tuple[dict[str, Any]
         data, tuning = ({**raw.get(key, {}), **entry.get(key, {})} for key in ("data", "finetune"))
         result[str(name)] = (entry, settings_of(str(name), data, tuning, where))
     return result
+
+
+def _chosen(entries: dict[str, Any], only: list[str] | None) -> dict[str, Any]:
+    for name in only or ():
+        if name not in entries:
+            raise ConfigError(
+                f"unknown task {name!r}{did_you_mean(name, entries)}; there are "
+                f"{', '.join(entries)}"
+            )
+    return {name: entry for name, entry in entries.items() if not only or name in only}
 
 
 def _only(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:

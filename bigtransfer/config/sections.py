@@ -198,6 +198,7 @@ class FinetuneParams(Section):
     seeds: Annotated[tuple[NotNegative, ...], Field(strict=False, min_length=1)]
     preset: Literal["paper", "repository"]
     trained: Literal["all", "head"]
+    train_on: Annotated[tuple[Literal["train", "val"], ...], Field(strict=False, min_length=1)]
     total_steps: Positive | None
     warmup_steps: NotNegative | None
     decay_steps: Annotated[tuple[Positive, ...], Field(strict=False)] | None
@@ -217,7 +218,7 @@ class FinetuneParams(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> FinetuneParams:
-        for name in ("inits", "examples_per_class", "seeds"):
+        for name in ("inits", "examples_per_class", "seeds", "train_on"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} holds a value twice")

@@ -31,6 +31,7 @@ def calibration_of(
     *,
     multi_label: bool,
     abstain_accuracy: float,
+    held_out: bool = True,
 ) -> dict[str, Any]:
     """Return what a validation split says of a network, and what it is used with from then on.
 
@@ -39,32 +40,37 @@ def calibration_of(
         labels: (N,), or (N, L) filled up with -1.
         multi_label: Whether images may have several labels.
         abstain_accuracy: Wanted among the answers that are not abstained from.
+        held_out: Whether the network was not trained on these images. Otherwise they tell nothing:
+            the temperature is 1, no threshold is given, and several labels get 0.5 each.
 
     Returns:
-        `images`; with one label each `top1`, `top5`, `temperature`, `calibration_error` (at that
-        temperature), `calibration_error_raw` and `abstain_below` (None: unreachable); with several
-        `map`, `micro_f1` and `thresholds`, one per class.
+        `images`, `held_out`; with one label each `top1`, `top5`, `temperature`,
+        `calibration_error` (at that temperature), `calibration_error_raw` and `abstain_below`
+        (None: unreachable); with several `map`, `micro_f1` and `thresholds`, one per class.
     """
     if multi_label:
         truth, scores = multi_hot(labels, logits.shape[1]), sigmoid(logits)
-        thresholds = best_thresholds(scores, truth)
+        half = np.full(truth.shape[1], 0.5)
+        thresholds = best_thresholds(scores, truth) if held_out else half
         return {
             "images": len(labels),
+            "held_out": held_out,
             "map": mean_average_precision(logits, truth),
             "micro_f1": micro_f1(scores >= thresholds, truth),
             "thresholds": thresholds.tolist(),
         }
-    temperature = fit_temperature(logits, labels)
+    temperature = fit_temperature(logits, labels) if held_out else 1.0
     correct = logits.argmax(axis=1) == labels
     sure = calibrated(logits, temperature).max(axis=1)
     return {
         "images": len(labels),
+        "held_out": held_out,
         "top1": topk_accuracy(logits, labels, 1),
         "top5": topk_accuracy(logits, labels, 5),
         "temperature": temperature,
         "calibration_error": calibration_error(sure, correct),
         "calibration_error_raw": calibration_error(softmax(logits).max(axis=1), correct),
-        "abstain_below": abstain_threshold(sure, correct, abstain_accuracy),
+        "abstain_below": abstain_threshold(sure, correct, abstain_accuracy) if held_out else None,
     }
 
 

@@ -63,7 +63,9 @@ class Scorer:
         on_validation = {f"val_{name}": validation[name] for name in scores}
         return on_validation | {f"test_{name}": value for name, value in scores.items()}
 
-    def unseen(self, cells: list[dict[str, Any]], split: str) -> NDArray[np.float64]:
+    def unseen(
+        self, cells: list[dict[str, Any]], split: str, train_on: list[str]
+    ) -> NDArray[np.float64]:
         """Return the mean calibrated probabilities of a split, (N, C), by networks that saw it not.
 
         NaN for an image that all of them were trained on.
@@ -71,6 +73,7 @@ class Scorer:
         Args:
             cells: Of one grid.
             split: `train`, `val` or `test`.
+            train_on: Splits that the cells were trained on, or drew their subsets from.
         """
         rows = self._shards.rows(split)
         labels = self._shards.labels(rows)
@@ -79,8 +82,9 @@ class Scorer:
         for cell in cells:
             k = cell["examples_per_class"]
             heard = np.ones((len(rows), 1))
-            if split == "train":
-                heard[slice(None) if k == "full" else few_shot_rows(labels, k, cell["seed"])] = 0
+            if split in train_on:
+                drawn = split == "train" and len(train_on) == 1 and k != "full"
+                heard[few_shot_rows(labels, k, cell["seed"]) if drawn else slice(None)] = 0
             if heard.any():
                 logits, meta = self.logits(cell["folder"], split)
                 total += heard * calibrated(logits, meta["validation"]["temperature"])

@@ -24,15 +24,18 @@ class SweptTask:
     """Examples per class -> a published figure of the same task, percent."""
     missing: str = ""
     """Why there are no rows."""
+    official: bool = True
+    """Whether its splits are the benchmark's; if not, it stays out of the means."""
 
 
 def table_rows(tasks: list[SweptTask]) -> list[dict[str, str]]:
     """Return a row of text per task, examples per class and init; a missing task has one."""
     result = []
     for task in tasks:
-        same = {"task": task.name, "group": task.group}
+        note = "" if task.official else "not the official split"
+        same = {"task": task.name, "group": task.group, "note": note}
         if task.missing:
-            result.append(_row(same, missing=task.missing))
+            result.append(_row(same | {"note": f"missing: {task.missing}"}))
         for row in task.rows:
             k = str(row["examples_per_class"])
             figure = task.reference.get(k)
@@ -47,7 +50,7 @@ def table_rows(tasks: list[SweptTask]) -> list[dict[str, str]]:
 
 
 def _row(same: dict[str, str], **values: str) -> dict[str, str]:
-    keys = ("per_class", "init", "metric", "min", "median", "max", "runs", "reference", "missing")
+    keys = ("per_class", "init", "metric", "min", "median", "max", "runs", "reference")
     return same | {key: values.get(key, "") for key in keys}
 
 
@@ -68,9 +71,11 @@ def group_rows(tasks: list[SweptTask]) -> list[dict[str, str]]:
         )
         for k, init in kinds:
             medians = [
-                row["median"] for t in members for row in t.rows
+                row["median"] for t in members if t.official for row in t.rows
                 if (str(row["examples_per_class"]), row["init"]) == (k, init)
             ]  # fmt: skip
+            if not medians:
+                continue
             result.append(
                 {
                     "group": name, "per_class": k, "init": init,
@@ -87,10 +92,10 @@ def as_markdown(tasks: list[SweptTask]) -> str:
              "|---|---|---|---|---|---|"]  # fmt: skip
     for row in table_rows(tasks):
         spread = f"{row['min']} ← **{row['median']}** → {row['max']}"
-        if row["missing"]:
-            spread = f"missing: {row['missing']}"
-        elif row["metric"] != METRICS["top1"]:
+        if row["metric"] not in (METRICS["top1"], ""):
             spread += f" ({row['metric']})"
+        if row["note"]:
+            spread = f"{spread}, {row['note']}" if row["median"] else row["note"]
         cells = (
             row["task"], row["per_class"], row["init"], spread, row["runs"], row["reference"]
         )  # fmt: skip
@@ -113,7 +118,7 @@ def as_latex(tasks: list[SweptTask]) -> str:
     ]  # fmt: skip
     for row in table_rows(tasks):
         cells = [row[key] for key in ("task", "init", "per_class", "min", "median", "max", "runs")]
-        if row["missing"]:
+        if not row["median"]:
             cells = [row["task"], "missing", "", "", "", "", ""]
         lines.append(" & ".join(map(_escaped, cells)) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

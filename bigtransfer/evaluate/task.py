@@ -99,7 +99,11 @@ def evaluate(
     logits, meta = scorer.logits(chosen["folder"], "test")
     spoken = (_several if listed["multi_label"] else _one)(shards, logits, meta)
     guesses = spoken.pop("guesses")
-    suspects = [] if listed["multi_label"] else _suspects(shards, scorer, group)
+    suspects = (
+        []
+        if listed["multi_label"]
+        else _suspects(shards, scorer, group, listed["recipe"]["train_on"])
+    )
     result = {
         "task": listed["task"],
         "dataset": listed["dataset"],
@@ -283,13 +287,15 @@ def _several(shards: Shards, logits: NDArray[np.float32], meta: dict[str, Any]) 
     }
 
 
-def _suspects(shards: Shards, scorer: Scorer, group: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _suspects(
+    shards: Shards, scorer: Scorer, group: list[dict[str, Any]], train_on: list[str]
+) -> list[dict[str, Any]]:
     """Return the labels of any split that look wrong to networks not trained on the image."""
     found = []
     for split in shards.summary["splits"]:
         rows = shards.rows(split)
         paths = shards.index["path"].take(rows).to_pylist()
-        for suspect in find_suspects(scorer.unseen(group, split), shards.labels(rows)):
+        for suspect in find_suspects(scorer.unseen(group, split, train_on), shards.labels(rows)):
             found.append(
                 {
                     "row": int(rows[suspect.position]),

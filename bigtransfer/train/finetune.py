@@ -37,7 +37,10 @@ OVERRIDES = (
     "mixup_alpha",
 )  # fmt: skip
 """Params that replace the HyperRule's own value where they are not null."""
-RECIPE = (*OVERRIDES, "preset", "random_crop", "flip", "trained", "threads", "abstain_accuracy")
+RECIPE = (
+    *OVERRIDES, "preset", "random_crop", "flip", "trained", "train_on", "threads",
+    "abstain_accuracy",
+)  # fmt: skip
 """Params that decide what a cell becomes, beside the data and the upstream weights."""
 _STOP_SECONDS = 12.0
 _VALIDATION_BATCH = 256
@@ -147,7 +150,7 @@ class _Grid:
     def __init__(self, params: TaskParams, start: Start) -> None:
         self._params, self._shards = params, start.shards
         self._architecture = start.upstream["architecture"]
-        self._train = start.shards.rows("train")
+        self._train = np.concatenate([start.shards.rows(split) for split in params.train_on])
         self._val: Squares | None = None
         counts = params.examples_per_class
         if start.shards.summary["multi_label"] and any(k != FULL for k in counts):
@@ -186,6 +189,7 @@ class _Grid:
         return calibration_of(
             logits, self._val.labels, multi_label=self._shards.summary["multi_label"],
             abstain_accuracy=self._params.abstain_accuracy,
+            held_out="val" not in self._params.train_on,
         )  # fmt: skip
 
     def explained(self) -> list[str]:
@@ -245,6 +249,7 @@ def _meta(
         "task": params.name,
         **asdict(cell),
         "trained": params.trained,
+        "train_on": list(params.train_on),
         "hyperrule": asdict(rule),
         "validation": validation,
         "upstream_digest": upstream["digest"] if cell.init == "upstream" else None,
@@ -253,7 +258,7 @@ def _meta(
 
 
 def _figures(validation: dict[str, Any]) -> dict[str, float]:
-    return {f"val_{k}": v for k, v in validation.items() if isinstance(v, int | float)}
+    return {f"val_{k}": v for k, v in validation.items() if type(v) in (int, float)}
 
 
 def _shown(value: Any) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from bigtransfer.command.sweep import _CATALOGUES, _entries
+from bigtransfer.config import read_yaml
 from unit.command.test_finetune import call, images, weights  # noqa: F401  # fixtures
 
 FILE = """
@@ -64,6 +67,35 @@ def test_a_task_that_fails_is_named_and_the_others_go_on(
     assert "1 of 3 tasks failed (broken); mend them and run the same again" in shown.err
     assert "asks for 99" in (to / "table.md").read_text()
     assert "| colours | 4 | upstream |" in (to / "table.md").read_text()
+
+
+def test_vtab_is_in_the_catalogue_with_the_papers_exceptions() -> None:
+    entries = _entries(read_yaml(_CATALOGUES["vtab"]), "vtab.yaml")
+    groups = Counter(entry["group"] for entry, _ in entries.values())
+    assert groups == {"natural": 7, "specialised": 4, "structured": 8}
+    tasks = {name: settings.task for name, (_, settings) in entries.items()}
+    assert {name for name, task in tasks.items() if not task.random_crop} == {
+        "clevr_count", "clevr_distance", "dmlab", "kitti_distance", "dsprites_location",
+    }  # fmt: skip
+    assert {name for name, task in tasks.items() if not task.flip} == {
+        "dsprites_location", "dsprites_orientation", "smallnorb_azimuth",
+    }  # fmt: skip
+    assert {(task.train_on, task.examples_per_class, task.seeds) for task in tasks.values()} == {
+        (("train", "val"), ("full",), (0, 1, 2))
+    }
+
+
+def test_vtab_without_data_says_what_to_put_where(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    line = ["sweep", "vtab", "--weights", weights, "--to", tmp_path / "to"]
+    assert call(*line, "--data", "here", "--only", "pets", "--only", "dtd") == 0
+    said = capsys.readouterr().out
+    assert "put Oxford-IIIT Pets, https://www.robots.ox.ac.uk/~vgg/data/pets (37 classes)" in said
+    assert "at here/vtab/pets" in said
+    assert "flowers102" not in said
+    assert call(*line, "--only", "pet") == 2
+    assert "unknown task 'pet'; did you mean 'pets'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

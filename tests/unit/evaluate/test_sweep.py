@@ -25,7 +25,7 @@ def test_every_task_has_a_row_and_a_missing_one_says_so() -> None:
     rows = table_rows(TASKS)
     assert [r["task"] for r in rows] == ["pets", "pets", "flow_ers", "dtd", "dsprites"]
     assert rows[0]["reference"] == "82.3"
-    assert rows[3]["missing"] == "put it at data/dtd"
+    assert rows[3]["note"] == "missing: put it at data/dtd"
     assert {tuple(r) for r in rows} == {tuple(rows[0])}
 
 
@@ -35,6 +35,14 @@ def test_group_means_say_how_many_tasks_are_in_them() -> None:
     assert means["natural", "scratch"] == ("10.0", "1 of 3")
     assert means["all groups", "upstream"] == ("53.3", "3 of 4")
     assert group_rows([SweptTask("lone", rows=[row("upstream", 1, 0, 0, 0)])]) == []
+
+
+def test_another_split_than_the_official_one_stays_out_of_the_means() -> None:
+    rows = [row("upstream", 5, 0, 0.8, 0.9)]
+    tasks = [*TASKS, SweptTask("svhn", "natural", official=False, rows=rows)]
+    means = {(r["group"], r["init"]): (r["mean_of_medians"], r["tasks"]) for r in group_rows(tasks)}
+    assert means["natural", "upstream"] == ("70.0", "2 of 4")
+    assert "0.0 ← **80.0** → 90.0, not the official split |" in as_markdown(tasks)
 
 
 def test_markdown_and_latex() -> None:

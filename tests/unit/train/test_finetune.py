@@ -14,6 +14,7 @@ from PIL import Image
 from bigtransfer import config
 from bigtransfer.config import TaskParams
 from bigtransfer.data.packing import write_shards
+from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import ConfigError, DatasetError, InfrastructureError
 from bigtransfer.model import create_model, load_checkpoint, write_checkpoint
 from bigtransfer.storage import read_json
@@ -92,6 +93,19 @@ def test_full_is_every_training_image(
     run(pretrained, packed, tmp_path / "out", examples_per_class=(2, "full"))
     assert "full per class, 18 images" in capsys.readouterr().out
     assert meta_of(tmp_path / "out", "upstream-full-0")["examples_per_class"] == "full"
+
+
+def test_training_on_train_and_val_leaves_nothing_to_calibrate_on(
+    pretrained: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    both = {"train_on": ("train", "val"), "examples_per_class": ("full",)}
+    run(pretrained, packed, tmp_path / "out", **both)
+    shards = open_shards(packed)
+    images = len(shards.rows("train")) + len(shards.rows("val"))
+    assert f"full per class, {images} images" in capsys.readouterr().out
+    validation = meta_of(tmp_path / "out", "upstream-full-0")["validation"]
+    assert validation["held_out"] is False
+    assert (validation["temperature"], validation["abstain_below"]) == (1.0, None)
 
 
 def test_the_head_alone_may_be_trained(
