@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
 from bigtransfer.errors import ConfigError, did_you_mean
 
@@ -20,12 +20,24 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _shots(value: Any) -> int | str:
+    """Let through a number of examples per class, or the word full."""
+    number = _whole(value)
+    if value == "full":
+        return "full"
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ValueError("should be a whole number, or full")
+    if number < 1:
+        raise ValueError("should be greater than 0")
+    return number
+
+
 Integer = Annotated[int, BeforeValidator(_whole)]
 Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
 NotNegative = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**63)]
-Shots = Positive | Literal["full"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Shots = Annotated[int | str, PlainValidator(_shots)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 SplitName = Literal["train", "val", "test"]
 Layout = Literal[

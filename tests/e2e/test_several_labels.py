@@ -11,7 +11,10 @@ from unit.train.test_finetune import planted
 
 from e2e.conftest import edit_params, mlflow_client, run_workflow
 
-pytestmark = pytest.mark.e2e
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning"),  # MLflow's import of itself
+]
 
 
 def test_several_labels_from_a_table_to_a_registered_model(own_copy: Path) -> None:

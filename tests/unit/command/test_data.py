@@ -23,8 +23,10 @@ def call(*line: object) -> int:
 
 
 def test_defaults_have_the_keys_of_params() -> None:
-    assert read_yaml(DEFAULTS).keys() == {"data"}
-    assert read_yaml(DEFAULTS)["data"].keys() == read_yaml(PROJECT / "params.yaml")["data"].keys()
+    own, whole = read_yaml(DEFAULTS), read_yaml(PROJECT / "params.yaml")
+    assert own.keys() == {"data", "finetune", "evaluate"}
+    for section, values in own.items():
+        assert values.keys() == whole[section].keys()
 
 
 def test_good_folder_passes_and_every_file_has_a_verdict(
