@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,9 @@ def fetch_checkpoint(project: Path, address: str) -> Path:
         checkpoint: Path = target / "checkpoint"
         return checkpoint
     except (MlflowException, OSError) as error:
-        known = [model.name for model in open_client(project).search_registered_models()]
+        known: list[str] = []
+        with suppress(MlflowException):  # a server that is away cannot say what it has either
+            known = [model.name for model in open_client(project).search_registered_models()]
         raise TrackingError(
             f"{address!r} cannot be had from MLflow at {tracking_uri(project)!r}: {error}"
             f"{did_you_mean(name, known)}; registered are {', '.join(known) or 'no models'}"
