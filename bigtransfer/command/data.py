@@ -78,9 +78,7 @@ def _check(arguments: argparse.Namespace) -> None:
     path: Path = arguments.path
     _check_targets(path, arguments.json, arguments.report)
     source = open_source(path, arguments.layout, flat_allowed=True)
-    asked = _asked(arguments.quarantine)
-    if not source.has_splits:
-        asked = replace(asked, val=0.0, test=0.0)
+    asked = replace(_asked(arguments.quarantine), val=0.0, test=0.0)
     checked = check(source, path.name or str(path), asked)
     if arguments.json:
         write_text(arguments.json, as_json(_as_json(checked)))

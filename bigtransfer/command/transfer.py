@@ -98,7 +98,7 @@ def transfer(images: Path, upstream: Path, folder: Path, settings: Settings) -> 
     from bigtransfer.data.validation import asked_of, validate
     from bigtransfer.evaluate.report import write_report
     from bigtransfer.evaluate.task import evaluate
-    from bigtransfer.train.finetune import finetune
+    from bigtransfer.train.finetune import finetune, is_done
 
     rules, task, name = settings.data, settings.task, settings.task.name
     print(f"1 check      {images}", flush=True)
@@ -119,7 +119,7 @@ def transfer(images: Path, upstream: Path, folder: Path, settings: Settings) -> 
     cells = len(task.inits) * len(task.examples_per_class) * len(task.seeds)
     print(f"3 fine-tune  {upstream}, {cells} networks", flush=True)
     checkpoints = folder / "checkpoints"
-    if _is_done(checkpoints, task, upstream, digest):
+    if is_done(checkpoints, task, upstream, digest):
         print("             they are there already")
     else:
         finetune(task, upstream, shards, checkpoints, folder / ".work", _no_log)
@@ -133,23 +133,6 @@ def transfer(images: Path, upstream: Path, folder: Path, settings: Settings) -> 
         registrations={}, params=json.dumps(task.model_dump(mode="json"), indent=2), commit="",
     )  # fmt: skip
     return result
-
-
-def _is_done(checkpoints: Path, task: TaskParams, upstream: Path, shards_digest: str) -> bool:
-    """Say whether these very networks are there already."""
-    from bigtransfer.storage import digest_of, read_json
-    from bigtransfer.train.finetune import cells_of, recipe_of
-
-    if not (checkpoints / "cells.json").is_file():
-        return False
-    listed = read_json(checkpoints / "cells.json")
-    wanted = {
-        "recipe": json.loads(json.dumps(recipe_of(task))), "shards_digest": shards_digest,
-        "upstream_digest": digest_of(upstream),
-    }  # fmt: skip
-    names = [cell["folder"] for cell in listed["cells"]]
-    same = all(listed[key] == value for key, value in wanted.items())
-    return same and names == [cell.name for cell in cells_of(task)]
 
 
 def _no_log(step: int, values: dict[str, float]) -> None:

@@ -224,6 +224,7 @@ class FinetuneParams(Section):
     abstain_accuracy: Annotated[float, Field(gt=0, le=1)]
     threads: Positive
     device: Literal["auto", "cpu", "cuda"]
+    workers: Positive | None
     micro_batch_size: Positive | None
     precision: Literal["float32", "bfloat16"]
     checkpoint_seconds: Positive

@@ -38,7 +38,7 @@ class Asked:
     limits: Limits
     rules: Rules
     val: float
-    """Share of validation images where the source brings no splits."""
+    """Share of validation images where the source brings none: of all, or of its train split."""
     test: float
     """Share of test images where the source brings no splits."""
     seed: int
@@ -75,6 +75,8 @@ class Checked:
     source: Source
     table: pa.Table
     """Every listed image but the excluded ones, with splits, flags and faults."""
+    made: tuple[str, ...]
+    """The splits that the source did not bring."""
     leaks: list[str | None]
     copies: Copies
     outcomes: list[Outcome]
@@ -174,8 +176,9 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
         column(table, "pixel_sha256"), manifest.fingerprints(table), mask,
         near=asked.near_duplicate_side > 0,
     )  # fmt: skip
-    if not source.has_splits:
-        table = with_column(table, "split", _made_splits(table, copies, asked))
+    made = _lacking(source, table, asked)
+    if made:
+        table = with_column(table, "split", _made_splits(table, copies, asked, made))
     splits, labels = column(table, "split"), column(table, "labels")
     found, leaks = describe(copies, column(table, "path"), labels, splits)
     flags = [[*own, *more] for own, more in zip(column(table, "flags"), found, strict=True)]
@@ -188,7 +191,7 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
     by_split = Counter(s for s, counts in zip(splits, counted, strict=True) if counts)
     outcomes = expectations.check(table, leaks, source.labels, by_class, by_split, asked.rules)
     counts = _counts(source, table, by_split)
-    return Checked(source, table, leaks, copies, outcomes, counts)
+    return Checked(source, table, made, leaks, copies, outcomes, counts)
 
 
 def _without(source: Source, exclude: Sequence[str]) -> Source:
@@ -207,7 +210,16 @@ def _without(source: Source, exclude: Sequence[str]) -> Source:
     )  # fmt: skip
 
 
-def _made_splits(table: pa.Table, copies: Copies, asked: Asked) -> list[str]:
+def _lacking(source: Source, table: pa.Table, asked: Asked) -> tuple[str, ...]:
+    """Return the splits to make: all of them, or the validation images from those of train."""
+    if not source.has_splits:
+        return SPLITS
+    brought = set(column(table, "split"))
+    wanted = "val" in asked.rules.required_splits and asked.val > 0
+    return ("val",) if wanted and "train" in brought and "val" not in brought else ()
+
+
+def _made_splits(table: pa.Table, copies: Copies, asked: Asked, made: tuple[str, ...]) -> list[str]:
     keys = [
         digest or path
         for digest, path in zip(column(table, "pixel_sha256"), column(table, "path"), strict=True)
@@ -216,14 +228,16 @@ def _made_splits(table: pa.Table, copies: Copies, asked: Asked) -> list[str]:
     for group, key in zip(copies.groups.tolist(), keys, strict=True):
         smallest[group] = min(key, smallest.get(group, key))
     labels = ["\n".join(names) for names in column(table, "labels")]
+    whole = "test" in made
+    result = ["train"] * len(labels) if whole else column(table, "split")
     # Unusable images take no place in a split: adding one must not move the others.
-    usable = [i for i, fault in enumerate(column(table, "fault")) if fault is None]
-    made = make_splits(
+    faults = column(table, "fault")
+    usable = [i for i, split in enumerate(result) if split == "train" and faults[i] is None]
+    dealt = make_splits(
         [labels[i] for i in usable], [smallest[int(copies.groups[i])] for i in usable],
-        val=asked.val, test=asked.test, seed=asked.seed,
+        val=asked.val, test=asked.test if whole else 0.0, seed=asked.seed,
     )  # fmt: skip
-    result = ["train"] * len(labels)
-    for i, split in zip(usable, made, strict=True):
+    for i, split in zip(usable, dealt, strict=True):
         result[i] = split
     return result
 
@@ -277,11 +291,11 @@ def _page(root: Path, checked: Checked, verdict: dict[str, Any]) -> str:
     table, source = checked.table, checked.source
     usable = table.filter(table["fault"].is_null())
     sides = [s for name in ("height", "width") for s in column(usable, name)]
-    origin = (
-        "The source brings its own splits."
-        if source.has_splits
-        else "Splits were made here: per class, copies kept together, by seed and pixels alone."
-    )
+    how = "made here: per class, copies kept together, by seed and pixels alone"
+    origin = {
+        (): "The source brings its own splits.",
+        ("val",): f"The source brings its own splits but val, which is taken from train, {how}.",
+    }.get(checked.made, f"Splits were {how}.")
     return page.render(
         Path(__file__).with_name("validation.html"),
         name=verdict["dataset"],

@@ -10,6 +10,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bigtransfer.data.batches import Squares, evaluation_batches
+from bigtransfer.errors import ConfigError
+
+
+def device_named(wanted: str) -> torch.device:
+    """Return the device that `auto`, `cpu` or `cuda` means here.
+
+    Raises:
+        ConfigError: If PyTorch sees no GPU.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device: cuda, but PyTorch sees no GPU here; choose device: auto, or install PyTorch's "
+            "CUDA build"
+        )
+    return torch.device("cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda")
 
 
 def to_network(images: NDArray[np.uint8], device: torch.device | None = None) -> Tensor:

@@ -51,7 +51,7 @@ def write_report(
     html = page.render(
         Path(__file__).with_name("report.html"),
         tasks=[_task(name, result, registrations.get(name)) for name, result in results.items()],
-        cards=_cards(headline, results),
+        cards=_cards(headline, results, registrations),
         headline=headline,
         metric_names=metric_names(rows),
         upstream=None if pretrain is None else _upstream(pretrain),
@@ -68,7 +68,9 @@ def write_report(
     return rows
 
 
-def _cards(headline: list[dict[str, str]], results: dict[str, Any]) -> list[dict[str, str]]:
+def _cards(
+    headline: list[dict[str, str]], results: dict[str, Any], registrations: dict[str, Path]
+) -> list[dict[str, str]]:
     cards = []
     for name, result in results.items():
         mine = [row for row in headline if row["task"] == name]
@@ -77,7 +79,7 @@ def _cards(headline: list[dict[str, str]], results: dict[str, Any]) -> list[dict
         cards.append(
             {
                 "value": f"{100 * result['chosen'][f'test_{metric}']:.1f} %",
-                "label": f"{name}: test {METRICS[metric]} of the registered model",
+                "label": f"{name}: test {METRICS[metric]} of the {_standing(registrations.get(name))} model",
             }
         )
         if most["difference"] != "–":
@@ -88,6 +90,10 @@ def _cards(headline: list[dict[str, str]], results: dict[str, Any]) -> list[dict
                 }
             )
     return cards
+
+
+def _standing(registration: Path | None) -> str:
+    return "chosen" if registration is None else "registered"
 
 
 def _task(name: str, result: dict[str, Any], registration: Path | None) -> dict[str, Any]:
@@ -102,6 +108,7 @@ def _task(name: str, result: dict[str, Any], registration: Path | None) -> dict[
         "named": len(classes) <= 20,
         "per_class": sorted(per_class, key=lambda r: 2.0 if r["score"] is None else r["score"]),
         "registration": read_json(registration) if registration else None,
+        "standing": _standing(registration),
     }
     if not result["multi_label"]:
         matrix = np.array(result["confusion"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bigtransfer.data.batches import Squares, few_shot_rows
+from bigtransfer.data.batches import RAM_BYTES, Squares, few_shot_rows
 from bigtransfer.data.shards import Shards
-from bigtransfer.errors import ConfigError
 from bigtransfer.evaluate.calibration import calibrated
 from bigtransfer.evaluate.metrics import topk_accuracy
 from bigtransfer.evaluate.multilabel import mean_average_precision, micro_f1, multi_hot, sigmoid
 from bigtransfer.evaluate.prediction import predict
-from bigtransfer.model.checkpoint import load_checkpoint
-
-
-def device_named(wanted: str) -> torch.device:
-    """Return the device that `auto`, `cpu` or `cuda` means here.
-
-    Raises:
-        ConfigError: If PyTorch sees no GPU.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda, but PyTorch sees no GPU here; choose device: auto")
-    return torch.device("cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda")
+from bigtransfer.model.checkpoint import load_checkpoint, read_meta
 
 
 class Scorer:
@@ -39,29 +28,47 @@ class Scorer:
         self._checkpoints, self._shards = checkpoints, shards
         self._batch_size, self._device = batch_size, device
         self._squares: dict[tuple[str, int], Squares] = {}
+        self._keep: set[str] = set()
+        self._kept: dict[str, NDArray[np.float32]] = {}
+
+    def keep(self, cells: Iterable[str]) -> None:
+        """Remember what these cells make of the test split, as far as it fits into memory."""
+        self._keep.update(cells)
 
     def logits(self, cell: str, split: str) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Return what a cell's network makes of a split, (N, C), and its meta."""
+        if split == "test" and cell in self._kept:
+            return self._kept[cell], read_meta(self._checkpoints / cell)
         model, meta = load_checkpoint(self._checkpoints / cell)
         model.to(self._device)
         squares = self._split(split, meta["crop"])
-        return predict(model, squares, self._batch_size, self._device), meta
+        logits = predict(model, squares, self._batch_size, self._device)
+        held = sum(kept.nbytes for kept in self._kept.values())
+        if split == "test" and cell in self._keep and held + logits.nbytes <= RAM_BYTES:
+            self._kept[cell] = logits
+        return logits, meta
 
-    def score(self, cell: str) -> dict[str, float]:
-        """Return a cell's scores on the test split, and those on validation from its meta."""
+    def on_validation(self, cell: str) -> dict[str, float]:
+        """Return a cell's scores on the validation split, from its meta."""
+        meta = read_meta(self._checkpoints / cell)
+        names = ("map", "micro_f1") if meta["multi_label"] else ("top1", "top5")
+        return {f"val_{name}": meta["validation"][name] for name in names}
+
+    def on_test(self, cell: str) -> dict[str, float]:
+        """Return a cell's scores on the test split."""
         logits, meta = self.logits(cell, "test")
         targets = self._shards.targets(self._shards.rows("test"))
-        validation = meta["validation"]
         if meta["multi_label"]:
             truth = multi_hot(targets, logits.shape[1])
             scores = {
                 "map": mean_average_precision(logits, truth),
-                "micro_f1": micro_f1(sigmoid(logits) >= np.array(validation["thresholds"]), truth),
+                "micro_f1": micro_f1(
+                    sigmoid(logits) >= np.array(meta["validation"]["thresholds"]), truth
+                ),
             }
         else:
             scores = {f"top{k}": topk_accuracy(logits, targets, k) for k in (1, 5)}
-        on_validation = {f"val_{name}": validation[name] for name in scores}
-        return on_validation | {f"test_{name}": value for name, value in scores.items()}
+        return {f"test_{name}": value for name, value in scores.items()}
 
     def unseen(
         self, cells: list[dict[str, Any]], split: str, train_on: list[str]

@@ -26,7 +26,8 @@ from bigtransfer.evaluate.metrics import (
     softmax,
 )
 from bigtransfer.evaluate.multilabel import average_precision, multi_hot, sigmoid
-from bigtransfer.evaluate.scoring import Scorer, device_named
+from bigtransfer.evaluate.prediction import device_named
+from bigtransfer.evaluate.scoring import Scorer
 from bigtransfer.evaluate.suspects import find_suspects
 from bigtransfer.evaluate.table import by_shots
 from bigtransfer.progress import tracked
@@ -41,6 +42,8 @@ from bigtransfer.storage import (
 
 _MISTAKES_SHOWN = 24
 _SUSPECTS_SHOWN = 24
+_MOST_SUSPECTS = 0.1
+"""More than this share of doubted labels tells of weak networks, not of wrong labels."""
 
 
 def evaluate(
@@ -85,22 +88,20 @@ def evaluate(
             f"{str(shards_place)!r}; run `finetune` again"
         )
     scorer = Scorer(checkpoints, shards, params.batch_size, device_named(params.device))
-    cells = []
-    label = f"evaluate {listed['task']}"
-    for number, cell in enumerate(
-        tracked(listed["cells"], label, len(listed["cells"]), unit="cell")
-    ):
-        scores = scorer.score(cell["folder"])
-        cells.append({**cell, **scores})
-        log(number, scores)
     metric = "map" if listed["multi_label"] else "top1"
+    cells = [{**cell, **scorer.on_validation(cell["folder"])} for cell in listed["cells"]]
     group = choose(cells)
     chosen = median_cell(group, metric)
+    scorer.keep([chosen["folder"], *(cell["folder"] for cell in group)])
+    label = f"evaluate {listed['task']}"
+    for number, cell in enumerate(tracked(cells, label, len(cells), unit="cell")):
+        cell |= scorer.on_test(cell["folder"])
+        log(number, {key: cell[key] for key in cell if key.startswith(("val_", "test_"))})
     logits, meta = scorer.logits(chosen["folder"], "test")
     spoken = (_several if listed["multi_label"] else _one)(shards, logits, meta)
     guesses = spoken.pop("guesses")
-    suspects = (
-        []
+    suspects, examined = (
+        ([], 0)
         if listed["multi_label"]
         else _suspects(shards, scorer, group, listed["recipe"]["train_on"])
     )
@@ -124,6 +125,8 @@ def evaluate(
             {**row, "picture": _picture(shards, row["row"])} for row in suspects[:_SUSPECTS_SHOWN]
         ],
         "suspects_found": len(suspects),
+        "suspects_examined": examined,
+        "suspects_credible": len(suspects) <= _MOST_SUSPECTS * examined,
         **spoken,
     }
     with new_folder(report) as folder:
@@ -289,13 +292,19 @@ def _several(shards: Shards, logits: NDArray[np.float32], meta: dict[str, Any]) 
 
 def _suspects(
     shards: Shards, scorer: Scorer, group: list[dict[str, Any]], train_on: list[str]
-) -> list[dict[str, Any]]:
-    """Return the labels of any split that look wrong to networks not trained on the image."""
-    found = []
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the labels of any split that look wrong to networks not trained on the image.
+
+    Returns:
+        The suspects, and how many images there was a network for.
+    """
+    found, examined = [], 0
     for split in shards.summary["splits"]:
         rows = shards.rows(split)
         paths = shards.index["path"].take(rows).to_pylist()
-        for suspect in find_suspects(scorer.unseen(group, split, train_on), shards.labels(rows)):
+        probabilities = scorer.unseen(group, split, train_on)
+        examined += int(np.isfinite(probabilities[:, 0]).sum())
+        for suspect in find_suspects(probabilities, shards.labels(rows)):
             found.append(
                 {
                     "row": int(rows[suspect.position]),
@@ -307,9 +316,8 @@ def _suspects(
                     "likely_probability": suspect.likely_probability,
                 }
             )
-    return sorted(
-        found, key=lambda row: (row["given_probability"] - row["likely_probability"], row["path"])
-    )
+    found.sort(key=lambda row: (row["given_probability"] - row["likely_probability"], row["path"]))
+    return found, examined
 
 
 def _picture(shards: Shards, row: int) -> str:

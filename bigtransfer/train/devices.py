@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from bigtransfer.errors import ConfigError
+from bigtransfer.evaluate.prediction import device_named
 
 # Dense bfloat16 (Volta, Turing: float16) peaks that NVIDIA's data sheets give, FLOP/s.
 _PEAKS = {
@@ -80,15 +81,8 @@ def choose_device(wanted: str, local_rank: int = 0) -> Device:
     """
     if wanted == "tpu":
         return Device(is_tpu=True)
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cpu":
+    if device_named(wanted).type == "cpu":
         return Device()
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            "device: cuda, but PyTorch sees no GPU here; choose device: auto, or install PyTorch's "
-            "CUDA build"
-        )
     if local_rank >= torch.cuda.device_count():
         raise ConfigError(
             f"process {local_rank} of this machine has no GPU of its own, there are "

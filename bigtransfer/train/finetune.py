@@ -2,59 +2,61 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from bigtransfer.config import TaskParams
-from bigtransfer.data.batches import Squares, few_shot_rows
 from bigtransfer.data.places import Place
 from bigtransfer.data.shards import open_shards
-from bigtransfer.errors import ConfigError, DatasetError
-from bigtransfer.evaluate.calibration import calibration_of
-from bigtransfer.evaluate.prediction import predict
+from bigtransfer.errors import CheckpointError, ConfigError
 from bigtransfer.model.checkpoint import read_meta, write_checkpoint
-from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.progress import progress
-from bigtransfer.storage import as_json, new_folder, verify_folder
-from bigtransfer.train.cell import FULL, Cell, Keeping, Start, train_cell
+from bigtransfer.storage import (
+    as_json,
+    digest_of,
+    lock,
+    new_folder,
+    read_json,
+    verify_folder,
+)
+from bigtransfer.train.cell import Cell, Keeping, Start, train_cell
 from bigtransfer.train.devices import choose_device
-from bigtransfer.train.hyperrule import HyperRule, hyperrule
-from bigtransfer.train.interrupts import watched
+from bigtransfer.train.grid import Grid, cells_of, recipe_of
+from bigtransfer.train.hyperrule import HyperRule
+from bigtransfer.train.interrupts import Interrupts, watched
 from bigtransfer.train.loop import Machine
 from bigtransfer.train.state import fingerprint
+from bigtransfer.train.workers import in_workers
 
 Log = Callable[[int, dict[str, float]], None]
 """`log(step, metrics)`: where curves go."""
-OVERRIDES = (
-    "total_steps", "warmup_steps", "decay_steps", "batch_size", "base_lr", "precrop", "crop",
-    "mixup_alpha",
-)  # fmt: skip
-"""Params that replace the HyperRule's own value where they are not null."""
-RECIPE = (
-    *OVERRIDES, "preset", "random_crop", "flip", "trained", "train_on", "threads",
-    "abstain_accuracy",
-)  # fmt: skip
-"""Params that decide what a cell becomes, beside the data and the upstream weights."""
+OnCell = Callable[[Cell, dict[str, float]], None]
+"""`on_cell(cell, scores)`: a cell is finished."""
 _STOP_SECONDS = 12.0
-_VALIDATION_BATCH = 256
 
 
 def finetune(
-    params: TaskParams, pretrained: Path, shards_place: Place, output: Path, work: Path, log: Log
+    params: TaskParams,
+    pretrained: Path,
+    shards_place: Place,
+    output: Path,
+    work: Path,
+    log: Log,
+    on_cell: OnCell = lambda cell, figures: None,
 ) -> dict[str, Any]:
     """Fine-tune every cell and write one folder with a checkpoint per cell and `cells.json`.
 
     Each cell starts from the upstream weights (or, for `scratch`, from fresh ones of the same
     architecture) with a zero head, and trains by HyperRule's schedule. Finished cells are kept
-    under `work`, and the state of the one that is being trained: an interrupted run goes on at the
-    step where it was.
+    under `work`, and the state of those that are being trained: an interrupted run goes on at the
+    step where it was. Cells of `output` that this very recipe made are taken over.
 
     Args:
         params: Of the task.
@@ -62,7 +64,8 @@ def finetune(
         shards_place: Shards of the task's dataset; needs the splits train and val.
         output: Folder to write.
         work: Folder for resumable state.
-        log: Receives the scores of each finished cell.
+        log: Receives the scores of each cell when it is finished.
+        on_cell: Receives each cell with its scores, those that were there already first.
 
     Returns:
         What `cells.json` holds.
@@ -72,167 +75,132 @@ def finetune(
         ConfigError: If few-shot subsets are asked of a dataset with several labels per image.
         KeyboardInterrupt, InfrastructureError: After Ctrl-C or SIGTERM; the same again goes on.
     """
-    torch.set_num_threads(params.threads)
-    machine = Machine(
-        choose_device(params.device), precision=params.precision,
-        micro_batch_size=params.micro_batch_size,
-    )  # fmt: skip
-    upstream = read_meta(pretrained)
     shards = open_shards(shards_place)
+    upstream = read_meta(pretrained)
     if params.trained == "head" and upstream["norm"] in ("bn", "bn_ws"):
         raise ConfigError(
             f"trained: head leaves the network as it is, but norm {upstream['norm']} changes with "
             "every batch; set 'trained' to all"
         )
-    start = Start(pretrained, upstream, shards, params.trained)
-    grid = _Grid(params, start)
-    recipe = recipe_of(params)
-    key = fingerprint(recipe=recipe, upstream=upstream["digest"], shards=shards.digest)
-    done = work / key
+    grid = Grid(params, Start(pretrained, upstream, shards, params.trained))
+    made = _origin(params, upstream["digest"], shards.digest)
+    done = work / fingerprint(**made)
+    _take_over(output, _made_before(output, made), done)
     for line in grid.explained():
         print(line, flush=True)
-    finished = 0
+    steps = [grid.rule(cell.examples_per_class).total_steps for cell in grid.cells]
+    missing = []
+    for number, cell in enumerate(grid.cells):
+        if (done / cell.name).is_dir():
+            on_cell(cell, _figures(read_meta(done / cell.name)["validation"]))
+        else:
+            missing.append(number)
+    reached = [0 if number in missing else own for number, own in enumerate(steps)]
     with (
         watched(_STOP_SECONDS) as interrupts,
-        progress(f"fine-tune {params.name}", grid.total_steps, unit="step") as advance,
+        progress(
+            f"fine-tune {params.name}", sum(steps), unit="step", start=sum(reached)
+        ) as advance,
     ):
-        for number, cell in enumerate(grid.cells):
-            verdict = grid.rule(cell.examples_per_class)
-            if not (done / cell.name).is_dir():
-                before, state = finished, done / f"{cell.name}.state"
-                model, loss = train_cell(
-                    cell, start, grid.rows(cell), verdict, flip=params.flip, machine=machine,
-                    keeping=Keeping(state, params.checkpoint_seconds, interrupts),
-                    advance=lambda step: advance(before + step, cell.name),  # noqa: B023  # called before the next turn
-                )  # fmt: skip
-                meta = _meta(params, cell, start, verdict, grid.validation(model, verdict, machine))
-                write_checkpoint(done / cell.name, model.cpu(), meta)
-                shutil.rmtree(state, ignore_errors=True)
-                log(number, {"final_loss": loss, **_figures(meta["validation"])})
-            finished += verdict.total_steps
-            advance(finished, cell.name)
+
+        def tell(number: int, step: int) -> None:
+            reached[number] = step
+            advance(sum(reached), grid.cells[number].name)
+
+        make = partial(_Worker, params, pretrained, shards_place, done)
+        for number, figures in in_workers(make, missing, _workers(params), interrupts, tell):
+            log(number, figures)
+            on_cell(grid.cells[number], figures)
     result = {
         "task": params.name,
         "dataset": shards.summary["dataset"],
         "multi_label": shards.summary["multi_label"],
-        "upstream_digest": upstream["digest"],
-        "shards_digest": shards.digest,
-        "recipe": recipe,
+        **made,
         "cells": [{**asdict(cell), "folder": cell.name} for cell in grid.cells],
     }
-    with new_folder(output) as partial:
+    with new_folder(output) as partial_output:
         for cell in grid.cells:
             verify_folder(done / cell.name)
-            shutil.copytree(done / cell.name, partial / cell.name)
-        (partial / "cells.json").write_text(as_json(result), "utf-8")
+            shutil.copytree(done / cell.name, partial_output / cell.name)
+        (partial_output / "cells.json").write_text(as_json(result), "utf-8")
     shutil.rmtree(done)
     return result
 
 
-def cells_of(params: TaskParams) -> list[Cell]:
-    """Return the cells of a grid, in order."""
-    return [
-        Cell(init, k, seed)
-        for init in params.inits
-        for k in params.examples_per_class
-        for seed in params.seeds
-    ]
+def is_done(output: Path, params: TaskParams, pretrained: Path, shards_digest: str) -> bool:
+    """Say whether `output` holds these very networks already."""
+    cells = [cell.name for cell in cells_of(params)]
+    there = _made_before(output, _origin(params, digest_of(pretrained), shards_digest))
+    return there == cells
 
 
-def recipe_of(params: TaskParams) -> dict[str, Any]:
-    """Return the params that decide what a cell becomes."""
-    return {name: getattr(params, name) for name in RECIPE}
+def _origin(params: TaskParams, upstream_digest: str, shards_digest: str) -> dict[str, Any]:
+    """Return what a cell is made of, as `cells.json` says it."""
+    recipe = json.loads(json.dumps(recipe_of(params)))
+    return {
+        "recipe": recipe, "upstream_digest": upstream_digest, "shards_digest": shards_digest
+    }  # fmt: skip
 
 
-class _Grid:
-    """The cells of a task: what each is trained on, and by which rule."""
+def _made_before(output: Path, origin: dict[str, Any]) -> list[str]:
+    """Return the cells of an output that were made of the same."""
+    if not (output / "cells.json").is_file():
+        return []
+    listed = read_json(output / "cells.json")
+    if any(listed.get(key) != value for key, value in origin.items()):
+        return []
+    return [cell["folder"] for cell in listed["cells"]]
 
-    def __init__(self, params: TaskParams, start: Start) -> None:
-        self._params, self._shards = params, start.shards
-        self._architecture = start.upstream["architecture"]
-        self._train = np.concatenate([start.shards.rows(split) for split in params.train_on])
-        self._val: Squares | None = None
-        counts = params.examples_per_class
-        if start.shards.summary["multi_label"] and any(k != FULL for k in counts):
-            raise ConfigError(
-                f"dataset {start.shards.summary['dataset']!r} has several labels per image, of "
-                f"which no balanced few-shot subset can be drawn; set 'examples_per_class' of task "
-                f"{params.name!r} to [{FULL}]"
-            )
-        self.cells = cells_of(params)
-        self._subsets: dict[tuple[int | str, int], NDArray[np.int64]] = {
-            (k, seed): self._train if k == FULL else self._train[self._subset(int(k), seed)]
-            for k in counts
-            for seed in params.seeds
-        }
 
-    @property
-    def total_steps(self) -> int:
-        return sum(self.rule(cell.examples_per_class).total_steps for cell in self.cells)
+def _take_over(output: Path, names: list[str], done: Path) -> None:
+    """Copy cells of an output that the same recipe wrote, e.g. with fewer seeds."""
+    for name in names:
+        if not (done / name).exists():
+            verify_folder(output / name, CheckpointError)
+            with new_folder(done / name, sealed=False) as partial_folder:
+                shutil.copytree(output / name, partial_folder, dirs_exist_ok=True)
 
-    def rows(self, cell: Cell) -> NDArray[np.int64]:
-        """Return the index rows that a cell is trained on."""
-        return self._subsets[cell.examples_per_class, cell.seed]
 
-    def rule(self, examples_per_class: int | str) -> HyperRule:
-        """Return the verdict for a subset's size, with the user's own values in it."""
-        given = {name: getattr(self._params, name) for name in OVERRIDES}
-        verdict = self._own_rule(examples_per_class).overridden(**given)
-        return verdict if self._params.random_crop else replace(verdict, precrop=verdict.crop)
+def _workers(params: TaskParams) -> int:
+    return params.workers or max(1, 0 if params.device == "cpu" else torch.cuda.device_count())
 
-    def validation(self, model: ResNetV2, rule: HyperRule, machine: Machine) -> dict[str, Any]:
-        """Return what the validation split says of a network."""
-        if self._val is None or self._val.side != rule.crop:
-            self._val = Squares(self._shards, self._shards.rows("val"), rule.crop)
-        size = machine.micro_batch_size or min(rule.batch_size, _VALIDATION_BATCH)
-        logits = predict(model, self._val, size, machine.device.torch)
-        return calibration_of(
-            logits, self._val.labels, multi_label=self._shards.summary["multi_label"],
-            abstain_accuracy=self._params.abstain_accuracy,
-            held_out="val" not in self._params.train_on,
+
+class _Worker:
+    """Trains the cells of a grid, one after another, on one device."""
+
+    def __init__(
+        self, params: TaskParams, pretrained: Path, shards_place: Place, done: Path, number: int
+    ) -> None:
+        torch.set_num_threads(params.threads)
+        gpus = torch.cuda.device_count()
+        self._machine = Machine(
+            choose_device(params.device, number % gpus if gpus else 0),
+            precision=params.precision, micro_batch_size=params.micro_batch_size,
         )  # fmt: skip
+        self._params, self._done = params, done
+        shards = open_shards(shards_place)
+        self._start = Start(pretrained, read_meta(pretrained), shards, params.trained)
+        self._grid = Grid(params, self._start)
 
-    def explained(self) -> list[str]:
-        """Return a line per subset size: each value of the rule, and whose it is."""
-        lines = []
-        for k in dict.fromkeys(self._params.examples_per_class):
-            own, used = asdict(self._own_rule(k)), asdict(self.rule(k))
-            images = len(next(rows for (size, _), rows in self._subsets.items() if size == k))
-            parts = [
-                f"{name} {_shown(value)}"
-                + ("" if value == own[name] else f" (params; the rule says {_shown(own[name])})")
-                for name, value in used.items()
-            ]
-            lines.append(
-                f"{self._params.name}, {k} per class, {images:,} images, HyperRule "
-                f"'{self._params.preset}': " + ", ".join(parts)
-            )
-        return lines
-
-    def _own_rule(self, examples_per_class: int | str) -> HyperRule:
-        full = examples_per_class == FULL
-        return hyperrule(
-            num_examples=len(self._train)
-            if full
-            else int(examples_per_class) * len(self._shards.classes),
-            height=self._shards.summary["height"],
-            width=self._shards.summary["width"],
-            architecture=self._architecture,
-            preset=self._params.preset,
-        )
-
-    def _subset(self, k: int, seed: int) -> NDArray[np.int64]:
-        shards = self._shards
-        labels = shards.labels(self._train)
-        counts = np.bincount(labels, minlength=len(shards.classes))
-        poorest = int(counts.argmin())
-        if counts[poorest] < k:
-            raise DatasetError(
-                f"dataset {shards.summary['dataset']!r}: class {shards.classes[poorest]!r} has "
-                f"{counts[poorest]} train images, but 'examples_per_class' asks for {k}; lower it "
-                "or add images"
-            )
-        return few_shot_rows(labels, k, seed)
+    def __call__(
+        self, number: int, interrupts: Interrupts, tell: Callable[[int], None]
+    ) -> dict[str, float]:
+        """Train a cell, write its checkpoint, and return its scores."""
+        grid, params = self._grid, self._params
+        cell = grid.cells[number]
+        verdict = grid.rule(cell.examples_per_class)
+        state = self._done / f"{cell.name}.state"
+        with lock(self._done / f"{cell.name}.lock", f"cell {cell.name} of task {params.name!r}"):
+            model, loss = train_cell(
+                cell, self._start, grid.rows(cell), verdict, flip=params.flip,
+                machine=self._machine,
+                keeping=Keeping(state, params.checkpoint_seconds, interrupts), advance=tell,
+            )  # fmt: skip
+            validation = grid.validation(model, verdict, self._machine)
+            meta = _meta(params, cell, self._start, verdict, validation)
+            write_checkpoint(self._done / cell.name, model.cpu(), meta)
+            shutil.rmtree(state, ignore_errors=True)
+        return {"final_loss": loss, **_figures(validation)}
 
 
 def _meta(
@@ -259,9 +227,3 @@ def _meta(
 
 def _figures(validation: dict[str, Any]) -> dict[str, float]:
     return {f"val_{k}": v for k, v in validation.items() if type(v) in (int, float)}
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "/".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)

@@ -19,16 +19,16 @@ _TRY_AGAIN = InfrastructureError.exit_code
 class Interrupts:
     """What was asked of this process from outside."""
 
-    def __init__(self, stop_seconds: float) -> None:
+    def __init__(self, stop_seconds: float, *, child: bool = False) -> None:
         self.signal: signal.Signals | None = None
-        self._stop_seconds = stop_seconds
+        self.stop_seconds = stop_seconds
         self._timer: threading.Timer | None = None
-        # Under `torchrun` a worker whose parent is gone must not train on: it would hold the lock.
-        self._parent = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        # A worker whose parent is gone must not train on: nobody would wait for it.
+        self._parent = os.getppid() if child or "TORCHELASTIC_RUN_ID" in os.environ else None
 
     @property
     def orphaned(self) -> bool:
-        """Say whether the `torchrun` above is gone."""
+        """Say whether the process above, `torchrun` or ours, is gone."""
         return self._parent is not None and os.getppid() != self._parent
 
     @property
@@ -41,7 +41,7 @@ class Interrupts:
 
         Raises:
             KeyboardInterrupt: After Ctrl-C.
-            InfrastructureError: After SIGTERM, or if `torchrun` is gone.
+            InfrastructureError: After SIGTERM, or if the process above is gone.
         """
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
@@ -65,7 +65,7 @@ class Interrupts:
         while received := os.read(pipe, 1):
             if received[0] in _OURS and self._timer is None:
                 arrived = signal.Signals(received[0])
-                self._timer = threading.Timer(self._stop_seconds, self._give_up, [arrived])
+                self._timer = threading.Timer(self.stop_seconds, self._give_up, [arrived])
                 self._timer.daemon = True
                 self._timer.start()
         os.close(pipe)
@@ -77,7 +77,7 @@ class Interrupts:
 
     def _give_up(self, arrived: signal.Signals) -> None:
         print(
-            f"no end within {self._stop_seconds:g} s of {arrived.name}; the last checkpoint "
+            f"no end within {self.stop_seconds:g} s of {arrived.name}; the last checkpoint "
             "counts, run the same again to go on",
             file=sys.stderr,
             flush=True,
@@ -86,13 +86,14 @@ class Interrupts:
 
 
 @contextmanager
-def watched(stop_seconds: float) -> Iterator[Interrupts]:
+def watched(stop_seconds: float, *, child: bool = False) -> Iterator[Interrupts]:
     """Watch for SIGTERM and Ctrl-C within the block.
 
     Args:
         stop_seconds: The process ends so long after the signal, if the block does not.
+        child: Whether this process is to end, too, when the one above is gone.
     """
-    interrupts = Interrupts(stop_seconds)
+    interrupts = Interrupts(stop_seconds, child=child)
     if threading.current_thread() is not threading.main_thread():
         yield interrupts  # signals reach the main thread alone
         return

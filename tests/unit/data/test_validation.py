@@ -326,3 +326,31 @@ def test_same_verdict_from_every_thread(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(lambda _: inspect(tmp_path / "large.png", limits).fault, range(64))
     assert set(found) == {"9500x10000 pixels exceed max_image_pixels 1,000,000"}
+
+
+def split_photos(folder: Path, **counts: int) -> Path:
+    for split, count in counts.items():
+        for label in ("a", "b"):
+            for i in range(count):
+                seed = len(list(folder.rglob("*.png")))
+                write_image(folder / "photos" / split / label / f"{i}.png", seed)
+    return folder / "photos"
+
+
+def test_validation_images_come_from_train_where_the_source_has_none(tmp_path: Path) -> None:
+    photos = split_photos(tmp_path, train=10, test=4)
+    assert run(photos)["splits"] == {"train": 16, "val": 4, "test": 8}
+    taken = {row["path"] for row in manifest_rows(photos) if row["split"] == "val"}
+    assert {Path(path).parts[:2] for path in taken} == {("train", "a"), ("train", "b")}
+    page = (tmp_path / "validation" / "index.html").read_text("utf-8")
+    assert "its own splits but val, which is taken from train" in page
+
+
+def test_nothing_is_taken_from_train_unless_asked(tmp_path: Path) -> None:
+    photos = split_photos(tmp_path, train=10, test=4)
+    assert run(photos, required_splits=("train", "test"))["splits"] == {"train": 20, "test": 8}
+    assert "val" in refusal(photos, val=0.0)
+
+
+def test_a_missing_test_split_is_refused(tmp_path: Path) -> None:
+    assert "test" in refusal(split_photos(tmp_path, train=10, val=4))

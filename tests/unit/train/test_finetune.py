@@ -19,6 +19,7 @@ from bigtransfer.errors import ConfigError, DatasetError, InfrastructureError
 from bigtransfer.model import create_model, load_checkpoint, write_checkpoint
 from bigtransfer.storage import read_json
 from bigtransfer.train import cell as cells
+from bigtransfer.train import finetune as finetuning
 from bigtransfer.train.finetune import finetune
 from unit.data.test_shards import packed  # noqa: F401  # a fixture
 from unit.data.test_shards import run as checked
@@ -41,12 +42,17 @@ def pretrained(tmp_path: Path) -> Path:
 
 
 def run(
-    pretrained: Path, shards: Path, output: Path, log: Any = lambda *_: None, **changes: Any
+    pretrained: Path,
+    shards: Path,
+    output: Path,
+    log: Any = lambda *_: None,
+    on_cell: Any = lambda *_: None,
+    **changes: Any,
 ) -> dict[str, Any]:
     base = config.load(PROJECT / "params.yaml").tasks["digits"].model_dump()
     params = TaskParams.model_validate({**base, **SMALL, **changes})
     result: dict[str, Any] = finetune(
-        params, pretrained, shards, output, output.parent / "work", log
+        params, pretrained, shards, output, output.parent / "work", log, on_cell
     )
     return result
 
@@ -204,3 +210,44 @@ def test_few_shot_of_several_labels_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=r"set 'examples_per_class' of task 'photos' to \[full\]"):
         run(pretrained, two_labels, tmp_path / "out")
+
+
+def test_two_workers_make_what_one_makes(
+    pretrained: Path, packed: Path, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    grid = {"inits": ("upstream", "scratch"), "seeds": (0, 1), "total_steps": 4}
+    told: list[str] = []
+    run(pretrained, packed, tmp_path / "one", **grid)
+    listed = run(pretrained, packed, tmp_path / "two", workers=2, **grid,
+                 on_cell=lambda cell, figures: told.append(cell.name))  # fmt: skip
+    names = [cell["folder"] for cell in listed["cells"]]
+    assert sorted(told) == sorted(names)
+    for name in names:
+        one, two = (weights(tmp_path / side, name) for side in ("one", "two"))
+        assert all(torch.equal(one[key], two[key]) for key in one), name
+
+
+def test_more_seeds_keep_the_networks_that_are_there(
+    pretrained: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    run(pretrained, packed, tmp_path / "out", seeds=(0, 1))
+    before = weights(tmp_path / "out", "upstream-2-1")
+    trained: list[str] = []
+    told: list[tuple[str, list[str]]] = []
+    whole = finetuning.train_cell
+
+    def noted(cell: Any, *rest: Any, **named: Any) -> Any:
+        trained.append(cell.name)
+        return whole(cell, *rest, **named)
+
+    monkeypatch.setattr(finetuning, "train_cell", noted)
+    run(pretrained, packed, tmp_path / "out", seeds=(0, 1, 2),
+        on_cell=lambda cell, figures: told.append((cell.name, sorted(figures))))  # fmt: skip
+    assert trained == ["upstream-2-2"]
+    assert [name for name, _ in told] == ["upstream-2-0", "upstream-2-1", "upstream-2-2"]
+    assert all("val_top1" in figures for _, figures in told)
+    after = weights(tmp_path / "out", "upstream-2-1")
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    trained.clear()
+    run(pretrained, packed, tmp_path / "out", seeds=(0,), total_steps=3)
+    assert trained == ["upstream-2-0"]  # another recipe: nothing of the old one is taken

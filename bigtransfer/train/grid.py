@@ -1,0 +1,139 @@
+"""The grid of a task: its cells, what each is trained on, and by which rule."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigtransfer.config import TaskParams
+from bigtransfer.data.batches import Squares, few_shot_rows
+from bigtransfer.errors import ConfigError, DatasetError
+from bigtransfer.evaluate.calibration import calibration_of
+from bigtransfer.evaluate.prediction import predict
+from bigtransfer.model.resnet import ResNetV2
+from bigtransfer.train.cell import FULL, Cell, Start
+from bigtransfer.train.hyperrule import HyperRule, hyperrule
+from bigtransfer.train.loop import Machine
+
+OVERRIDES = (
+    "total_steps", "warmup_steps", "decay_steps", "batch_size", "base_lr", "precrop", "crop",
+    "mixup_alpha",
+)  # fmt: skip
+"""Params that replace the HyperRule's own value where they are not null."""
+RECIPE = (
+    *OVERRIDES, "preset", "random_crop", "flip", "trained", "train_on", "threads",
+    "abstain_accuracy",
+)  # fmt: skip
+"""Params that decide what a cell becomes, beside the data and the upstream weights."""
+_VALIDATION_BATCH = 256
+
+
+def cells_of(params: TaskParams) -> list[Cell]:
+    """Return the cells of a grid, in order."""
+    return [
+        Cell(init, k, seed)
+        for init in params.inits
+        for k in params.examples_per_class
+        for seed in params.seeds
+    ]
+
+
+def recipe_of(params: TaskParams) -> dict[str, Any]:
+    """Return the params that decide what a cell becomes."""
+    return {name: getattr(params, name) for name in RECIPE}
+
+
+class Grid:
+    """The cells of a task: what each is trained on, and by which rule."""
+
+    def __init__(self, params: TaskParams, start: Start) -> None:
+        self._params, self._shards = params, start.shards
+        self._architecture = start.upstream["architecture"]
+        self._train = np.concatenate([start.shards.rows(split) for split in params.train_on])
+        self._val: Squares | None = None
+        counts = params.examples_per_class
+        if start.shards.summary["multi_label"] and any(k != FULL for k in counts):
+            raise ConfigError(
+                f"dataset {start.shards.summary['dataset']!r} has several labels per image, of "
+                f"which no balanced few-shot subset can be drawn; set 'examples_per_class' of task "
+                f"{params.name!r} to [{FULL}]"
+            )
+        self.cells = cells_of(params)
+        self._subsets: dict[tuple[int | str, int], NDArray[np.int64]] = {
+            (k, seed): self._train if k == FULL else self._train[self._subset(int(k), seed)]
+            for k in counts
+            for seed in params.seeds
+        }
+
+    def rows(self, cell: Cell) -> NDArray[np.int64]:
+        """Return the index rows that a cell is trained on."""
+        return self._subsets[cell.examples_per_class, cell.seed]
+
+    def rule(self, examples_per_class: int | str) -> HyperRule:
+        """Return the verdict for a subset's size, with the user's own values in it."""
+        given = {name: getattr(self._params, name) for name in OVERRIDES}
+        verdict = self._own_rule(examples_per_class).overridden(**given)
+        return verdict if self._params.random_crop else replace(verdict, precrop=verdict.crop)
+
+    def validation(self, model: ResNetV2, rule: HyperRule, machine: Machine) -> dict[str, Any]:
+        """Return what the validation split says of a network."""
+        if self._val is None or self._val.side != rule.crop:
+            self._val = Squares(self._shards, self._shards.rows("val"), rule.crop)
+        size = machine.micro_batch_size or min(rule.batch_size, _VALIDATION_BATCH)
+        logits = predict(model, self._val, size, machine.device.torch)
+        return calibration_of(
+            logits, self._val.labels, multi_label=self._shards.summary["multi_label"],
+            abstain_accuracy=self._params.abstain_accuracy,
+            held_out="val" not in self._params.train_on,
+        )  # fmt: skip
+
+    def explained(self) -> list[str]:
+        """Return a line per subset size: each value of the rule, and whose it is."""
+        lines = []
+        for k in dict.fromkeys(self._params.examples_per_class):
+            own, used = asdict(self._own_rule(k)), asdict(self.rule(k))
+            images = len(next(rows for (size, _), rows in self._subsets.items() if size == k))
+            parts = [
+                f"{name} {_shown(value)}"
+                + ("" if value == own[name] else f" (params; the rule says {_shown(own[name])})")
+                for name, value in used.items()
+            ]
+            lines.append(
+                f"{self._params.name}, {k} per class, {images:,} images, HyperRule "
+                f"'{self._params.preset}': " + ", ".join(parts)
+            )
+        return lines
+
+    def _own_rule(self, examples_per_class: int | str) -> HyperRule:
+        full = examples_per_class == FULL
+        return hyperrule(
+            num_examples=len(self._train)
+            if full
+            else int(examples_per_class) * len(self._shards.classes),
+            height=self._shards.summary["height"],
+            width=self._shards.summary["width"],
+            architecture=self._architecture,
+            preset=self._params.preset,
+        )
+
+    def _subset(self, k: int, seed: int) -> NDArray[np.int64]:
+        shards = self._shards
+        labels = shards.labels(self._train)
+        counts = np.bincount(labels, minlength=len(shards.classes))
+        poorest = int(counts.argmin())
+        if counts[poorest] < k:
+            raise DatasetError(
+                f"dataset {shards.summary['dataset']!r}: class {shards.classes[poorest]!r} has "
+                f"{counts[poorest]} train images, but 'examples_per_class' asks for {k}; lower it "
+                "or add images"
+            )
+        return few_shot_rows(labels, k, seed)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "/".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
