@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
-from bigtransfer.command.transfer import require_weights, settings_of, transfer, upstream_of
+from bigtransfer.command.transfer import (
+    add_settings,
+    require_weights,
+    settings_in,
+    settings_of,
+    transfer,
+    upstream_of,
+)
 from bigtransfer.errors import ConfigError
 
 _RUNS = Path("runs")
-_EXAMPLE = "--set total_steps=100 --set batch_size=64"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quarantine", type=float, default=0.0, metavar="SHARE",
         help="leave out so large a share of unusable files, e.g. 0.01 (default: none)",
     )  # fmt: skip
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-        help="a value of section `finetune` of params.yaml in place of the HyperRule's, e.g. "
-        + _EXAMPLE,
-    )  # fmt: skip
+    add_settings(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = settings_of(
         name,
         quarantine if arguments.quarantine else {},
-        {"seeds": list(range(arguments.seeds)), **dict(map(_setting, arguments.settings))},
+        {"seeds": list(range(arguments.seeds)), **settings_in(arguments.settings)},
         "--set",
     )
     if not images.exists():
@@ -85,13 +85,3 @@ def run(arguments: argparse.Namespace) -> None:
         )
     print(f"\nMade\n  {model}\n  {folder / 'page' / 'index.html'}")
     print(f"\nNext\n  bigtransfer predict {model} IMAGES\n  bigtransfer export {model} {name}.onnx")
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {text!r}: write KEY=VALUE, e.g. {_EXAMPLE}")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value

@@ -5,17 +5,31 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigtransfer.command.transfer import require_weights, settings_of, transfer, upstream_of
+from bigtransfer.command.transfer import (
+    Settings,
+    add_settings,
+    require_weights,
+    settings_in,
+    settings_of,
+    transfer,
+    upstream_of,
+)
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError, did_you_mean
 
 if TYPE_CHECKING:
-    from bigtransfer.evaluate.sweep import SweptTask
+    from bigtransfer.evaluate.sweep import Published, SweptTask
+    from bigtransfer.train.cell import Cell
 
-_TOP = ("data", "finetune", "tasks")
-_TASK = ("path", "group", "official", "reference", "download", "data", "finetune")
+_TOP = ("data", "finetune", "published", "tasks")
+_TASK = ("path", "group", "official", "images", "reference", "download", "data", "finetune")
+_ON_VALIDATION = ("val_top1", "val_top5", "val_map", "val_micro_f1")
 _CATALOGUES = {"vtab": Path(__file__).parents[1] / "vtab.yaml"}
 
 
@@ -24,9 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "FILE is YAML: `tasks:` names each with a `path`; `finetune:` and `data:` hold what "
         "differs from the defaults, for all or within a task. A task may name its `group` (means "
-        "of medians), a `reference` (examples per class: percent) and where to `download` it; "
-        "`official: false` keeps it out of the means. `vtab` stands for the 19 tasks of VTAB-1k. "
-        "The same again goes on where it was stopped."
+        "of medians), a `reference` (examples per class: percent) and where to `download` it. "
+        "`official: false` keeps it out of the means, and so does another number of `images` "
+        "(split: images) than the task names. `published:` lists means of others. `vtab` stands "
+        "for the 19 tasks of VTAB-1k. The same again goes on where it was stopped."
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the tasks; or the word vtab")
     parser.add_argument(
@@ -40,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", type=Path, required=True, metavar="W",
         help="published file (.npz) or upstream checkpoint folder",
     )  # fmt: skip
+    add_settings(parser)
     parser.add_argument(
         "--to", type=Path, default=Path("runs/sweep"), metavar="FOLDER",
         help="folder to write (default: %(default)s)",
@@ -58,45 +74,49 @@ def run(arguments: argparse.Namespace) -> None:
     from bigtransfer.storage import lock
 
     file = _CATALOGUES.get(str(arguments.file), arguments.file)
-    entries = _chosen(_entries(read_yaml(file), file.name), arguments.only)
+    raw = read_yaml(file)
+    typed = settings_in(arguments.settings)
+    known = _entries(raw, file.name, typed)
+    entries = _chosen(known, arguments.only)
     require_weights(arguments.weights)
-    folder: Path = arguments.to
+    sizes = Counter(entry["group"] for entry, _ in known.values() if entry.get("group"))
+    tables = _Tables(arguments.to, _published(raw, file.name), sizes)
     failures: dict[str, BigTransferError] = {}
-    done: list[SweptTask] = []
-    cells: list[dict[str, Any]] = []
-    with lock(folder / "lock", f"the sweep in {str(folder)!r}"):
-        upstream = upstream_of(arguments.weights, folder)
+    with lock(tables.folder / "lock", f"the sweep in {str(tables.folder)!r}"):
+        upstream = upstream_of(arguments.weights, tables.folder)
         for name, (entry, settings) in entries.items():
-            known = {
-                "group": entry.get("group", ""), "official": entry.get("official", True),
-                "reference": {str(k): v for k, v in entry.get("reference", {}).items()},
-            }  # fmt: skip
+            task = SweptTask(
+                name, entry.get("group", ""), official=entry.get("official", True),
+                reference={str(k): v for k, v in entry.get("reference", {}).items()},
+            )  # fmt: skip
             path = arguments.data / entry["path"]
             print(f"\n{name}", flush=True)
             if not path.exists():
                 how = entry.get("download", "its data")
                 why = f"put {how} at {shlex.quote(str(path))}"
                 print(f"  missing: {why}", flush=True)
-                done.append(SweptTask(name, missing=why, **known))
+                tables.add(replace(task, missing=why))
                 continue
             try:
-                result = transfer(path, upstream, folder / name, settings)
+                result = transfer(
+                    path, upstream, tables.folder / name, settings, partial(tables.begin, task)
+                )
             except InfrastructureError:
                 raise
             except BigTransferError as error:
                 print(f"  failed: {error}", file=sys.stderr, flush=True)
                 failures[name] = error
-                done.append(SweptTask(name, missing=f"failed: {error}".splitlines()[0], **known))
+                tables.add(replace(task, missing=f"failed: {error}".splitlines()[0]))
                 continue
-            cells += [{"task": name, "group": known["group"], **c} for c in result["cells"]]
-            done.append(SweptTask(name, rows=result["rows"], **known))
-            _write(folder, done, cells)
-        _write(folder, done, cells)
-    from bigtransfer.evaluate.sweep import as_markdown
-
-    print("\n" + as_markdown(done))
+            expected = entry.get("images", {})
+            official = task.official and all(
+                result["splits"].get(split) == images for split, images in expected.items()
+            )
+            tables.add(replace(task, rows=result["rows"], official=official), result["cells"])
+    print("\n" + tables.markdown())
+    folder = tables.folder
     print(f"Made\n  {folder}/table.md, table.tex, table.csv, cells.csv")
-    if cells:
+    if any(task.rows for task in tables.done):
         print(f"  {folder / 'page' / 'index.html'}")
     if failures:
         raise type(next(iter(failures.values())))(
@@ -105,8 +125,75 @@ def run(arguments: argparse.Namespace) -> None:
         )
 
 
-def _entries(raw: dict[str, Any], source: str) -> dict[str, tuple[dict[str, Any], Any]]:
-    """Return each task's entry and settings.
+class _Tables:
+    """What a sweep has found so far, on disk after every network."""
+
+    def __init__(self, folder: Path, published: list[Published], sizes: dict[str, int]) -> None:
+        self.folder, self._published, self._sizes = folder, published, sizes
+        self.done: list[SweptTask] = []
+        self._cells: list[dict[str, Any]] = []
+        self._begun: list[dict[str, Any]] = []
+
+    def begin(self, task: SweptTask, cell: Cell, scores: dict[str, float]) -> None:
+        """Take a network of a task that is not finished: its validation scores alone are known."""
+        known = {key: value for key, value in scores.items() if key in _ON_VALIDATION}
+        self._begun.append({"task": task.name, "group": task.group, **asdict(cell), **known})
+        self._write_cells()
+
+    def add(self, task: SweptTask, cells: Sequence[dict[str, Any]] = ()) -> None:
+        """Take a task that is finished, or missing, and write all tables."""
+        from bigtransfer.evaluate.report import write_report
+        from bigtransfer.evaluate.sweep import as_latex, table_rows
+        from bigtransfer.storage import as_csv, write_text
+
+        self.done.append(task)
+        self._begun = []
+        self._cells += [
+            {"task": task.name, "group": task.group}
+            | {key: value for key, value in cell.items() if key != "folder"}
+            for cell in cells
+        ]
+        markdown = self.markdown()
+        write_text(self.folder / "table.md", markdown)
+        write_text(self.folder / "table.tex", as_latex(self.done))
+        write_text(self.folder / "table.csv", as_csv(table_rows(self.done)))
+        self._write_cells()
+        if finished := {t.name: self.folder / t.name for t in self.done if t.rows}:
+            write_report(
+                self.folder / "page", pretrain=None, datasets=finished, evaluations=finished,
+                registrations={}, params=markdown, commit="",
+            )  # fmt: skip
+
+    def markdown(self) -> str:
+        """Return the tables for people."""
+        from bigtransfer.evaluate.sweep import as_markdown
+
+        return as_markdown(self.done, self._published, self._sizes)
+
+    def _write_cells(self) -> None:
+        from bigtransfer.storage import as_csv, write_text
+
+        rows = self._cells + self._begun
+        if rows:
+            keys = [*dict.fromkeys(key for row in rows for key in row)]
+            full = [{key: row.get(key, "") for key in keys} for row in rows]
+            write_text(self.folder / "cells.csv", as_csv(full))
+
+
+def _published(raw: dict[str, Any], source: str) -> list[Published]:
+    from bigtransfer.evaluate.sweep import Published
+
+    found = []
+    for row in raw.get("published", []):
+        _only(row, ("name", "means"), f"{source}: published")
+        found.append(Published(row["name"], row["means"]))
+    return found
+
+
+def _entries(
+    raw: dict[str, Any], source: str, typed: dict[str, Any]
+) -> dict[str, tuple[dict[str, Any], Settings]]:
+    """Return each task's entry and settings; what was typed stands above both.
 
     Raises:
         ConfigError: One line that names the key.
@@ -122,7 +209,10 @@ def _entries(raw: dict[str, Any], source: str) -> dict[str, tuple[dict[str, Any]
             raise ConfigError(f"{where} lacks a 'path'")
         _only(entry, _TASK, where)
         data, tuning = ({**raw.get(key, {}), **entry.get(key, {})} for key in ("data", "finetune"))
-        result[str(name)] = (entry, settings_of(str(name), data, tuning, where))
+        settings = settings_of(str(name), data, tuning, where)
+        if typed:
+            settings = settings_of(str(name), data, {**tuning, **typed}, "--set")
+        result[str(name)] = (entry, settings)
     return result
 
 
@@ -143,23 +233,3 @@ def _only(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:
                 f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}; it takes "
                 f"{', '.join(known)}"
             )
-
-
-def _write(folder: Path, done: list[SweptTask], cells: list[dict[str, Any]]) -> None:
-    from bigtransfer.evaluate.report import write_report
-    from bigtransfer.evaluate.sweep import as_latex, as_markdown, table_rows
-    from bigtransfer.storage import as_csv, write_text
-
-    write_text(folder / "table.md", as_markdown(done))
-    write_text(folder / "table.tex", as_latex(done))
-    write_text(folder / "table.csv", as_csv(table_rows(done)))
-    if not cells:
-        return
-    write_text(
-        folder / "cells.csv", as_csv([{k: v for k, v in c.items() if k != "folder"} for c in cells])
-    )
-    finished = {task.name: folder / task.name for task in done if task.rows}
-    write_report(
-        folder / "page", pretrain=None, datasets=finished, evaluations=finished, registrations={},
-        params=(folder / "table.md").read_text("utf-8"), commit="",
-    )  # fmt: skip

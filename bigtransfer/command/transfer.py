@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigtransfer.command.weights import to_checkpoint
-from bigtransfer.errors import CheckpointError
+from bigtransfer.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from bigtransfer.config import DatasetRules, EvaluateParams, TaskParams
+    from bigtransfer.train.cell import Cell
 
 DEFAULTS = Path(__file__).parents[1] / "defaults.yaml"
+_EXAMPLE = "--set total_steps=100 --set batch_size=64"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,33 @@ def settings_of(
     )
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare `--set`."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="a value of section `finetune` of params.yaml in place of the HyperRule's, e.g. "
+        + _EXAMPLE,
+    )  # fmt: skip
+
+
+def settings_in(texts: list[str]) -> dict[str, Any]:
+    """Return what was typed behind `--set`.
+
+    Raises:
+        ConfigError: If one is not KEY=VALUE.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text!r}: write KEY=VALUE, e.g. {_EXAMPLE}")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
 def require_weights(weights: Path) -> None:
     """Refuse weights that are not there.
 
@@ -75,7 +105,13 @@ def upstream_of(weights: Path, folder: Path) -> Path:
     return target
 
 
-def transfer(images: Path, upstream: Path, folder: Path, settings: Settings) -> dict[str, Any]:
+def transfer(
+    images: Path,
+    upstream: Path,
+    folder: Path,
+    settings: Settings,
+    on_cell: Callable[[Cell, dict[str, float]], None] = lambda cell, figures: None,
+) -> dict[str, Any]:
     """Check and pack the images, fine-tune, evaluate, and write a page.
 
     What is there already is not made again: networks of the same images, weights and params.
@@ -85,9 +121,10 @@ def transfer(images: Path, upstream: Path, folder: Path, settings: Settings) -> 
         upstream: Checkpoint to start from.
         folder: To write everything into.
         settings: The params.
+        on_cell: Receives each network's cell and validation scores when it is finished.
 
     Returns:
-        What the report holds.
+        What the report holds, and `splits`: images of each.
 
     Raises:
         BigTransferError: One line that says what is wrong with the input.
@@ -122,7 +159,7 @@ def transfer(images: Path, upstream: Path, folder: Path, settings: Settings) -> 
     if is_done(checkpoints, task, upstream, digest):
         print("             they are there already")
     else:
-        finetune(task, upstream, shards, checkpoints, folder / ".work", _no_log)
+        finetune(task, upstream, shards, checkpoints, folder / ".work", _no_log, on_cell)
     print("4 evaluate", flush=True)
     result = evaluate(
         settings.scoring, checkpoints, shards, folder / "report", folder / "metrics.json",
@@ -132,7 +169,7 @@ def transfer(images: Path, upstream: Path, folder: Path, settings: Settings) -> 
         folder / "page", pretrain=None, datasets={name: folder}, evaluations={name: folder},
         registrations={}, params=json.dumps(task.model_dump(mode="json"), indent=2), commit="",
     )  # fmt: skip
-    return result
+    return {**result, "splits": counts["splits"]}
 
 
 def _no_log(step: int, values: dict[str, float]) -> None:

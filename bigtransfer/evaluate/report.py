@@ -75,11 +75,11 @@ def _cards(
     for name, result in results.items():
         mine = [row for row in headline if row["task"] == name]
         most = max(mine, key=lambda row: by_shots(row["examples_per_class"]))
-        metric = result["metric"]
+        metric, standing = result["metric"], _standing(registrations.get(name))
         cards.append(
             {
                 "value": f"{100 * result['chosen'][f'test_{metric}']:.1f} %",
-                "label": f"{name}: test {METRICS[metric]} of the {_standing(registrations.get(name))} model",
+                "label": f"{name}: test {METRICS[metric]} of the {standing} model",
             }
         )
         if most["difference"] != "–":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 from bigtransfer.evaluate.table import METRICS
 
+ALL = "all groups"
 _SPECIAL = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"}
 
 
@@ -26,6 +27,15 @@ class SweptTask:
     """Why there are no rows."""
     official: bool = True
     """Whether its splits are the benchmark's; if not, it stays out of the means."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Means that others have printed."""
+
+    name: str
+    means: Mapping[str, float]
+    """Group, or `all groups` -> percent."""
 
 
 def table_rows(tasks: list[SweptTask]) -> list[dict[str, str]]:
@@ -54,16 +64,26 @@ def _row(same: dict[str, str], **values: str) -> dict[str, str]:
     return same | {key: values.get(key, "") for key in keys}
 
 
-def group_rows(tasks: list[SweptTask]) -> list[dict[str, str]]:
+def group_rows(
+    tasks: list[SweptTask], sizes: Mapping[str, int] | None = None
+) -> list[dict[str, str]]:
     """Return the mean of the tasks' medians per group, and over all that have a group.
 
     How many of a group's tasks are in a mean stands beside it; none is averaged away.
+
+    Args:
+        tasks: What was found.
+        sizes: Tasks that each group has; None: those of `tasks`.
     """
     grouped = [task for task in tasks if task.group]
     names = [*dict.fromkeys(task.group for task in grouped)]
     pools = {name: [t for t in grouped if t.group == name] for name in names}
     if len(names) > 1:
-        pools["all groups"] = grouped
+        pools[ALL] = grouped
+    wholes = {name: len(members) for name, members in pools.items()}
+    if sizes is not None:
+        wholes |= sizes
+        wholes[ALL] = sum(sizes.values())
     result = []
     for name, members in pools.items():
         kinds = dict.fromkeys(
@@ -80,14 +100,18 @@ def group_rows(tasks: list[SweptTask]) -> list[dict[str, str]]:
                 {
                     "group": name, "per_class": k, "init": init,
                     "mean_of_medians": f"{100 * fmean(medians):.1f}",
-                    "tasks": f"{len(medians)} of {len(members)}",
+                    "tasks": f"{len(medians)} of {wholes[name]}",
                 }
             )  # fmt: skip
     return result
 
 
-def as_markdown(tasks: list[SweptTask]) -> str:
-    """Return the tables as Markdown: min ← **median** → max."""
+def as_markdown(
+    tasks: list[SweptTask],
+    published: Sequence[Published] = (),
+    sizes: Mapping[str, int] | None = None,
+) -> str:
+    """Return the tables as Markdown: min ← **median** → max; beneath, what others have printed."""
     lines = ["| task | per class | init | min ← **median** → max, % | runs | reference |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     for row in table_rows(tasks):
@@ -100,13 +124,21 @@ def as_markdown(tasks: list[SweptTask]) -> str:
             row["task"], row["per_class"], row["init"], spread, row["runs"], row["reference"]
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
-    if groups := group_rows(tasks):
+    if groups := group_rows(tasks, sizes):
         lines += [
             "",
             "| group | per class | init | mean of medians, % | tasks |",
             "|---|---|---|---|---|",
         ]
         lines += ["| " + " | ".join(row.values()) + " |" for row in groups]
+    if published:
+        names = [*dict.fromkeys(group for other in published for group in other.means)]
+        names.sort(key=lambda name: name == ALL)
+        lines += ["", "| published means, % | " + " | ".join(names) + " |"]
+        lines.append("|---" * (1 + len(names)) + "|")
+        for other in published:
+            figures = [f"{other.means[g]:.2f}" if g in other.means else "" for g in names]
+            lines.append("| " + " | ".join([other.name, *figures]) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bigtransfer.command.sweep import _CATALOGUES, _entries
 from bigtransfer.config import read_yaml
+from bigtransfer.errors import InfrastructureError
 from unit.command.test_finetune import call, images, weights  # noqa: F401  # fixtures
 
 FILE = """
@@ -69,8 +71,36 @@ def test_a_task_that_fails_is_named_and_the_others_go_on(
     assert "| colours | 4 | upstream |" in (to / "table.md").read_text()
 
 
+def test_another_number_of_images_is_not_the_official_split(
+    tasks: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    tasks.write_text(tasks.read_text().replace("group: natural, ref", "images: {test: 800}, ref"))
+    assert call("sweep", tasks, "--weights", weights, "--to", tmp_path / "sweep",
+                "--set", "seeds=[0]", "--set", "examples_per_class=[1]") == 0  # fmt: skip
+    said = capsys.readouterr().out
+    assert "1 per class, 3 images" in said and "4 per class" not in said
+    assert "| colours | 1 | upstream |" in said
+    assert said.count("not the official split |") == 2
+
+
+def test_networks_are_in_the_table_as_soon_as_they_are_there(
+    tasks: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    def away(*_: Any) -> None:
+        raise InfrastructureError("the disk is full")
+
+    to = tmp_path / "sweep"
+    monkeypatch.setattr("bigtransfer.evaluate.task.evaluate", away)
+    assert call("sweep", tasks, "--weights", weights, "--to", to) == 75
+    with (to / "cells.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert len(cells) == 8
+    assert all(0 <= float(cell["val_top1"]) <= 1 for cell in cells)
+    assert not (to / "table.md").exists()
+
+
 def test_vtab_is_in_the_catalogue_with_the_papers_exceptions() -> None:
-    entries = _entries(read_yaml(_CATALOGUES["vtab"]), "vtab.yaml")
+    entries = _entries(read_yaml(_CATALOGUES["vtab"]), "vtab.yaml", {})
     groups = Counter(entry["group"] for entry, _ in entries.values())
     assert groups == {"natural": 7, "specialised": 4, "structured": 8}
     tasks = {name: settings.task for name, (_, settings) in entries.items()}
@@ -94,6 +124,7 @@ def test_vtab_without_data_says_what_to_put_where(
     assert "put Oxford-IIIT Pets, https://www.robots.ox.ac.uk/~vgg/data/pets (37 classes)" in said
     assert "at here/vtab/pets" in said
     assert "flowers102" not in said
+    assert "| BiT-M R152x4 |  |  |  | 70.64 |" in said
     assert call(*line, "--only", "pet") == 2
     assert "unknown task 'pet'; did you mean 'pets'?" in capsys.readouterr().err
 

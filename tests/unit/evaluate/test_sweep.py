@@ -2,7 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from bigtransfer.evaluate.sweep import SweptTask, as_latex, as_markdown, group_rows, table_rows
+from bigtransfer.evaluate.sweep import (
+    Published,
+    SweptTask,
+    as_latex,
+    as_markdown,
+    group_rows,
+    table_rows,
+)
 
 
 def row(init: str, k: int | str, low: float, middle: float, high: float) -> dict[str, Any]:
@@ -34,6 +41,8 @@ def test_group_means_say_how_many_tasks_are_in_them() -> None:
     assert means["natural", "upstream"] == ("70.0", "2 of 3")
     assert means["natural", "scratch"] == ("10.0", "1 of 3")
     assert means["all groups", "upstream"] == ("53.3", "3 of 4")
+    first = group_rows(TASKS, {"natural": 7, "structured": 8})[0]
+    assert first["tasks"] == "2 of 7"
     assert group_rows([SweptTask("lone", rows=[row("upstream", 1, 0, 0, 0)])]) == []
 
 
@@ -43,6 +52,13 @@ def test_another_split_than_the_official_one_stays_out_of_the_means() -> None:
     means = {(r["group"], r["init"]): (r["mean_of_medians"], r["tasks"]) for r in group_rows(tasks)}
     assert means["natural", "upstream"] == ("70.0", "2 of 4")
     assert "0.0 ← **80.0** → 90.0, not the official split |" in as_markdown(tasks)
+
+
+def test_what_others_printed_stands_beneath() -> None:
+    others = [Published("theirs", {"natural": 80.77, "all groups": 73.5}), Published("old", {})]
+    lines = as_markdown(TASKS, others).splitlines()
+    assert lines[-4] == "| published means, % | natural | all groups |"
+    assert lines[-2:] == ["| theirs | 80.77 | 73.50 |", "| old |  |  |"]
 
 
 def test_markdown_and_latex() -> None:
