@@ -9,13 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import bigtransfer
-from bigtransfer.command import compare, data, export, finetune, plan, predict, sweep, sync, weights
+from bigtransfer.command import (
+    compare,
+    data,
+    evaluate,
+    export,
+    finetune,
+    plan,
+    predict,
+    sweep,
+    sync,
+    weights,
+)
 from bigtransfer.errors import BigTransferError
 
 _INTERRUPTED = 130
 _COMMANDS: dict[str, Any] = {
     "weights": weights, "data": data, "plan": plan, "predict": predict, "export": export,
-    "compare": compare, "finetune": finetune, "sweep": sweep,
+    "compare": compare, "finetune": finetune, "sweep": sweep, "evaluate": evaluate,
 }  # fmt: skip
 
 
@@ -99,6 +110,13 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "predict",
             help="what a fine-tuned model sees in image files",
+            allow_abbrev=False,
+        )
+    )
+    evaluate.add_arguments(
+        commands.add_parser(
+            "evaluate",
+            help="how often a model is right on labelled images from elsewhere, e.g. ObjectNet",
             allow_abbrev=False,
         )
     )

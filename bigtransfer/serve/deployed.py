@@ -57,10 +57,23 @@ def load_deployed(folder: Path) -> tuple[Deployed, dict[str, Any]]:
         CheckpointError: If it is damaged, or an upstream checkpoint.
     """
     network, meta = load_tuned(folder)
-    validation = meta["validation"]
-    folded = network.eval().fold()
-    temperature = validation.get("temperature", 1.0)
-    return Deployed(folded, meta["crop"], temperature, meta["multi_label"]).eval(), meta
+    return _deployed(network, meta), meta
+
+
+def load_any(folder: Path) -> tuple[Deployed, dict[str, Any]]:
+    """Build the same of any checkpoint with a head; what nobody calibrated stays uncalibrated.
+
+    Raises:
+        CheckpointError: If it is damaged.
+    """
+    network, meta = load_checkpoint(folder)
+    return _deployed(network, meta), meta
+
+
+def _deployed(network: ResNetV2, meta: dict[str, Any]) -> Deployed:
+    temperature = meta.get("validation", {}).get("temperature", 1.0)
+    multi_label = meta.get("multi_label", False)
+    return Deployed(network.eval().fold(), meta["crop"], temperature, multi_label).eval()
 
 
 def load_tuned(folder: Path) -> tuple[ResNetV2, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from bigtransfer.data.decoding import (
     SUFFIXES,
+    Pixels,
     UndecodableError,
     decode_rgb,
     read_header,
     useful_threads,
 )
 from bigtransfer.data.transforms import resize_into
-from bigtransfer.errors import DatasetError
+from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.evaluate.prediction import to_network
 from bigtransfer.serve.deployed import Deployed
 
@@ -63,8 +64,60 @@ def image_files(places: Iterable[Path]) -> list[Path]:
     return files
 
 
+@dataclass(frozen=True)
+class Framing:
+    """How an image becomes the square that the network takes."""
+
+    side: int
+    """Of the square, pixels."""
+    short_side: int | None = None
+    """Resized so that the shorter side has so many pixels, the middle cut out; None: squeezed."""
+    border: int = 0
+    """Pixels that are cut off all around first."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            ConfigError: Says what does not fit.
+        """
+        if self.side < 1 or self.border < 0:
+            raise ConfigError(f"crop {self.side} and border {self.border} must not be negative")
+        if self.short_side is not None and self.short_side < self.side:
+            raise ConfigError(
+                f"short side {self.short_side} is less than the crop {self.side} that is cut out "
+                "of it; give a larger one or a smaller --crop"
+            )
+
+    def apply(self, out: Pixels, pixels: Pixels) -> None:
+        """Write RGB pixels (H, W, 3) into a square (side, side, 3).
+
+        Raises:
+            UndecodableError: If nothing is left inside the border.
+        """
+        height, width = (size - 2 * self.border for size in pixels.shape[:2])
+        if min(height, width) < 1:
+            raise UndecodableError(f"has no pixel inside a border of {self.border}")
+        inner = pixels[self.border : self.border + height, self.border : self.border + width]
+        if self.short_side is None:
+            resize_into(out, inner)
+            return
+        scale = self.short_side / min(height, width)
+        tall, wide = (max(self.short_side, round(size * scale)) for size in (height, width))
+        resized = np.empty((tall, wide, 3), np.uint8)
+        resize_into(resized, inner)
+        top, left = (tall - self.side) // 2, (wide - self.side) // 2
+        out[:] = resized[top : top + self.side, left : left + self.side]
+
+
 def answers(
-    deployed: Deployed, files: list[Path], batch_size: int, device: torch.device
+    deployed: Deployed,
+    files: list[Path],
+    batch_size: int,
+    device: torch.device,
+    *,
+    read: Callable[[Path], bytes] = Path.read_bytes,
+    framing: Framing | None = None,
 ) -> Iterator[Answer]:
     """Yield an answer per file, in order; a file that cannot be read gets a fault and no answer.
 
@@ -73,7 +126,10 @@ def answers(
         files: To look at.
         batch_size: Images per forward pass.
         device: Where the network is.
+        read: Returns the encoded image of a file.
+        framing: How an image becomes a square; None: as in the model's own evaluation.
     """
+    frame = framing or Framing(deployed.crop)
     sizes = [file.stat().st_size for file in files if file.is_file()]
     threads = useful_threads(float(np.mean(sizes)) if sizes else 0.0)
     batches = iter(
@@ -83,8 +139,11 @@ def answers(
         waiting: deque[tuple[list[Path], NDArray[np.uint8], list[Future[str | None]]]] = deque()
 
         def begin(some: list[Path]) -> None:
-            squares = np.empty((len(some), deployed.crop, deployed.crop, 3), np.uint8)
-            reading = [pool.submit(_read_into, squares[i], path) for i, path in enumerate(some)]
+            squares = np.empty((len(some), frame.side, frame.side, 3), np.uint8)
+            reading = [
+                pool.submit(_read_into, squares[i], path, read, frame)
+                for i, path in enumerate(some)
+            ]
             waiting.append((some, squares, reading))
 
         for some in islice(batches, _BATCHES_AHEAD):
@@ -100,13 +159,15 @@ def answers(
                 yield Answer(path, None if fault else next(found), fault)
 
 
-def _read_into(out: NDArray[np.uint8], path: Path) -> str | None:
+def _read_into(
+    out: Pixels, path: Path, read: Callable[[Path], bytes], framing: Framing
+) -> str | None:
     try:
-        data = path.read_bytes()
+        data = read(path)
         header = read_header(data)
         if header.height * header.width > _MOST_PIXELS:
             return f"{header.width}x{header.height} pixels are more than {_MOST_PIXELS:,}"
-        resize_into(out, decode_rgb(data))
+        framing.apply(out, decode_rgb(data))
     except UndecodableError as error:
         return str(error)
     except OSError as error:
