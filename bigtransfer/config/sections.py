@@ -227,6 +227,8 @@ class FinetuneParams(Section):
     workers: Positive | None
     micro_batch_size: Positive | None
     precision: Literal["float32", "bfloat16"]
+    recompute: Literal["none", "norms", "units"]
+    compile: bool
     checkpoint_seconds: Positive
 
     @model_validator(mode="after")

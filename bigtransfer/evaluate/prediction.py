@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bigtransfer.data.batches import Squares, evaluation_batches
 from bigtransfer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bigtransfer.data.batches import Squares
 
 
 def device_named(wanted: str) -> torch.device:
@@ -67,6 +70,8 @@ def predicted(
         batch_size: Images at a time.
         device: Of the network; None: the CPU.
     """
+    from bigtransfer.data.batches import evaluation_batches
+
     module = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
     was_training = module.training if isinstance(module, nn.Module) else False
     if isinstance(module, nn.Module):

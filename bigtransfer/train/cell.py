@@ -116,7 +116,7 @@ def train_cell(
         BigTransferError: If the loss is no number any more.
         KeyboardInterrupt, InfrastructureError: After Ctrl-C or SIGTERM, with the state kept.
     """
-    model = start.network(cell).to(machine.device.torch)
+    model = start.network(cell).to(machine.device.torch).recompute(machine.recompute)
     checkpoints = Checkpoints(keeping.folder, None, _say)
     keeping.folder.mkdir(parents=True, exist_ok=True)
     found = checkpoints.newest(lambda folder, _: _fitting(folder, model))
@@ -128,7 +128,8 @@ def train_cell(
             curve.take_from(folder / JOURNAL)
             _say(f"{cell.name}: resuming at step {step:,} of {rule.total_steps:,}")
         called, optimizer = spread(
-            model, state, machine.group, parallel="ddp", compiled=False, momentum=MOMENTUM,
+            model, state, machine.group, parallel="ddp", compiled=machine.compiled,
+            momentum=MOMENTUM,
             weight_decay=0.0,
         )  # fmt: skip
         squares = Squares(start.shards, rows, rule.precrop)

@@ -176,6 +176,7 @@ class _Worker:
         self._machine = Machine(
             choose_device(params.device, number % gpus if gpus else 0),
             precision=params.precision, micro_batch_size=params.micro_batch_size,
+            recompute=params.recompute, compiled=params.compile,
         )  # fmt: skip
         self._params, self._done = params, done
         shards = open_shards(shards_place)

@@ -10,17 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
-from bigtransfer.data.batches import Batch, TrainBatches
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
 from bigtransfer.evaluate.prediction import normalized, to_network
-from bigtransfer.model.resnet import ResNetV2
+from bigtransfer.model.resnet import Recompute, ResNetV2
 from bigtransfer.train.cuda_graph import CapturedStep
 from bigtransfer.train.devices import Device, is_out_of_memory
 from bigtransfer.train.group import Group, lost_peers
@@ -29,6 +28,9 @@ from bigtransfer.train.mixup import mix, mixed_loss, mixup_lambda
 from bigtransfer.train.optimizer import updates_in_backward
 from bigtransfer.train.schedule import Schedule
 from bigtransfer.train.tpu import TpuStep
+
+if TYPE_CHECKING:
+    from bigtransfer.data.batches import Batch, TrainBatches
 
 
 @dataclass
@@ -41,6 +43,8 @@ class Machine:
         precision: `float32` or `bfloat16` (autocast, float32 master weights).
         micro_batch_size: Images per forward pass; None: all of this process's share. Halved when
             memory runs out.
+        recompute: Activations that are computed again in backward, `none`, `norms` or `units`.
+        compiled: Whether the network is compiled.
         cuda_graph: Whether a step is one CUDA graph.
         settle: Brings weights and momentum to where PyTorch sees them; call it before a look.
     """
@@ -49,6 +53,8 @@ class Machine:
     group: Group = field(default_factory=Group)
     precision: str = "float32"
     micro_batch_size: int | None = None
+    recompute: Recompute = "none"
+    compiled: bool = False
     cuda_graph: bool = False
     settle: Callable[[], None] = lambda: None
 
@@ -120,7 +126,7 @@ def run_steps(
         _require_graph(machine, mixup_alpha)
     if machine.device.is_tpu:
         _require_tpu(model, machine, mixup_alpha)
-    steps = _Steps(
+    steps = Steps(
         model, optimizer, batches, schedule, machine, loss or loss_named("softmax"), watcher,
         highest_loss, lambda step: mixup_lambda(mixup_alpha, seed, step),
     )  # fmt: skip
@@ -131,7 +137,7 @@ def run_steps(
             steps.run(step, batch)
 
 
-class _Steps:
+class Steps:
     """Does one step after another, by the means that the machine has."""
 
     def __init__(

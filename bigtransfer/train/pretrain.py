@@ -104,8 +104,9 @@ def pretrain(
         ExitStack() as stack,
     ):
         machine = Machine(
-            device, group, params.precision, params.micro_batch_size, params.cuda_graph
-        )
+            device, group, params.precision, params.micro_batch_size, params.recompute,
+            params.compile, params.cuda_graph,
+        )  # fmt: skip
         stack.enter_context(nullcontext() if group.alone else lost_peers())
         training = Training(params, open_shards(shards), open_shards(probe), work, machine, log)
         if group.leads:
@@ -152,7 +153,7 @@ class Training:
         self._folder = work / self.key
         self.model = create_model(
             params.architecture, len(shards.classes), params.root, params.seed, norm=params.norm
-        ).recompute(params.recompute)
+        ).recompute(machine.recompute)
         nn.init.constant_(self.model.head.bias, params.head_bias)
         self.model.to(machine.device.torch)
         squares = Squares(shards, rows, params.precrop, keep=params.augmentation == "square")
@@ -209,7 +210,7 @@ class Training:
         if size and not self._machine.cuda_graph and not self._machine.device.is_tpu:
             self._machine.micro_batch_size = min(size, params.micro_batch_size or size)
         self._called, self.optimizer = spread(
-            self.model, state, group, parallel=params.parallel, compiled=params.compile,
+            self.model, state, group, parallel=params.parallel, compiled=self._machine.compiled,
             momentum=params.momentum, weight_decay=params.weight_decay,
         )  # fmt: skip
 

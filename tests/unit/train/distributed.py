@@ -22,7 +22,7 @@ from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import BigTransferError
 from bigtransfer.model import create_model
 from bigtransfer.train.group import open_group
-from bigtransfer.train.loop import Machine, Watcher, _Steps, run_steps
+from bigtransfer.train.loop import Machine, Steps, Watcher, run_steps
 from bigtransfer.train.parallel import spread, whole_state
 from bigtransfer.train.pretrain import Outputs, pretrain
 from bigtransfer.train.schedule import Schedule
@@ -76,13 +76,13 @@ def recipe(arguments: argparse.Namespace) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     if arguments.slow:
-        do = _Steps.run
+        do = Steps.run
 
-        def slowly(self: _Steps, step: int, batch: Batch) -> None:
+        def slowly(self: Steps, step: int, batch: Batch) -> None:
             time.sleep(arguments.slow)
             do(self, step, batch)
 
-        _Steps.run = slowly  # type: ignore[method-assign]
+        Steps.run = slowly  # type: ignore[method-assign]
     out = arguments.output
     seen = {"world_size": int(os.environ.get("WORLD_SIZE", "1"))}
     (out / f"seen-{os.getpid()}.json").write_text(json.dumps(seen))

@@ -1,0 +1,107 @@
+"""A fine-tuning step against a pretraining step, both by the project's own loop.
+
+python benchmarks/transfer_step.py --device cpu
+python benchmarks/transfer_step.py --device cuda --size 224 --batch 128 --compile
+
+The network, the batch and the micro-batches are the same. Pretraining has weight decay and may
+have a larger head (`--upstream-classes 21843`); fine-tuning from 20,000 images on has MixUp, which
+takes each image twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from typing import Any
+
+import numpy as np
+import peers  # noqa: F401  # first: it finds the project
+import rounds
+import torch
+from rounds import Step
+from torch import nn
+
+from bigtransfer.model import create_model
+from bigtransfer.train.devices import Device
+from bigtransfer.train.loop import Machine, Steps, Watcher
+from bigtransfer.train.loss import loss_named
+from bigtransfer.train.mixup import mixup_lambda
+from bigtransfer.train.parallel import spread
+from bigtransfer.train.schedule import Schedule
+
+_RATE = 1e-3
+_MIXUP_ALPHA = 0.1
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = rounds.common_arguments("A fine-tuning step against a pretraining step.")
+    parser.add_argument("--micro-batches", type=int, default=1, metavar="N",
+                        help="forward passes per step; --batch images each")  # fmt: skip
+    parser.add_argument("--classes", type=int, default=100, help="of both heads")
+    parser.add_argument(
+        "--upstream-classes", type=int, help="of the pretraining head (default: as --classes)"
+    )
+    arguments = parser.parse_args()
+    rounds.settle(arguments)
+    bench = rounds.Bench(arguments)
+    print(rounds.describe_machine(arguments) + f", {arguments.micro_batches} micro-batches")
+    upstream = arguments.upstream_classes or arguments.classes
+    for compiled in (False, True) if arguments.compile else (False,):
+        prefix = "compiled " if compiled else ""
+        build = partial(_build, arguments, compiled=compiled)
+        bench.add(f"{prefix}pretrain", partial(build, upstream, None, 1e-4))
+        bench.add(f"{prefix}finetune", partial(build, arguments.classes, None, 0.0))
+        bench.add(f"{prefix}finetune, MixUp", partial(build, arguments.classes, _MIXUP_ALPHA, 0.0))
+    bench.run()
+    with torch.device("meta"):
+        flops = 3 * rounds.forward_flops(
+            create_model(arguments.model, arguments.classes), arguments.size
+        )
+    images = arguments.batch * arguments.micro_batches
+    bench.print_table(images, flops * images, ["pretrain", "compiled pretrain"])
+
+
+class _SameBatch:
+    """What the loop asks of its batches; always the same images."""
+
+    def __init__(self, size: int, side: int, classes: int) -> None:
+        generator = np.random.default_rng(0)
+        self.batch_size = size
+        self.images = generator.integers(0, 256, (size, side, side, 3), dtype=np.uint8)
+        self.labels = generator.integers(0, classes, size)
+
+
+def _build(
+    arguments: argparse.Namespace,
+    classes: int,
+    mixup_alpha: float | None,
+    weight_decay: float,
+    *,
+    compiled: bool,
+) -> tuple[Step, nn.Module]:
+    machine = Machine(
+        Device(torch.device(arguments.device)), precision=arguments.dtype,
+        micro_batch_size=arguments.batch, compiled=compiled,
+    )  # fmt: skip
+    model = create_model(arguments.model, classes).to(machine.device.torch)
+    called, optimizer = spread(
+        model, None, machine.group, parallel="ddp", compiled=compiled, momentum=0.9,
+        weight_decay=weight_decay,
+    )  # fmt: skip
+    batch: Any = _SameBatch(arguments.batch * arguments.micro_batches, arguments.size, classes)
+    schedule = Schedule(total_steps=1 << 30, base_lr=_RATE, warmup_steps=0, decay_steps=())
+    steps = Steps(
+        called, optimizer, batch, schedule, machine, loss_named("softmax"), Watcher(),
+        lambda: float("inf"), lambda step: mixup_lambda(mixup_alpha, 0, step),
+    )  # fmt: skip
+    called.train()
+    steps.prepare()
+    numbers: Iterator[int] = count()
+    return lambda: steps.run(next(numbers), batch), model
+
+
+if __name__ == "__main__":
+    main()
