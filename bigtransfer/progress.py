@@ -16,6 +16,16 @@ Advance = Callable[[int, str], None]
 """`advance(done, note)`: `done` units are finished in all; `note` is shown behind the bar."""
 
 
+def duration(seconds: float) -> str:
+    """Return a length of time for people: `40 s`, `12 min`, `3.5 h`, `4.2 days`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:,.1f} h" if hours < 72 else f"{hours / 24:,.1f} days"
+
+
 @contextmanager
 def progress(label: str, total: int, *, unit: str, start: int = 0) -> Iterator[Advance]:
     """Show the progress of `total` units under `label`; nothing is shown before two seconds.
@@ -70,10 +80,10 @@ def _lines(label: str, total: int, unit: str, start: int) -> Advance:
             return
         shown = now
         rate = (done - start) / (now - began)
-        left = (total - done) / rate if rate else float("inf")
+        left = (total - done) / rate if rate else 0.0
         tail = f", {note}" if note else ""
         print(
-            f"{label}: {done:,} of {total:,} {units}, {rate:.1f}/s, {left:.0f} s left{tail}",
+            f"{label}: {done:,} of {total:,} {units}, {rate:.1f}/s, {duration(left)} left{tail}",
             file=sys.stderr,
             flush=True,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bigtransfer import config
 from bigtransfer.config import PretrainParams
 from bigtransfer.errors import ConfigError, StorageError
+from bigtransfer.progress import duration
 from bigtransfer.storage import free_bytes, read_json
 
 if TYPE_CHECKING:
@@ -152,8 +153,12 @@ def _print_times(
     arguments: argparse.Namespace,
     prices: list[tuple[str, float]],
 ) -> None:
+    import torch
+
+    from bigtransfer.model.resnet import create_model
     from bigtransfer.train.devices import is_out_of_memory, peak_flops
-    from bigtransfer.train.planning import images_per_second
+    from bigtransfer.train.fitting import images_per_second
+    from bigtransfer.train.loss import loss_named
 
     per_image = made.flops / made.images
     images = min(made.micro_batch_size or 1, _PROBE_IMAGES)
@@ -167,18 +172,23 @@ def _print_times(
         _print("time here", f"not tried: one image takes {per_image:.1g} FLOPs, too much for a CPU")
     else:
         try:
-            rate = images_per_second(params, classes, device, images, arguments.probe_seconds)
+            torch.set_num_threads(params.threads)
+            model = create_model(params.architecture, classes, params.root, norm=params.norm)
+            rate = images_per_second(
+                model.recompute(params.recompute), params.crop, device, images,
+                arguments.probe_seconds, precision=params.precision, loss=loss_named(params.loss),
+            )  # fmt: skip
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             _print("time here", f"not known: {images} images do not fit into {device.name}")
             rate = 0.0
         if rate:
-            hours = made.images / rate / arguments.devices / 3600
+            took = duration(made.images / rate / arguments.devices)
             each = "" if arguments.devices == 1 else f" on {arguments.devices} like it"
             _print(
                 "time here",
-                f"{_duration(hours)}{each} at {rate:,.1f} images/s on {device.name} (micro-batch "
+                f"{took}{each} at {rate:,.1f} images/s on {device.name} (micro-batch "
                 f"{images}, tried now), reading data and evaluation not counted",
             )
     for name, price in prices:
@@ -189,15 +199,9 @@ def _print_times(
         _print(
             name,
             f"{device_hours:,.0f} device-hours at {_MFU:.0%} of {peak / 1e12:,.0f} TFLOP/s, "
-            f"{_duration(device_hours / arguments.devices)} on {arguments.devices}; "
+            f"{duration(3600 * device_hours / arguments.devices)} on {arguments.devices}; "
             f"{device_hours * price:,.0f} at {price:g} per hour",
         )
-
-
-def _duration(hours: float) -> str:
-    if hours < 1:
-        return f"{hours * 60:.1f} min"
-    return f"{hours:,.1f} h" if hours < 72 else f"{hours / 24:,.1f} days"
 
 
 def _bytes(count: int) -> str:

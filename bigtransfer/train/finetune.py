@@ -16,8 +16,11 @@ from bigtransfer.config import TaskParams
 from bigtransfer.data.places import Place
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import CheckpointError, ConfigError
+from bigtransfer.evaluate.prediction import device_named
 from bigtransfer.model.checkpoint import read_meta, write_checkpoint
-from bigtransfer.progress import progress
+from bigtransfer.model.costs import forward_macs
+from bigtransfer.model.resnet import create_model
+from bigtransfer.progress import duration, progress
 from bigtransfer.storage import (
     as_json,
     digest_of,
@@ -27,7 +30,8 @@ from bigtransfer.storage import (
     verify_folder,
 )
 from bigtransfer.train.cell import Cell, Keeping, Start, train_cell
-from bigtransfer.train.devices import choose_device
+from bigtransfer.train.devices import Device, choose_device
+from bigtransfer.train.fitting import images_per_second, images_that_fit
 from bigtransfer.train.grid import Grid, cells_of, recipe_of
 from bigtransfer.train.hyperrule import HyperRule
 from bigtransfer.train.interrupts import Interrupts, watched
@@ -40,6 +44,8 @@ Log = Callable[[int, dict[str, float]], None]
 OnCell = Callable[[Cell, dict[str, float]], None]
 """`on_cell(cell, scores)`: a cell is finished."""
 _STOP_SECONDS = 12.0
+_LONG_MACS = 3e13
+_TRIAL_SECONDS = 2.0
 
 
 def finetune(
@@ -88,6 +94,7 @@ def finetune(
     _take_over(output, _made_before(output, made), done)
     for line in grid.explained():
         print(line, flush=True)
+    _warn_if_long(params, grid, upstream, len(shards.classes))
     steps = [grid.rule(cell.examples_per_class).total_steps for cell in grid.cells]
     missing = []
     for number, cell in enumerate(grid.cells):
@@ -125,6 +132,24 @@ def finetune(
         (partial_output / "cells.json").write_text(as_json(result), "utf-8")
     shutil.rmtree(done)
     return result
+
+
+def _warn_if_long(params: TaskParams, grid: Grid, upstream: dict[str, Any], classes: int) -> None:
+    """Say beforehand how long it takes on a CPU, if that is more than a coffee."""
+    rules = [grid.rule(cell.examples_per_class) for cell in grid.cells]
+    images, crop = sum(rule.total_steps * rule.batch_size for rule in rules), rules[0].crop
+    kind = (upstream["architecture"], classes, crop, upstream["root"], upstream["norm"])
+    if device_named(params.device).type != "cpu" or images * forward_macs(*kind) < _LONG_MACS:
+        return
+    torch.set_num_threads(params.threads)
+    model = create_model(kind[0], classes, upstream["root"], norm=upstream["norm"])
+    rate = images_per_second(model, crop, Device(), 1, _TRIAL_SECONDS)
+    print(
+        f"{params.name}: about {duration(images / rate)} on this CPU ({images:,} images at "
+        f"{rate:.1f}/s, tried now); a GPU does it in a small part of that. For a trial lower "
+        "total_steps, batch_size, precrop and crop",
+        flush=True,
+    )
 
 
 def is_done(output: Path, params: TaskParams, pretrained: Path, shards_digest: str) -> bool:
@@ -182,6 +207,8 @@ class _Worker:
         shards = open_shards(shards_place)
         self._start = Start(pretrained, read_meta(pretrained), shards, params.trained)
         self._grid = Grid(params, self._start)
+        if not self._machine.device.is_cuda and params.micro_batch_size is None:
+            self._machine.micro_batch_size = self._images_that_fit()
 
     def __call__(
         self, number: int, interrupts: Interrupts, tell: Callable[[int], None]
@@ -202,6 +229,15 @@ class _Worker:
             write_checkpoint(self._done / cell.name, model.cpu(), meta)
             shutil.rmtree(state, ignore_errors=True)
         return {"final_loss": loss, **_figures(validation)}
+
+    def _images_that_fit(self) -> int | None:
+        rule = self._grid.rule(self._grid.cells[0].examples_per_class)
+        kind = self._start.upstream
+        fit = images_that_fit(
+            kind["architecture"], len(self._start.shards.classes), rule.crop, kind["root"],
+            kind["norm"], self._params.recompute,
+        )  # fmt: skip
+        return fit if fit < rule.batch_size else None
 
 
 def _meta(

@@ -1,4 +1,4 @@
-"""What an upstream training would do, before it starts: steps, FLOPs, memory, time.
+"""What an upstream training would do, before it starts: steps, FLOPs, memory.
 
 Steps and FLOPs are exact. Memory is counted, not measured: weights, momentum, gradients and what
 autograd keeps of an image; allocators and libraries come on top.
@@ -6,7 +6,6 @@ autograd keeps of an image; allocators and libraries come on top.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +13,6 @@ import torch
 from bigtransfer.config import PretrainParams
 from bigtransfer.model.costs import forward_macs, kept_bytes
 from bigtransfer.model.resnet import create_model
-from bigtransfer.train.devices import Device
-from bigtransfer.train.loss import loss_named
-from bigtransfer.train.optimizer import make_optimizer
 from bigtransfer.train.pretrain import planned_schedule
 from bigtransfer.train.schedule import Schedule
 
@@ -94,40 +90,3 @@ def plan(
         schedule, images, parameters, float(FLOPS_PER_MAC * macs * images), state, fixed,
         per_image, share, micro, 8 * parameters,
     )  # fmt: skip
-
-
-def images_per_second(
-    params: PretrainParams, classes: int, device: Device, micro_batch_size: int, seconds: float
-) -> float:
-    """Return how fast this machine's device trains, from some steps on random images.
-
-    Args:
-        params: The recipe.
-        classes: Outputs of the head.
-        device: Of this machine.
-        micro_batch_size: Images per forward pass.
-        seconds: To measure for, after a warm-up of one step.
-    """
-    torch.set_num_threads(params.threads)
-    model = create_model(params.architecture, classes, params.root, norm=params.norm)
-    model.recompute(params.recompute).to(device.torch).train()
-    optimizer = make_optimizer(model, momentum=params.momentum, weight_decay=params.weight_decay)
-    shape = (micro_batch_size, 3, params.crop, params.crop)
-    images = torch.rand(shape, device=device.torch).sub_(0.5).mul_(2)
-    labels = torch.arange(micro_batch_size, device=device.torch) % classes
-    loss = loss_named(params.loss)
-
-    def step() -> None:
-        with device.autocast(params.precision):
-            logits = model(images)
-        loss(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        device.synchronize()
-
-    step()
-    began, steps = time.monotonic(), 0
-    while steps == 0 or time.monotonic() - began < seconds:
-        step()
-        steps += 1
-    return steps * micro_batch_size / (time.monotonic() - began)

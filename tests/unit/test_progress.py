@@ -18,3 +18,12 @@ def test_lines_without_a_terminal_tell_rate_and_time_left(
 
 def test_tracked_yields_every_item() -> None:
     assert list(progress.tracked(range(5), "x", 5, unit="image")) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (5400, "90 min"), (9000, "2.5 h"),
+     (10 * 24 * 3600, "10.0 days")],
+)  # fmt: skip
+def test_a_length_of_time_is_one_that_people_say(seconds: float, text: str) -> None:
+    assert progress.duration(seconds) == text

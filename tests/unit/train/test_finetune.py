@@ -21,6 +21,7 @@ from bigtransfer.storage import read_json
 from bigtransfer.train import cell as cells
 from bigtransfer.train import finetune as finetuning
 from bigtransfer.train.finetune import finetune
+from bigtransfer.train.fitting import images_that_fit
 from unit.data.test_shards import packed  # noqa: F401  # a fixture
 from unit.data.test_shards import run as checked
 
@@ -251,3 +252,37 @@ def test_more_seeds_keep_the_networks_that_are_there(
     trained.clear()
     run(pretrained, packed, tmp_path / "out", seeds=(0,), total_steps=3)
     assert trained == ["upstream-2-0"]  # another recipe: nothing of the old one is taken
+
+
+def test_a_cpu_takes_as_many_images_at_once_as_fit(
+    pretrained: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    assert images_that_fit("R50x1", 2, 384, "imagenet", "gn_ws", "none") == 9
+    assert images_that_fit("R50x1", 2, 384, "imagenet", "gn_ws", "units") > 20
+    assert images_that_fit("R152x4", 2, 480, "imagenet", "gn_ws", "none") == 1
+    assert images_that_fit("R14x0.25", 10, 32, "small", "gn_ws", "none") > 512
+    machines: list[int | None] = []
+    whole = finetuning.train_cell
+
+    def noted(*rest: Any, machine: Any, **named: Any) -> Any:
+        machines.append(machine.micro_batch_size)
+        return whole(*rest, machine=machine, **named)
+
+    monkeypatch.setattr(finetuning, "train_cell", noted)
+    run(pretrained, packed, tmp_path / "all")
+    monkeypatch.setattr(finetuning, "images_that_fit", lambda *_: 3)
+    run(pretrained, packed, tmp_path / "some")
+    run(pretrained, packed, tmp_path / "own", micro_batch_size=2)
+    assert machines == [None, 3, 2]
+
+
+def test_a_long_run_is_foretold(
+    pretrained: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run(pretrained, packed, tmp_path / "short")
+    assert "on this CPU" not in capsys.readouterr().out
+    monkeypatch.setattr(finetuning, "_LONG_MACS", 1.0)
+    monkeypatch.setattr(finetuning, "_TRIAL_SECONDS", 0.1)
+    run(pretrained, packed, tmp_path / "long")
+    assert "about 0 s on this CPU (8 images at " in capsys.readouterr().out
