@@ -9,6 +9,7 @@
     |-- GateError                   exit 3: a data or quality gate said no
     |-- LockError                   exit 4: another run holds the lock
     `-- InfrastructureError         exit 75: try again
+        `-- StoppedError            the same, but somebody wants this process to end
 
 Raised where the value is used, caught once in `components/interface.py` or
 `bigtransfer/command/`, printed as one line without a traceback. Anything else is a bug: it
@@ -63,6 +64,10 @@ class InfrastructureError(BigTransferError):
     """Something outside failed that may work the next time."""
 
     exit_code = 75
+
+
+class StoppedError(InfrastructureError):
+    """SIGTERM, or the process above is gone: what was reached is saved, another one goes on."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

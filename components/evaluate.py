@@ -24,6 +24,9 @@ COMPONENT = Component(
         "metrics": "JSON file of the medians, for dvc metrics",
         "cells": "CSV file, one row per network",
         "predictions": "CSV file, one row per test image, of the network that will be registered",
+        "page": "HTML file, the report of this task",
+        "confusion": "JSON file, the confusion matrix as Kubeflow Pipelines shows it",
+        "model": "MLflow model folder of the network that will be registered",
     },
 )
 
@@ -38,10 +41,18 @@ def run(
     metrics: Path,
     cells: Path,
     predictions: Path,
+    page: Path,
+    confusion: Path,
+    model: Path,
 ) -> None:
     """Evaluate one task."""
+    from bigtransfer.evaluate.report import render_report
     from bigtransfer.evaluate.table import METRICS
-    from bigtransfer.evaluate.task import evaluate
+    from bigtransfer.evaluate.task import confusion_to_show, evaluate
+    from bigtransfer.serve.deployed import facts_of, load_deployed
+    from bigtransfer.storage import as_json, write_text
+    from bigtransfer.track.model_folder import write_model
+    from bigtransfer.track.origin import git_commit
 
     result = evaluate(params, checkpoints, shards, report, metrics, cells, predictions, stage.log)
     stage.journal.dataset(
@@ -58,7 +69,19 @@ def run(
             f"{row['task']}: {row['init']}, {row['examples_per_class']} per class: "
             f"{METRICS[metric]} {100 * row['median']:.1f} ± {100 * row['sd']:.1f} %"
         )
-    for path in (metrics, cells, predictions):
+    deployed, meta = load_deployed(checkpoints / result["chosen"]["folder"])
+    write_model(
+        model, deployed, crop=meta["crop"], num_classes=len(meta["classes"]), facts=facts_of(meta)
+    )
+    write_text(confusion, as_json(confusion_to_show(result)))
+    write_text(
+        page,
+        render_report(
+            {result["task"]: result}, params=as_json(meta["hyperrule"]),
+            commit=git_commit(stage.project),
+        ),
+    )  # fmt: skip
+    for path in (metrics, cells, predictions, page):
         stage.journal.file(path)
 
 

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from bigtransfer.track.journal import Journal
 
 WORK = Path(".work")
+EXECUTOR_INPUT = "--executor-input"
+"""The one flag that DVC's lines do not have."""
 LAST_FAILURE = WORK / "last-failure.json"
 _INTERRUPTED = 130
 
@@ -143,6 +146,11 @@ def parser(component: Component) -> argparse.ArgumentParser:
             )
     for flag, text in component.options.items():
         result.add_argument(_flag(flag), metavar="TEXT", help=text)
+    result.add_argument(
+        EXECUTOR_INPUT, metavar="JSON",
+        help="what Kubeflow Pipelines fills in: then outputs are reported to it, and what may work "
+        "the next time (75) is tried five times",
+    )  # fmt: skip
     return result
 
 
@@ -176,7 +184,9 @@ def _execute(
     component: Component, run: Run, arguments: argparse.Namespace, stage_name: str
 ) -> None:
     from bigtransfer.storage import lock, sha256_json
+    from components.executor import ExecutorInput, patiently
 
+    executor = ExecutorInput(arguments.executor_input) if arguments.executor_input else None
     params = _params(component, arguments)
     reads = {name: getattr(arguments, name) for name in component.reads}
     writes = {name: getattr(arguments, name) for name in component.writes}
@@ -191,7 +201,13 @@ def _execute(
             name = sha256_json([*outputs, *chosen])[:16]
             lock_file = WORK / "locks" / f"{component.name}-{name}.lock"
             held.enter_context(lock(lock_file, f"the output of {stage_name} ({outputs[0]})"))
-        _run_tracked(component, run, params, {**reads, **writes, **options}, stage_name)
+        paths = {**reads, **writes, **options}
+        if executor is None:
+            _run_tracked(component, run, params, paths, stage_name)
+            return
+        say = partial(print, f"{stage_name}:", file=sys.stderr, flush=True)
+        patiently(lambda: _run_tracked(component, run, params, paths, stage_name), say)
+        executor.report(writes)
 
 
 def _run_tracked(

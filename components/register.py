@@ -18,6 +18,7 @@ COMPONENT = Component(
     section="register",
     reads={
         "checkpoints": "folder written by finetune",
+        "model": "MLflow model folder written by evaluate",
         "report": "folder written by evaluate",
     },
     writes={"registration": "JSON file: model name, version, alias, run id"},
@@ -25,29 +26,33 @@ COMPONENT = Component(
 
 
 def run(
-    stage: Stage, params: RegisterParams, *, checkpoints: Path, report: Path, registration: Path
+    stage: Stage,
+    params: RegisterParams,
+    *,
+    checkpoints: Path,
+    model: Path,
+    report: Path,
+    registration: Path,
 ) -> None:
     """Register one task's model."""
     from bigtransfer.errors import CheckpointError
     from bigtransfer.evaluate.table import METRICS
-    from bigtransfer.serve.deployed import facts_of, load_deployed
-    from bigtransfer.storage import as_json, read_json, verify_folder, write_text
+    from bigtransfer.storage import as_json, digest_of, read_json, verify_folder, write_text
     from bigtransfer.track.origin import git_commit
     from bigtransfer.track.registry import register
 
     verify_folder(checkpoints, CheckpointError)
-    verify_folder(report)
+    for folder in (model, report):
+        verify_folder(folder)
     result = read_json(report / "report.json")
     chosen, metric = result["chosen"], result["metric"]
-    folder = checkpoints / chosen["folder"]
-    model, meta = load_deployed(folder)
+    checkpoint = checkpoints / chosen["folder"]
+    meta = read_json(checkpoint / "meta.json")
     outcome = register(
         stage.project,
         f"{params.name_prefix}{result['task']}",
         model,
-        crop=meta["crop"],
-        num_classes=len(meta["classes"]),
-        checkpoint=folder,
+        checkpoint=checkpoint,
         tags={
             "task": result["task"],
             "architecture": meta["architecture"],
@@ -60,13 +65,12 @@ def run(
         },
         metrics={name: value for name, value in chosen.items() if name[:4] in ("val_", "test")},
         score=chosen[f"test_{metric}"],
-        facts=facts_of(meta),
         dataset={"name": result["dataset"], "digest": result["shards_digest"]},
         description=f"{meta['architecture']} from {chosen['init']}, "
         f"{chosen['examples_per_class']} examples per class, {len(meta['classes'])} classes: "
         f"test {METRICS[metric]} {100 * chosen[f'test_{metric}']:.1f} % of "
         f"{result['test_images']:,} images",
-        digest=meta["digest"],
+        digest=digest_of(checkpoint),
         test_digest=result["test_digest"],
         promote=params.promote,
     )

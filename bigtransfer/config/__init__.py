@@ -1,5 +1,7 @@
 """What the user may set: the typed sections, and how they are read from YAML and JSON."""
 
+from bigtransfer.config.base import Section
+from bigtransfer.config.cluster import PLACED, ClusterParams, PoolParams, looks_secret
 from bigtransfer.config.reading import from_json, load, read_yaml, resolve
 from bigtransfer.config.sections import (
     LAYOUTS,
@@ -14,7 +16,6 @@ from bigtransfer.config.sections import (
     Params,
     PretrainParams,
     RegisterParams,
-    Section,
     SplitFractions,
     SummarizeParams,
     TaskParams,
@@ -23,6 +24,7 @@ from bigtransfer.config.sections import (
 __all__ = [
     "AuditParams",
     "AuditRules",
+    "ClusterParams",
     "DatasetParams",
     "DatasetRules",
     "EvaluateParams",
@@ -30,6 +32,8 @@ __all__ = [
     "LAYOUTS",
     "MaterializeParams",
     "Params",
+    "PLACED",
+    "PoolParams",
     "PretrainParams",
     "RegisterParams",
     "SOURCES",
@@ -39,6 +43,7 @@ __all__ = [
     "TaskParams",
     "from_json",
     "load",
+    "looks_secret",
     "read_yaml",
     "resolve",
 ]

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from bigtransfer.config.sections import FAMILIES, SIMPLE, Params, Section
+from bigtransfer.config.base import Section
+from bigtransfer.config.sections import FAMILIES, SIMPLE, Params
 from bigtransfer.errors import ConfigError, did_you_mean
 
 _TOP_KEYS = ("remote", *SIMPLE, *FAMILIES, *(shared for shared, _, _ in FAMILIES.values()))

@@ -10,35 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import Field, model_validator
 
+from bigtransfer.config.base import (
+    Name,
+    NotNegative,
+    Positive,
+    Rate,
+    Section,
+    Share,
+    Shots,
+)
+from bigtransfer.config.cluster import ClusterParams
 from bigtransfer.errors import ConfigError, did_you_mean
 
-
-def _whole(value: Any) -> Any:
-    """Let 20.0 be the integer 20 (KFP sends numbers so); leave 20.5 and true to be refused."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _shots(value: Any) -> int | str:
-    """Let through a number of examples per class, or the word full."""
-    number = _whole(value)
-    if value == "full":
-        return "full"
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise ValueError("should be a whole number, or full")
-    if number < 1:
-        raise ValueError("should be greater than 0")
-    return number
-
-
-Integer = Annotated[int, BeforeValidator(_whole)]
-Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
-NotNegative = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**63)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Shots = Annotated[int | str, PlainValidator(_shots)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 SplitName = Literal["train", "val", "test"]
 Layout = Literal[
     "auto", "folders", "flat", "table", "cifar", "ilsvrc2012", "class_tars", "webdataset"
@@ -47,12 +32,6 @@ LAYOUTS: tuple[str, ...] = get_args(Layout)
 """How a dataset may lie where it is; `auto` tells it by the names of its files."""
 SOURCES = "artifacts/sources"
 """Where the stage `fetch` writes what it found at a dataset's remote source."""
-
-
-class Section(BaseModel):
-    """One section of `params.yaml`: frozen, strictly typed, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class MaterializeParams(Section):
@@ -99,6 +78,7 @@ class DatasetRules(Section):
     mirror: bool
     shard_bytes: Positive
     short_side_pixels: Positive | None
+    shards_at: Annotated[str, Field(pattern=r"^s3://[^/]+(/.*)?$")] | None
 
     @model_validator(mode="after")
     def _possible(self) -> DatasetRules:
@@ -300,6 +280,7 @@ class Params:
     tasks: Mapping[str, TaskParams]
     evaluate: EvaluateParams
     register: RegisterParams
+    cluster: ClusterParams
 
     @property
     def audit(self) -> AuditParams:
@@ -347,6 +328,7 @@ SIMPLE: dict[str, type[Section]] = {
     "evaluate": EvaluateParams,
     "register": RegisterParams,
     "audit": AuditRules,
+    "cluster": ClusterParams,
 }
 SECTION_NAMES = (*SIMPLE, "summarize")
 FAMILIES: dict[str, tuple[str, type[Section], type[Section]]] = {

@@ -27,12 +27,22 @@ from numpy.typing import NDArray
 from bigtransfer.data.packing import INDEX_SCHEMA, shard_name
 from bigtransfer.data.places import Place
 from bigtransfer.errors import BigTransferError, DatasetError, InfrastructureError
-from bigtransfer.storage import MANIFEST_NAME, new_file, read_json, sha256_file, verify_folder
+from bigtransfer.storage import (
+    MANIFEST_NAME,
+    as_json,
+    new_file,
+    new_folder,
+    read_json,
+    sha256_file,
+    verify_folder,
+)
 from bigtransfer.storage.s3 import S3Path, client, download
 
 CACHE = Path(".work") / "cache" / "shards"
 CACHE_BYTES = 50_000_000_000
 """What the cache of fetched shards may hold."""
+POINTER = "address.json"
+"""File of a folder that stands for shards in a bucket."""
 _OURS = {"index.parquet", "classes.json", "index.json", MANIFEST_NAME}
 
 
@@ -269,14 +279,39 @@ def _pread(path: Path, offset: int, length: int) -> bytes:
         os.close(handle)
 
 
+def write_pointer(folder: Path, place: S3Path) -> None:
+    """Write a folder that stands for shards in a bucket: their address and digest, no shard.
+
+    Every reader takes it for the shards themselves, and refuses it once others lie there. So a
+    task of a pipeline hands on some kilobytes, however large the dataset is.
+    """
+    opened = _open_bucket(place)
+    facts = {"address": str(place), "digest": opened.digest}
+    with new_folder(folder) as partial:
+        (partial / POINTER).write_text(as_json(facts), "utf-8")
+        (partial / "index.json").write_text(as_json(opened.summary), "utf-8")
+
+
+def _pointed(folder: Path) -> Shards:
+    verify_folder(folder, DatasetError)
+    facts = read_json(folder / POINTER)
+    opened = _open_bucket(S3Path.parse(facts["address"]))
+    if opened.digest != facts["digest"]:
+        raise DatasetError(
+            f"the shards at {facts['address']} are others than {str(folder)!r} points to; run "
+            "`shard` again"
+        )
+    return opened
+
+
 def describe_shards(place: Place) -> tuple[str, dict[str, Any]]:
     """Return the digest of shards and what their `index.json` holds; no shard is read.
 
     Raises:
         DatasetError: If they are not complete.
     """
-    if isinstance(place, S3Path):
-        opened = _open_bucket(place)
+    if isinstance(place, S3Path) or (place / POINTER).is_file():
+        opened = _open_bucket(place) if isinstance(place, S3Path) else _pointed(place)
         return opened.digest, opened.summary
     if not (place / MANIFEST_NAME).is_file():
         raise DatasetError(f"{str(place)!r} has no {MANIFEST_NAME}, so it is not complete")
@@ -293,6 +328,8 @@ def open_shards(place: Place) -> Shards:
     """
     if isinstance(place, S3Path):
         return _open_bucket(place)
+    if (place / POINTER).is_file():
+        return _pointed(place)
     digest = verify_folder(place, DatasetError)
     files = read_json(place / MANIFEST_NAME)["files"]
     present = {p.name for p in place.glob("*.tar")}

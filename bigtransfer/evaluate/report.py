@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +47,15 @@ def write_report(
     results = {
         name: read_json(folder / "report" / "report.json") for name, folder in evaluations.items()
     }
-    rows = [row for result in results.values() for row in result["rows"]]
-    headline = headline_rows(rows)
-    html = page.render(
-        Path(__file__).with_name("report.html"),
-        tasks=[_task(name, result, registrations.get(name)) for name, result in results.items()],
-        cards=_cards(headline, results, registrations),
-        headline=headline,
-        metric_names=metric_names(rows),
+    html = render_report(
+        results,
+        registrations=registrations,
         upstream=None if pretrain is None else _upstream(pretrain),
         datasets=[_dataset(name, folder, output) for name, folder in datasets.items()],
         params=params,
         commit=commit,
-        version=bigtransfer.__version__,
     )
+    rows = _rows(results)
     kept = ("task", "init", "examples_per_class", "metric", "median", "sd")
     with new_folder(output) as folder:
         (folder / "index.html").write_text(html, "utf-8")
@@ -68,8 +64,48 @@ def write_report(
     return rows
 
 
+def render_report(
+    results: dict[str, dict[str, Any]],
+    *,
+    registrations: Mapping[str, Path] | None = None,
+    upstream: dict[str, Any] | None = None,
+    datasets: Sequence[dict[str, Any]] = (),
+    params: str,
+    commit: str,
+) -> str:
+    """Return the page as HTML, in one piece.
+
+    Args:
+        results: What `evaluate` returned for each task, by name.
+        registrations: Registration file of each task, by name.
+        upstream: Metrics, meta and curves of the upstream training, where at hand.
+        datasets: Facts of each dataset, where at hand.
+        params: Text of the params that made it all.
+        commit: Git commit, empty where there is none.
+    """
+    registered = registrations or {}
+    rows = _rows(results)
+    headline = headline_rows(rows)
+    return page.render(
+        Path(__file__).with_name("report.html"),
+        tasks=[_task(name, result, registered.get(name)) for name, result in results.items()],
+        cards=_cards(headline, results, registered),
+        headline=headline,
+        metric_names=metric_names(rows),
+        upstream=upstream,
+        datasets=datasets,
+        params=params,
+        commit=commit,
+        version=bigtransfer.__version__,
+    )
+
+
+def _rows(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for result in results.values() for row in result["rows"]]
+
+
 def _cards(
-    headline: list[dict[str, str]], results: dict[str, Any], registrations: dict[str, Path]
+    headline: list[dict[str, str]], results: dict[str, Any], registrations: Mapping[str, Path]
 ) -> list[dict[str, str]]:
     cards = []
     for name, result in results.items():

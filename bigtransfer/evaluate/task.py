@@ -42,6 +42,7 @@ from bigtransfer.storage import (
 
 _MISTAKES_SHOWN = 24
 _SUSPECTS_SHOWN = 24
+_MOST_CLASSES_SHOWN = 50
 _FIT_TO_DOUBT = 0.5
 """Networks with a lower top-1 on validation are wrong more often than right; they doubt nobody."""
 
@@ -139,6 +140,21 @@ def evaluate(
     write_text(cells_table, as_csv(shown))
     write_text(predictions, as_csv([_without_row(guess) for guess in guesses]))
     return result
+
+
+def confusion_to_show(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the confusion matrix as a UI takes it; empty where a page could not show it.
+
+    Args:
+        result: What `evaluate` returned.
+    """
+    classes = result["classes"]
+    if result["multi_label"] or len(classes) > _MOST_CLASSES_SHOWN:
+        return {}
+    return {
+        "annotationSpecs": [{"displayName": name} for name in classes],
+        "rows": [{"row": row} for row in result["confusion"]],
+    }
 
 
 def choose(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,16 +1,14 @@
 """Registered models: one version per checkpoint; aliases `challenger` (newest) and `champion`.
 
-What is registered takes images of any size, resizes them itself and returns probabilities; it is
-exported without pickle (torch.export), with a signature that leaves batch and size open.
+What is registered is a folder that `model_folder` wrote, where torch is; here it is uploaded and
+gets its version. Nothing of it is loaded.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,16 +44,13 @@ class Registration:
 def register(
     project: Path,
     name: str,
-    model: Any,
+    model: Path,
     *,
-    crop: int,
-    num_classes: int,
     checkpoint: Path,
     tags: dict[str, str],
     metrics: dict[str, float],
     score: float,
     dataset: dict[str, str],
-    facts: dict[str, Any],
     description: str,
     digest: str,
     test_digest: str,
@@ -66,15 +61,12 @@ def register(
     Args:
         project: The project's root, beside which the local database lies.
         name: Of the registered model.
-        model: uint8 images (B, H, W, 3) of any size to probabilities (B, num_classes).
-        crop: Side to which it resizes them, pixels.
-        num_classes: Outputs.
+        model: Folder of the MLflow model.
         checkpoint: Folder kept as an artifact beside the model, to fine-tune from.
         tags: Facts for the model version.
         metrics: For the run that holds the model.
         score: On the test split, by which versions are compared; higher is better.
         dataset: `name` and `digest` of the task's shards.
-        facts: What a user of the model must know (class names, preprocessing, …), JSON values.
         description: One line for whoever decides about the version.
         digest: Of the checkpoint; a version with this digest is not registered twice.
         test_digest: Of the test split that `score` was measured on; only versions measured on
@@ -101,10 +93,7 @@ def register(
             commit = tags.get("git_commit", "")
             parent = parent_run(project, client, experiment, find_origin(), commit)
             place = {"experiment_id": experiment, "parent_run_id": parent}
-            version = _log(
-                client, place, name, model, crop, num_classes, checkpoint, all_tags, metrics,
-                dataset, facts,
-            )  # fmt: skip
+            version = _log(client, place, name, model, checkpoint, all_tags, metrics, dataset)
         _describe(client, version, all_tags, description)
         alias, reason = _settle(client, name, version, test_digest, score, promote)
     except MlflowException as error:
@@ -184,45 +173,28 @@ def _log(
     client: Any,
     place: dict[str, str],
     name: str,
-    model: Any,
-    crop: int,
-    num_classes: int,
+    model: Path,
     checkpoint: Path,
     tags: dict[str, str],
     metrics: dict[str, float],
     dataset: dict[str, str],
-    facts: dict[str, Any],
 ) -> Any:
     import mlflow
-    import numpy as np
-    import torch
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.exceptions import MlflowException
 
-    # Tensors without names: MLflow would hand a named one to the model as a dict.
-    signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
-        Schema([TensorSpec(np.dtype(np.float32), (-1, num_classes))]),
-    )
-    example = np.zeros((2, crop + 1, crop + 2, 3), np.uint8)
-    requirements = [f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"]
     with mlflow.start_run(run_name=f"model {name}", tags=tags, **place) as run:
+        own = run.info.run_id
         mlflow.log_metrics(metrics)
-        log_dataset(client, run.info.run_id, dataset["name"], dataset["digest"], "", {})
+        log_dataset(client, own, dataset["name"], dataset["digest"], "", {})
         mlflow.log_artifacts(str(checkpoint), "checkpoint")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.export warns of its own deprecations
-            logging.getLogger("mlflow.tracking._model_registry").setLevel(logging.ERROR)
-            mlflow.pytorch.log_model(
-                model,
-                name="model",
-                signature=signature,
-                input_example=example,
-                pip_requirements=requirements,
-                registered_model_name=name,
-                metadata=facts,
-            )
-    return _find(client, name, tags[_DIGEST_TAG])
+        logged = client.create_logged_model(place["experiment_id"], "model", own)
+        client.log_model_artifacts(logged.model_id, str(model))
+        client.finalize_logged_model(logged.model_id, "READY")
+        with suppress(MlflowException):  # it is there already
+            client.create_registered_model(name)
+        return client.create_model_version(
+            name, f"models:/{logged.model_id}", own, tags=tags, model_id=logged.model_id
+        )
 
 
 def _settle(

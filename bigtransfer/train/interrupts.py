@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from bigtransfer.errors import InfrastructureError
+from bigtransfer.errors import InfrastructureError, StoppedError
 
 _OURS = (signal.SIGTERM, signal.SIGINT)
 _TRY_AGAIN = InfrastructureError.exit_code
@@ -41,12 +41,12 @@ class Interrupts:
 
         Raises:
             KeyboardInterrupt: After Ctrl-C.
-            InfrastructureError: After SIGTERM, or if the process above is gone.
+            StoppedError: After SIGTERM, or if the process above is gone.
         """
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         why = self.signal.name if self.signal else "the end of another process"
-        raise InfrastructureError(
+        raise StoppedError(
             f"stopped by {why} at step {step:,}, with a checkpoint; run the same again to go on"
         )
 

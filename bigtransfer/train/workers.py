@@ -14,7 +14,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from bigtransfer.errors import BigTransferError, InfrastructureError
+from bigtransfer.errors import BigTransferError, InfrastructureError, StoppedError
 from bigtransfer.train.interrupts import Interrupts, watched
 
 Work = Callable[[int, Interrupts, Callable[[int], None]], Any]
@@ -104,7 +104,7 @@ class _Team:
                 elif kind == _FAILED:
                     raise value if isinstance(value, BigTransferError) else RuntimeError(value)
                 elif not interrupts.wanted:
-                    raise InfrastructureError(
+                    raise StoppedError(
                         "a worker process was stopped, with a checkpoint; run the same again to "
                         "go on"
                     )

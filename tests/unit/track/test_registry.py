@@ -10,6 +10,7 @@ import torch
 from bigtransfer.errors import TrackingError
 from bigtransfer.model import create_model
 from bigtransfer.serve.deployed import Deployed
+from bigtransfer.track.model_folder import write_model
 from bigtransfer.track.registry import Registration, fetch_checkpoint, register
 
 
@@ -20,18 +21,25 @@ def network() -> torch.nn.Module:
     return Deployed(model.eval().fold(), 16, 1.5, multi_label=False).eval()
 
 
-def put(project: Path, network: torch.nn.Module, digest: str, top1: float, **changes: Any) -> Any:
+@pytest.fixture(scope="module")
+def folder(network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mlflow") / "model"
+    write_model(path, network, crop=16, num_classes=3, facts={"classes": list("abc")})
+    return path
+
+
+def put(project: Path, folder: Path, digest: str, top1: float, **changes: Any) -> Any:
     checkpoint = project / "checkpoint"
     checkpoint.mkdir(exist_ok=True)
     (checkpoint / "weights.safetensors").write_text(digest)
     wanted: dict[str, Any] = {
-        "crop": 16, "num_classes": 3, "checkpoint": checkpoint, "tags": {"git_commit": digest},
-        "metrics": {"test_top1": top1}, "score": top1, "facts": {"classes": list("abc")},
+        "checkpoint": checkpoint, "tags": {"git_commit": digest},
+        "metrics": {"test_top1": top1}, "score": top1,
         "dataset": {"name": "d", "digest": "e" * 64},
         "description": f"scores {top1}", "digest": digest, "test_digest": "t1",
         "promote": "if_better", **changes,
     }  # fmt: skip
-    return register(project, "bigtransfer-d", network, **wanted)
+    return register(project, "bigtransfer-d", folder, **wanted)
 
 
 def aliases(client: Any) -> dict[str, str]:
@@ -40,11 +48,11 @@ def aliases(client: Any) -> dict[str, str]:
 
 
 def test_a_version_is_loaded_by_torch_and_answers_as_the_network(
-    project: Path, client: Any, network: torch.nn.Module
+    project: Path, client: Any, folder: Path, network: torch.nn.Module
 ) -> None:
     import mlflow
 
-    first = put(project, network, "d1", 0.5)
+    first = put(project, folder, "d1", 0.5)
     assert (first.version, first.alias, first.new) == ("1", "champion", True)
     images = torch.randint(0, 256, (5, 20, 31, 3), dtype=torch.uint8)
     loaded = mlflow.pyfunc.load_model("models:/bigtransfer-d@champion")
@@ -59,27 +67,27 @@ def test_a_version_is_loaded_by_torch_and_answers_as_the_network(
 
 
 def test_only_a_better_score_on_the_same_test_split_is_promoted(
-    project: Path, client: Any, network: torch.nn.Module
+    project: Path, client: Any, folder: Path
 ) -> None:
     def outcome(result: Registration) -> tuple[str, str]:
         return result.version, result.alias
 
-    assert outcome(put(project, network, "d1", 0.5)) == ("1", "champion")
-    assert outcome(put(project, network, "d2", 0.4)) == ("2", "challenger")
+    assert outcome(put(project, folder, "d1", 0.5)) == ("1", "champion")
+    assert outcome(put(project, folder, "d2", 0.4)) == ("2", "challenger")
     assert aliases(client) == {"champion": "1", "challenger": "2"}
-    assert outcome(put(project, network, "d3", 0.9, test_digest="t2")) == ("3", "challenger")
-    never = put(project, network, "d4", 0.9, promote="never")
+    assert outcome(put(project, folder, "d3", 0.9, test_digest="t2")) == ("3", "challenger")
+    never = put(project, folder, "d4", 0.9, promote="never")
     assert (never.alias, "MLflow UI" in never.reason) == ("challenger", True)
-    assert outcome(put(project, network, "d5", 0.6)) == ("5", "champion")
+    assert outcome(put(project, folder, "d5", 0.6)) == ("5", "champion")
     assert aliases(client) == {"champion": "5", "previous": "1"}
 
 
 def test_the_same_checkpoint_is_one_version_and_keeps_what_a_person_wrote(
-    project: Path, client: Any, network: torch.nn.Module
+    project: Path, client: Any, folder: Path
 ) -> None:
-    put(project, network, "d1", 0.5)
+    put(project, folder, "d1", 0.5)
     client.update_model_version("bigtransfer-d", "1", "approved by the lead")
-    again = put(project, network, "d1", 0.5, tags={"git_commit": "later"})
+    again = put(project, folder, "d1", 0.5, tags={"git_commit": "later"})
     assert (again.version, again.new, again.alias) == ("1", False, "champion")
     assert len(client.search_model_versions("name = 'bigtransfer-d'")) == 1
     version = client.get_model_version("bigtransfer-d", "1")
@@ -87,34 +95,32 @@ def test_the_same_checkpoint_is_one_version_and_keeps_what_a_person_wrote(
 
 
 def test_a_version_left_bare_by_a_kill_is_completed(
-    project: Path, client: Any, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+    project: Path, client: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from bigtransfer.track import registry
 
     with monkeypatch.context() as patch:
         patch.setattr(registry, "_describe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            put(project, network, "d1", 0.5)
-    again = put(project, network, "d1", 0.5)
+            put(project, folder, "d1", 0.5)
+    again = put(project, folder, "d1", 0.5)
     assert (again.version, again.alias) == ("1", "champion")
     assert client.get_model_version("bigtransfer-d", "1").tags["git_commit"] == "d1"
 
 
 def test_refusal_says_where_mlflow_was_looked_for(
-    project: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://here")
     with pytest.raises(TrackingError, match="MLflow at 'nonsense://here' refused to register"):
-        put(project, network, "d1", 0.5)
+        put(project, folder, "d1", 0.5)
 
 
-def test_a_registered_model_is_fetched_by_alias_or_version(
-    project: Path, network: torch.nn.Module
-) -> None:
-    put(project, network, "d1", 0.5)
+def test_a_registered_model_is_fetched_by_alias_or_version(project: Path, folder: Path) -> None:
+    put(project, folder, "d1", 0.5)
     for address in ("models:/bigtransfer-d@champion", "models:/bigtransfer-d/1"):
-        folder = fetch_checkpoint(project, address)
-        assert (folder / "weights.safetensors").read_text() == "d1"
+        fetched = fetch_checkpoint(project, address)
+        assert (fetched / "weights.safetensors").read_text() == "d1"
     with pytest.raises(TrackingError, match=r"did you mean 'bigtransfer-d'\?; registered are"):
         fetch_checkpoint(project, "models:/bigtransfer-e@champion")
     with pytest.raises(TrackingError, match="names no registered model"):

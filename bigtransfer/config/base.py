@@ -1,0 +1,39 @@
+"""What the typed sections of params.yaml are made of: their base class and their kinds of value."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+
+
+class Section(BaseModel):
+    """One section of `params.yaml`: frozen, strictly typed, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _whole(value: Any) -> Any:
+    """Let 20.0 be the integer 20 (KFP sends numbers so); leave 20.5 and true to be refused."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _shots(value: Any) -> int | str:
+    """Let through a number of examples per class, or the word full."""
+    number = _whole(value)
+    if value == "full":
+        return "full"
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise ValueError("should be a whole number, or full")
+    if number < 1:
+        raise ValueError("should be greater than 0")
+    return number
+
+
+Integer = Annotated[int, BeforeValidator(_whole)]
+Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
+NotNegative = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**63)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Shots = Annotated[int | str, PlainValidator(_shots)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]

@@ -1,0 +1,110 @@
+"""The section `cluster` of params.yaml: where the tasks of a pipeline run, and on what."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from bigtransfer.config.base import NotNegative, Rate, Section
+from bigtransfer.errors import did_you_mean
+
+PLACED = (
+    "materialize", "fetch", "validate", "shard", "audit", "pretrain", "finetune", "evaluate",
+    "register",
+)  # fmt: skip
+"""Components that run on a cluster; each has a pool."""
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGT]|[KMGT]i)?$")]
+Dns = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+_SECRET_NAME = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|ACCESS_KEY|API_KEY", re.I)
+_SECRET_TEXT = re.compile(
+    r"\bAKIA[0-9A-Z]{16}\b|://[^/\s:@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY"
+)
+
+
+def looks_secret(name: str, value: str) -> bool:
+    """Say whether a name or a text is likely a secret; everybody who sees a run reads both."""
+    return bool(_SECRET_NAME.search(name) or _SECRET_TEXT.search(value))
+
+
+class SecretKey(Section):
+    """A key of a Kubernetes secret."""
+
+    secret: Dns
+    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$")]
+
+
+class Toleration(Section):
+    """A taint that the tasks of a pool tolerate."""
+
+    key: Annotated[str, Field(min_length=1)]
+    operator: Literal["Equal", "Exists"]
+    value: str | None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
+
+
+class PoolParams(Section):
+    """A kind of node, and how much of one a task takes."""
+
+    cpu: Quantity
+    memory: Quantity
+    accelerator: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] | None
+    count: NotNegative
+    selector: dict[str, str]
+    tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)]
+    shm: Quantity | None
+    spot: bool
+
+    @model_validator(mode="after")
+    def _possible(self) -> PoolParams:
+        if (self.accelerator is None) != (self.count == 0):
+            raise ValueError(
+                "accelerator and count belong together; null and 0 where there is none"
+            )
+        return self
+
+
+class ClusterParams(Section):
+    """Kubeflow Pipelines: endpoint, images, pools, secrets (section `cluster`)."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")] | None
+    namespace: Dns
+    image: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._/:-]*$")]
+    tracking_uri: str | None
+    env: dict[Variable, str]
+    secrets: dict[Variable, SecretKey]
+    pools: dict[Dns, PoolParams]
+    placement: dict[str, str]
+    timeout_hours: dict[str, Rate]
+    retries: NotNegative
+
+    @model_validator(mode="after")
+    def _possible(self) -> ClusterParams:
+        for component, pool in self.placement.items():
+            if component not in PLACED:
+                raise ValueError(
+                    f"placement names {component!r}, which is no component on a cluster"
+                    f"{did_you_mean(component, PLACED)}"
+                )
+            if pool not in self.pools:
+                raise ValueError(
+                    f"placement.{component} is {pool!r}, which 'pools' does not name"
+                    f"{did_you_mean(pool, self.pools)}"
+                )
+        if missing := [name for name in PLACED if name not in self.placement]:
+            raise ValueError(f"placement lacks {', '.join(missing)}")
+        for component in self.timeout_hours:
+            if component not in PLACED:
+                raise ValueError(
+                    f"timeout_hours names {component!r}, which is no component on a cluster"
+                    f"{did_you_mean(component, PLACED)}"
+                )
+        for name, value in {**self.env, "tracking_uri": self.tracking_uri or ""}.items():
+            if looks_secret(name, value):
+                raise ValueError(
+                    f"{name} looks like a secret, and everybody who sees a run reads it; put it "
+                    "into a Kubernetes secret and name that under cluster.secrets"
+                )
+        return self
