@@ -1,147 +1,109 @@
 """The components as KFP container components: the same command lines that dvc.yaml runs.
 
 `params` is the resolved section as JSON text. A component is named by its module string and not
-imported; tests/contract compares the flags with its declaration. (kfp reads the annotations as
-objects, so this file does without postponed ones.)
+imported; tests/contract compares the flags with its declaration. One flag is KFP's alone:
+`--executor-input`, by which a task is told where to say what its outputs are. (kfp reads the
+annotations as objects, so this file does without postponed ones.)
 """
 
 import inspect
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Metrics, Model, Output
-
-IMAGE = "bigtransfer:0.1.0"
-"""Image that holds the components; its tag is the package's version (held by a test)."""
+from kfp.dsl import HTML, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
 
 
-def _line(component: str, params: str, **paths: str) -> dsl.ContainerSpec:
-    flags = [text for name, path in paths.items() for text in (f"--{name}", path)]
-    return dsl.ContainerSpec(
-        image=IMAGE,
-        command=["python", "-m", f"components.{component}"],
-        args=["--params-json", params, *flags],
-    )
+class Kind(NamedTuple):
+    """A component as KFP sees it."""
+
+    does: str
+    target: str
+    """Of the Dockerfile: the image that holds what it needs."""
+    reads: Mapping[str, Any]
+    writes: Mapping[str, Any]
 
 
-@dsl.container_component
-def validate(
-    params: str, dataset: Input[Dataset], manifest: Output[Dataset], validation: Output[Dataset]
-) -> dsl.ContainerSpec:
-    """Decode every image, hold the rules, write the dataset manifest."""
-    return _line(
-        "validate",
-        params,
-        dataset=dataset.path,
-        manifest=manifest.path,
-        validation=validation.path,
-    )
+KINDS = {
+    "materialize": Kind(
+        "Write the embedded datasets.", "data",
+        {}, {"upstream": Dataset, "digits": Dataset, "alphabets": Dataset},
+    ),
+    "fetch": Kind(
+        "List what lies at a remote address, with digests.", "fetch", {}, {"index": Dataset}
+    ),
+    "validate": Kind(
+        "Decode every image, hold the rules, write the dataset manifest.", "data",
+        {"dataset": Dataset}, {"manifest": Dataset, "validation": Dataset},
+    ),
+    "shard": Kind(
+        "Pack the dataset into tar shards with a Parquet index.", "data",
+        {"dataset": Dataset, "manifest": Dataset}, {"shards": Dataset},
+    ),
+    "audit": Kind(
+        "Compare the datasets: no task is tested on what upstream has seen.", "data",
+        {"datasets": Dataset}, {"audit": Dataset},
+    ),
+    "pretrain": Kind(
+        "Train the upstream network.", "train",
+        {"shards": Dataset, "probe": Dataset},
+        {"checkpoint": Model, "metrics": Metrics, "history": Dataset},
+    ),
+    "finetune": Kind(
+        "Transfer to a task by the BiT-HyperRule.", "train",
+        {"pretrained": Model, "shards": Dataset, "audit": Dataset}, {"checkpoints": Model},
+    ),
+    "evaluate": Kind(
+        "Score every fine-tuned network; write the model to register.", "train",
+        {"checkpoints": Model, "shards": Dataset},
+        {"report": Dataset, "metrics": Metrics, "cells": Dataset, "predictions": Dataset,
+         "page": HTML, "confusion": ClassificationMetrics, "model": Model},
+    ),
+    "register": Kind(
+        "Register the task's model in MLflow.", "registry",
+        {"checkpoints": Model, "model": Model, "report": Dataset}, {"registration": Dataset},
+    ),
+}  # fmt: skip
 
 
-@dsl.container_component
-def shard(
-    params: str, dataset: Input[Dataset], manifest: Input[Dataset], shards: Output[Dataset]
-) -> dsl.ContainerSpec:
-    """Pack the dataset into tar shards with a Parquet index."""
-    return _line("shard", params, dataset=dataset.path, manifest=manifest.path, shards=shards.path)
+def component(name: str, image: str, several: Mapping[str, int] | None = None) -> Any:
+    """Return a component for a pipeline.
 
+    Args:
+        name: Of the component.
+        image: That holds it.
+        several: Input -> how many paths it takes; such an input `x` has the names x_0, x_1, …
+    """
+    kind = KINDS[name]
+    counts = several or {}
+    inputs = {
+        flag: [f"{flag}_{number}" for number in range(counts[flag])] if flag in counts else [flag]
+        for flag in kind.reads
+    }
+    annotations: dict[str, Any] = {"params": str}
+    for flag, names in inputs.items():
+        annotations |= dict.fromkeys(names, Input[kind.reads[flag]])
+    annotations |= {flag: Output[artifact] for flag, artifact in kind.writes.items()}
 
-def audit(datasets: int) -> Any:
-    """Return the component that compares so many datasets; it takes one manifest of each."""
-    manifests = [f"datasets_{number}" for number in range(datasets)]
+    def line(*given: Any) -> dsl.ContainerSpec:
+        values = dict(zip(annotations, given, strict=True))
+        arguments: list[Any] = ["--params-json", values["params"]]
+        for flag, names in inputs.items():
+            arguments += [f"--{flag}", *(values[name].path for name in names)]
+        for flag in kind.writes:
+            arguments += [f"--{flag}", values[flag].path]
+        arguments += ["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
+        return dsl.ContainerSpec(
+            image=image, command=["python", "-m", f"components.{name}"], args=arguments
+        )
 
-    def audit(*given: Any) -> dsl.ContainerSpec:
-        """Compare the datasets with each other: no task is tested on what upstream has seen."""
-        params, *paths, output = given
-        line = _line("audit", params, datasets="", audit=output.path)
-        at = line.args.index("--datasets") + 1
-        line.args[at : at + 1] = [manifest.path for manifest in paths]
-        return line
-
-    # kfp reads the signature and passes everything by position: one named input per dataset.
-    kinds = {"params": str, **dict.fromkeys(manifests, Input[Dataset]), "audit": Output[Dataset]}
-    audit.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    # kfp reads name, docstring and signature, and passes everything by position.
+    line.__name__, line.__doc__ = name, kind.does
+    line.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
-            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=kind)
-            for name, kind in kinds.items()
+            inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation)
+            for key, annotation in annotations.items()
         ],
         return_annotation=dsl.ContainerSpec,
     )
-    return dsl.container_component(audit)
-
-
-@dsl.container_component
-def pretrain(
-    params: str,
-    shards: Input[Dataset],
-    probe: Input[Dataset],
-    checkpoint: Output[Model],
-    metrics: Output[Metrics],
-    history: Output[Dataset],
-) -> dsl.ContainerSpec:
-    """Train the upstream network."""
-    return _line(
-        "pretrain",
-        params,
-        shards=shards.path,
-        probe=probe.path,
-        checkpoint=checkpoint.path,
-        metrics=metrics.path,
-        history=history.path,
-    )
-
-
-@dsl.container_component
-def finetune(
-    params: str,
-    pretrained: Input[Model],
-    shards: Input[Dataset],
-    audit: Input[Dataset],
-    checkpoints: Output[Model],
-) -> dsl.ContainerSpec:
-    """Transfer to a task by the BiT-HyperRule."""
-    return _line(
-        "finetune",
-        params,
-        pretrained=pretrained.path,
-        shards=shards.path,
-        audit=audit.path,
-        checkpoints=checkpoints.path,
-    )
-
-
-@dsl.container_component
-def evaluate(
-    params: str,
-    checkpoints: Input[Model],
-    shards: Input[Dataset],
-    report: Output[Dataset],
-    metrics: Output[Metrics],
-    cells: Output[Dataset],
-    predictions: Output[Dataset],
-) -> dsl.ContainerSpec:
-    """Score every fine-tuned network."""
-    return _line(
-        "evaluate",
-        params,
-        checkpoints=checkpoints.path,
-        shards=shards.path,
-        report=report.path,
-        metrics=metrics.path,
-        cells=cells.path,
-        predictions=predictions.path,
-    )
-
-
-@dsl.container_component
-def register(
-    params: str, checkpoints: Input[Model], report: Input[Dataset], registration: Output[Dataset]
-) -> dsl.ContainerSpec:
-    """Register the task's model in MLflow."""
-    return _line(
-        "register",
-        params,
-        checkpoints=checkpoints.path,
-        report=report.path,
-        registration=registration.path,
-    )
+    return dsl.container_component(line)

@@ -1,128 +1,195 @@
 """The DAG, wired once: a plain factory over the datasets and tasks of params.yaml.
 
-Every pipeline parameter is text: a dataset's URI, or a resolved section as JSON (a KFP dictionary
-would turn 20 into 20.0). Tasks carry DVC's stage names, so both engines show the same graph.
+Every pipeline parameter is text: an address, or a resolved section as JSON (a KFP dictionary would
+turn 20 into 20.0). Tasks carry DVC's stage names, so both engines show the same graph.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kfp import dsl
+from kfp import compiler, dsl
 
+import bigtransfer
 from bigtransfer import config
 from bigtransfer.config import Params, Section
 from pipelines import containers
+from pipelines.placement import image_of, place
 
 PROJECT = Path(__file__).parents[1]
+EMBEDDED = {f"data/{name}": name for name in containers.KINDS["materialize"].writes}
+"""Path of a dataset -> output of `materialize`, which makes it on the spot."""
 
 
-def build(name: str, overlay: Path | None = None) -> Any:
+@dataclass(frozen=True)
+class Submission:
+    """What a submission changes in every pipeline that is built while it lasts."""
+
+    tag: str = bigtransfer.__version__
+    """Of the images."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Laid over the params, above the pipeline's own overlay."""
+
+
+_submission = Submission()
+
+
+@contextmanager
+def submitting(submission: Submission) -> Iterator[None]:
+    """Build pipelines for a submission within the block."""
+    global _submission
+    before, _submission = _submission, submission
+    try:
+        yield
+    finally:
+        _submission = before
+
+
+def build(name: str, overlay: Path | None = None, *, pretrained: str | None = None) -> Any:
     """Return the KFP pipeline of params.yaml with an overlay laid over it.
 
     Args:
         name: Of the pipeline.
         overlay: YAML file that holds only what differs.
+        pretrained: Address of the weights to start from; None: they are trained in the pipeline.
 
     Raises:
         ConfigError: If the params do not fit the schema.
     """
-    params = config.load(PROJECT / "params.yaml", overlay)
-    defaults = _defaults(params)
+    params = config.load(PROJECT / "params.yaml", overlay, _submission.changes)
+    wiring = _Wiring(params, _submission.tag, pretrained)
 
     def pipeline(*arguments: Any) -> None:
-        _wire(params, dict(zip(defaults, arguments, strict=True)))
+        wiring.wire(dict(zip(wiring.defaults, arguments, strict=True)))
 
     pipeline.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by kfp
         [
             inspect.Parameter(
                 key, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=str
             )
-            for key, default in defaults.items()
+            for key, default in wiring.defaults.items()
         ]
     )
     pipeline.__doc__ = "Images to registered models: validate, shard, pretrain, finetune, …"
     return dsl.pipeline(name=name)(pipeline)
 
 
-def _defaults(params: Params) -> dict[str, str]:
-    """Return the pipeline's parameters: dataset URIs and sections, in one flat namespace."""
-    sections: dict[str, Section] = {
-        "pretrain": params.pretrain,
-        "evaluate": params.evaluate,
-        "register": params.register,
-        "audit": params.audit,
-    }
-    sections |= {_key("dataset", name): dataset for name, dataset in params.datasets.items()}
-    sections |= {_key("task", name): task for name, task in params.tasks.items()}
-    uris = {_key("uri", name): dataset.path for name, dataset in params.datasets.items()}
-    return {**uris, **{key: section.model_dump_json() for key, section in sections.items()}}
+def compile_beside(pipeline: Any, file: str) -> None:
+    """Write a compiled pipeline beside its source: pipelines/bit_l.py -> pipelines/bit_l.kfp.yaml."""
+    compiler.Compiler().compile(pipeline, str(Path(file).with_suffix(".kfp.yaml")))
+
+
+class _Wiring:
+    """The tasks of one pipeline, and what goes from one to the other."""
+
+    def __init__(self, params: Params, tag: str, pretrained: str | None) -> None:
+        self._params, self._tag, self._pretrained = params, tag, pretrained
+        wanted = {task.dataset for task in params.tasks.values()}
+        if pretrained is None:
+            wanted |= {params.pretrain.dataset, params.pretrain.probe.dataset}
+        self._datasets = {name: d for name, d in params.datasets.items() if name in wanted}
+        self._embedded = {
+            name: EMBEDDED[d.path] for name, d in self._datasets.items()
+            if d.source is None and d.path in EMBEDDED
+        }  # fmt: skip
+        self._given = {
+            name: d.path for name, d in self._datasets.items()
+            if d.source is None and d.path not in EMBEDDED
+        }  # fmt: skip
+        self.defaults = self._defaults()
+
+    def _defaults(self) -> dict[str, str]:
+        """Return the pipeline's parameters: addresses and sections, in one flat namespace."""
+        params = self._params
+        sections: dict[str, Section] = {}
+        if self._embedded:
+            sections["materialize"] = params.materialize
+        if self._pretrained is None:
+            sections["pretrain"] = params.pretrain
+        sections |= {"evaluate": params.evaluate, "register": params.register}
+        sections["audit"] = params.audit_of(
+            tuple(self._datasets), upstream_known=self._pretrained is None
+        )
+        sections |= {_key("dataset", name): dataset for name, dataset in self._datasets.items()}
+        sections |= {_key("task", name): task for name, task in params.tasks.items()}
+        addresses = {_key("uri", name): path for name, path in self._given.items()}
+        if self._pretrained is not None:
+            addresses["pretrained"] = self._pretrained
+        return {
+            **addresses,
+            **{key: section.model_dump_json() for key, section in sections.items()},
+        }
+
+    def wire(self, arguments: dict[str, Any]) -> None:
+        """Make the tasks, within a pipeline function."""
+        params = self._params
+        made = (
+            self._task("materialize", params=arguments["materialize"]) if self._embedded else None
+        )
+        shards, manifests = {}, []
+        for name, dataset in self._datasets.items():
+            section = arguments[_key("dataset", name)]
+            if name in self._embedded:
+                assert made is not None
+                source = made.outputs[self._embedded[name]]
+            elif dataset.source is not None:
+                fetched = self._task(f"fetch@{name}", params=section)
+                # What lies at an address may change; at a DVC version it may not.
+                fetched.set_caching_options(dataset.source.startswith("dvc://"))
+                source = fetched.outputs["index"]
+            else:
+                source = _imported(f"data@{name}", arguments[_key("uri", name)], dsl.Dataset)
+            manifest = self._task(f"validate@{name}", params=section, dataset=source)
+            manifests.append(manifest.outputs["manifest"])
+            shards[name] = self._task(
+                f"shard@{name}", params=section, dataset=source,
+                manifest=manifest.outputs["manifest"],
+            ).outputs["shards"]  # fmt: skip
+        audited = self._task(
+            "audit", {"datasets": len(manifests)}, params=arguments["audit"],
+            **{f"datasets_{number}": found for number, found in enumerate(manifests)},
+        ).outputs["audit"]  # fmt: skip
+        if self._pretrained is None:
+            upstream = self._task(
+                "pretrain", params=arguments["pretrain"], shards=shards[params.pretrain.dataset],
+                probe=shards[params.pretrain.probe.dataset],
+            ).outputs["checkpoint"]  # fmt: skip
+        else:
+            upstream = _imported("pretrained", arguments["pretrained"], dsl.Model)
+        for name, task in params.tasks.items():
+            checkpoints = self._task(
+                f"finetune@{name}", params=arguments[_key("task", name)], pretrained=upstream,
+                shards=shards[task.dataset], audit=audited,
+            ).outputs["checkpoints"]  # fmt: skip
+            evaluated = self._task(
+                f"evaluate@{name}", params=arguments["evaluate"], checkpoints=checkpoints,
+                shards=shards[task.dataset],
+            )  # fmt: skip
+            registered = self._task(
+                f"register@{name}", params=arguments["register"], checkpoints=checkpoints,
+                model=evaluated.outputs["model"], report=evaluated.outputs["report"],
+            )  # fmt: skip
+            registered.set_caching_options(False)  # it speaks of MLflow, not of its inputs alone
+
+    def _task(self, stage: str, several: Mapping[str, int] | None = None, **inputs: Any) -> Any:
+        name = stage.partition("@")[0]
+        cluster = self._params.cluster
+        task = containers.component(name, image_of(name, cluster, self._tag), several)(**inputs)
+        task.set_display_name(stage)
+        place(task, name, cluster)
+        return task
+
+
+def _imported(stage: str, address: Any, kind: Any) -> Any:
+    imported = dsl.importer(artifact_uri=address, artifact_class=kind, reimport=False)
+    imported.set_display_name(stage)
+    return imported.output
 
 
 def _key(kind: str, name: str) -> str:
     return f"{kind}_{name}".replace("-", "_").lower()
-
-
-def _wire(params: Params, arguments: dict[str, Any]) -> None:
-    shards, manifests = {}, []
-    for name in params.datasets:
-        section = arguments[_key("dataset", name)]
-        source = dsl.importer(
-            artifact_uri=arguments[_key("uri", name)], artifact_class=dsl.Dataset, reimport=False
-        )
-        source.set_display_name(f"data@{name}")
-        manifest = _task(
-            f"validate@{name}", containers.validate, params=section, dataset=source.output
-        )
-        manifests.append(manifest.outputs["manifest"])
-        shards[name] = _task(
-            f"shard@{name}",
-            containers.shard,
-            params=section,
-            dataset=source.output,
-            manifest=manifest.outputs["manifest"],
-        ).output
-    audited = _task(
-        "audit",
-        containers.audit(len(manifests)),
-        params=arguments["audit"],
-        **{f"datasets_{number}": found for number, found in enumerate(manifests)},
-    ).output
-    upstream = _task(
-        "pretrain",
-        containers.pretrain,
-        params=arguments["pretrain"],
-        shards=shards[params.pretrain.dataset],
-        probe=shards[params.pretrain.probe.dataset],
-    ).outputs["checkpoint"]
-    for name, task in params.tasks.items():
-        checkpoints = _task(
-            f"finetune@{name}",
-            containers.finetune,
-            params=arguments[_key("task", name)],
-            pretrained=upstream,
-            shards=shards[task.dataset],
-            audit=audited,
-        ).output
-        report = _task(
-            f"evaluate@{name}",
-            containers.evaluate,
-            params=arguments["evaluate"],
-            checkpoints=checkpoints,
-            shards=shards[task.dataset],
-        ).outputs["report"]
-        _task(
-            f"register@{name}",
-            containers.register,
-            params=arguments["register"],
-            checkpoints=checkpoints,
-            report=report,
-        )
-
-
-def _task(stage: str, component: Any, **inputs: Any) -> Any:
-    task = component(**inputs)
-    task.set_display_name(stage)
-    return task

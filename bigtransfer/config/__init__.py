@@ -2,7 +2,7 @@
 
 from bigtransfer.config.base import Section
 from bigtransfer.config.cluster import PLACED, ClusterParams, PoolParams, looks_secret
-from bigtransfer.config.reading import from_json, load, read_yaml, resolve
+from bigtransfer.config.reading import from_json, laid_over, load, read_yaml, resolve
 from bigtransfer.config.sections import (
     LAYOUTS,
     SOURCES,
@@ -42,6 +42,7 @@ __all__ = [
     "SummarizeParams",
     "TaskParams",
     "from_json",
+    "laid_over",
     "load",
     "looks_secret",
     "read_yaml",

@@ -21,16 +21,38 @@ _TOP_KEYS = ("remote", *SIMPLE, *FAMILIES, *(shared for shared, _, _ in FAMILIES
 _SectionT = TypeVar("_SectionT", bound=Section)
 
 
-def load(path: Path, overlay: Path | None = None) -> Params:
+def load(
+    path: Path, overlay: Path | None = None, changes: Mapping[str, Any] | None = None
+) -> Params:
     """Read `params.yaml`, lay an overlay over it where given, and check all of it.
+
+    An overlay that gives an entry of `datasets` or `tasks` the value null takes it away.
+
+    Args:
+        path: Of params.yaml.
+        overlay: YAML file that holds only what differs.
+        changes: The same, in memory; laid over both.
 
     Raises:
         ConfigError: One line per fault, all faults of the file together.
     """
     raw = read_yaml(path)
-    if overlay is not None:
-        raw = _overlaid(raw, read_yaml(overlay))
-    return resolve(raw, source=path.name if overlay is None else overlay.name)
+    return resolve(
+        laid_over(raw, {} if overlay is None else read_yaml(overlay), changes or {}),
+        source=path.name if overlay is None else overlay.name,
+    )
+
+
+def laid_over(raw: dict[str, Any], *overlays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parsed params with overlays laid over them, the last on top."""
+    result: dict[str, Any] = raw
+    for overlay in overlays:
+        result = _overlaid(result, overlay)
+        for family in FAMILIES:
+            if isinstance(entries := result.get(family), dict) and family in overlay:
+                kept = {name: entry for name, entry in entries.items() if entry is not None}
+                result = {**result, family: kept}
+    return result
 
 
 def resolve(raw: Mapping[str, Any], source: str) -> Params:
@@ -158,7 +180,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _overlaid(base: Any, over: Any) -> Any:
-    if isinstance(base, dict) and isinstance(over, dict):
+    if isinstance(base, dict) and isinstance(over, Mapping):
         return {**base, **{key: _overlaid(base.get(key), value) for key, value in over.items()}}
     return over
 

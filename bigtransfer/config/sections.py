@@ -256,7 +256,8 @@ class AuditRules(Section):
 class AuditParams(AuditRules):
     """The same, with what is compared: derived from `pretrain:` and `datasets:`, never typed."""
 
-    upstream: Name
+    upstream: Name | None
+    """None: the weights come from elsewhere, and what they have seen is not known."""
     downstream: Annotated[tuple[Name, ...], Field(strict=False)]
 
 
@@ -285,10 +286,15 @@ class Params:
     @property
     def audit(self) -> AuditParams:
         """Return the section of the stage `audit`."""
+        return self.audit_of(tuple(self.datasets), upstream_known=True)
+
+    def audit_of(self, datasets: tuple[str, ...], *, upstream_known: bool) -> AuditParams:
+        """Return what is compared where only some datasets are used, or the weights are given."""
+        upstream = self.pretrain.dataset if upstream_known else None
         return AuditParams(
             on_leak=self.audit_rules.on_leak,
-            upstream=self.pretrain.dataset,
-            downstream=tuple(name for name in self.datasets if name != self.pretrain.dataset),
+            upstream=upstream,
+            downstream=tuple(name for name in datasets if name != upstream),
         )
 
     @property

@@ -33,7 +33,7 @@ def audit(
     manifests: Sequence[Path],
     output: Path,
     *,
-    upstream: str,
+    upstream: str | None,
     downstream: Sequence[str],
     on_leak: str,
 ) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def audit(
     Args:
         manifests: Manifest files, or folders that hold `<dataset>/manifest.parquet`.
         output: Folder to write `audit.json` and `index.html` into, whatever the verdict.
-        upstream: Name of the upstream dataset.
+        upstream: Name of the upstream dataset; None: not known, nothing can be compared.
         downstream: Names of the datasets that tasks are, or could be, made of.
         on_leak: `error` or `report`.
 
@@ -55,17 +55,19 @@ def audit(
     """
     known = _by_dataset(manifests)
     wanted = [name for name in dict.fromkeys(downstream) if name != upstream]
-    for name in (upstream, *wanted):
+    sides = [name for name in (upstream, *wanted) if name is not None]
+    for name in sides:
         if name not in known:
             raise ConfigError(
                 f"dataset {name!r} has no manifest below {', '.join(map(str, manifests))}; run "
                 f"`validate@{name}` first"
             )
-    source, metadata = read_manifest(known[upstream])
-    source = _of_splits(source, ("train",))
     leaks: list[dict[str, Any]] = []
     compared = []
-    for name in wanted:
+    if upstream is not None:
+        source, metadata = read_manifest(known[upstream])
+        source = _of_splits(source, ("train",))
+    for name in wanted if upstream is not None else ():
         table, own = read_manifest(known[name])
         table = _of_splits(table, ("val", "test"))
         side = max(metadata["near_duplicate_side"], own["near_duplicate_side"])
@@ -88,7 +90,7 @@ def audit(
         ]  # fmt: skip
     result = {
         "success": not leaks,
-        "datasets": {name: sha256_file(known[name]) for name in (upstream, *wanted)},
+        "datasets": {name: sha256_file(known[name]) for name in sides},
         "compared": compared,
         "leaks": [{k: v for k, v in leak.items() if k != "pictures"} for leak in leaks],
     }
@@ -99,7 +101,7 @@ def audit(
             num_leaks=len(leaks), exclude=_exclude(leaks), upstream=upstream, on_leak=on_leak,
         )  # fmt: skip
         (folder / "index.html").write_text(html, "utf-8")
-    if leaks and on_leak == "error":
+    if leaks and upstream is not None and on_leak == "error":
         raise GateError(_refusal(leaks, upstream, output))
     return result
 

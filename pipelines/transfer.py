@@ -1,0 +1,18 @@
+"""From weights that are there to a registered model of each task: no upstream training.
+
+`pretrained` is the address of a checkpoint folder or of a published file. On this machine, after
+`make run`: `kfp run submit pipelines/transfer.py --local`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.dag import build, compile_beside
+
+transfer = build(
+    "transfer", Path(__file__).with_suffix(".yaml"), pretrained="artifacts/pretrain/checkpoint"
+)
+
+if __name__ == "__main__":
+    compile_beside(transfer, __file__)
