@@ -80,7 +80,7 @@ def build(name: str, overlay: Path | None = None, *, pretrained: str | None = No
 
 
 def compile_beside(pipeline: Any, file: str) -> None:
-    """Write a compiled pipeline beside its source: pipelines/bit_l.py -> pipelines/bit_l.kfp.yaml."""
+    """Write a compiled pipeline beside its source: bit_l.py -> bit_l.kfp.yaml."""
     compiler.Compiler().compile(pipeline, str(Path(file).with_suffix(".kfp.yaml")))
 
 

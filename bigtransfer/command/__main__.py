@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from bigtransfer.command import (
 from bigtransfer.errors import BigTransferError
 
 _INTERRUPTED = 130
+_NOBODY_READS = 141
 _COMMANDS: dict[str, Any] = {
     "weights": weights, "data": data, "plan": plan, "predict": predict, "export": export,
     "compare": compare, "finetune": finetune, "sweep": sweep, "evaluate": evaluate,
@@ -38,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BigTransferError as error:
         print(f"bigtransfer {arguments.command}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # `bigtransfer predict … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_NOBODY_READS)
     except KeyboardInterrupt:
         print("interrupted; run the same again to go on", file=sys.stderr)
         sys.exit(_INTERRUPTED)

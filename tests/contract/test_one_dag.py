@@ -1,46 +1,64 @@
-"""dvc.yaml and the KFP pipeline are one DAG: same stages, same component, same producers."""
+"""dvc.yaml and each KFP pipeline are one DAG: same stages, components, flags, producers."""
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import PROJECT
+from ruamel.yaml import YAML
 
 import bigtransfer
 from bigtransfer import config
 from bigtransfer.config import read_yaml
 from contract.test_command_lines import declaration, stages
-from pipelines import containers, quickstart
 
+PIPELINES = ("quickstart", "transfer", "bit_s", "bit_m", "bit_l", "vtab")
+GIVEN_WEIGHTS = ("transfer", "vtab")
 LOCAL_ONLY = {
-    "materialize",  # writes the embedded data; on a cluster the data are the user's
-    "fetch",  # DVC depends on local paths only; on a cluster the importer takes the address
     "summarize",  # one page over all tasks; on a cluster each task's report stands in the UI
 }
+KFP_ONLY = ["--executor-input"]
 Edges = dict[str, dict[str, str]]
 
 
-def dvc_graph() -> Edges:
+def overlay_of(name: str) -> Path | None:
+    path = PROJECT / "pipelines" / f"{name}.yaml"
+    return path if path.is_file() else None
+
+
+def dvc_project(name: str, folder: Path) -> Path:
+    """Return a project whose params.yaml is what a pipeline is built of."""
+    overlay = overlay_of(name)
+    if overlay is None:
+        return PROJECT
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
+    shutil.copy(PROJECT / "dvc.yaml", folder)
+    raw = config.laid_over(read_yaml(PROJECT / "params.yaml"), read_yaml(overlay))
+    with (folder / "params.yaml").open("w") as file:
+        YAML(typ="safe", pure=True).dump(raw, file)
+    return folder
+
+
+def dvc_graph(project: Path) -> Edges:
     """Stage -> input flag -> `producing stage.output flag`, or `data@name` for a dataset folder."""
     writers: dict[str, str] = {}
-    lines = {name: shlex.split(stage.cmd) for name, stage in stages().items()}
+    lines = {name: shlex.split(stage.cmd) for name, stage in stages(project).items()}
     flags = {name: flag_values(line) for name, line in lines.items()}
     for name, values in flags.items():
         for flag in declaration(name.partition("@")[0]).writes:
             writers[values[flag]] = f"{name}.{flag}"
-    params = config.load(PROJECT / "params.yaml")
-    sources = {dataset.path: f"data@{name}" for name, dataset in params.datasets.items()}
     graph: Edges = {}
     for name, values in flags.items():
         if name not in LOCAL_ONLY:
             reads = declaration(name.partition("@")[0]).reads
-            graph[name] = {
-                f: sources.get(values[f]) or writer_of(values[f], writers) for f in reads
-            }
+            graph[name] = {f: writer_of(values[f], writers) for f in reads}
     return graph
 
 
@@ -49,7 +67,7 @@ def writer_of(path: str, writers: dict[str, str]) -> str:
     if path in writers:
         return writers[path]
     below = [w for p, w in writers.items() if p.startswith(f"{path}/") and w.endswith(".manifest")]
-    return " ".join(sorted(below))
+    return " ".join(sorted(below)) or f"data@{Path(path).name}"
 
 
 def flag_values(line: list[str]) -> dict[str, str]:
@@ -60,13 +78,38 @@ def flag_values(line: list[str]) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def as_in(pipeline: str, graph: Edges) -> Edges:
+    """Return DVC's graph without what a pipeline does not need: unused data, given weights."""
+    if pipeline in GIVEN_WEIGHTS:
+        del graph["pretrain"]
+        for inputs in graph.values():
+            for flag, producer in inputs.items():
+                if producer == "pretrain.checkpoint":
+                    inputs[flag] = "pretrained"
+    used = {producer for inputs in graph.values() for producer in inputs.values()}
+    if not any(producer.startswith("materialize.") for producer in used):
+        graph.pop("materialize", None)
+    return graph
+
+
+def compiled_pipeline(name: str, folder: Path) -> dict[str, Any]:
     from kfp import compiler
 
-    path = tmp_path_factory.mktemp("kfp") / "pipeline.yaml"
-    compiler.Compiler().compile(quickstart.quickstart, str(path))
-    return read_yaml(path)
+    module = importlib.import_module(f"pipelines.{name}")
+    path = folder / "pipeline.yaml"
+    compiler.Compiler().compile(getattr(module, name), str(path))
+    documents = list(YAML(typ="safe", pure=True).load_all(path.read_text()))
+    return {**documents[0], "platform": documents[1] if len(documents) > 1 else {}}
+
+
+@pytest.fixture(scope="module", params=PIPELINES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def compiled(name: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return compiled_pipeline(name, tmp_path_factory.mktemp("kfp"))
 
 
 def kfp_graph(compiled: dict[str, Any]) -> Edges:
@@ -74,24 +117,37 @@ def kfp_graph(compiled: dict[str, Any]) -> Edges:
     shown = {key: task["taskInfo"]["name"] for key, task in tasks.items()}
     graph: Edges = {}
     for key, task in tasks.items():
-        if shown[key].startswith("data@"):
+        if is_import(shown[key]):
             continue
         graph[shown[key]] = {}
         for flag, source in task["inputs"].get("artifacts", {}).items():
             producer = source["taskOutputArtifact"]
             name = shown[producer["producerTask"]]
-            output = "" if name.startswith("data@") else f".{producer['outputArtifactKey']}"
+            output = "" if is_import(name) else f".{producer['outputArtifactKey']}"
             flag = re.sub(r"_\d+$", "", flag)  # one input per dataset, one flag for all
             known = graph[shown[key]].get(flag, "").split()
             graph[shown[key]][flag] = " ".join(sorted([*known, name + output]))
     return graph
 
 
-def test_same_stages_and_same_producer_for_every_input(compiled: dict[str, Any]) -> None:
-    assert kfp_graph(compiled) == dvc_graph()
+def is_import(stage: str) -> bool:
+    return stage.startswith("data@") or stage == "pretrained"
 
 
-def test_container_runs_the_declared_line(compiled: dict[str, Any]) -> None:
+def test_same_stages_and_same_producer_for_every_input(
+    name: str, compiled: dict[str, Any], tmp_path: Path
+) -> None:
+    assert kfp_graph(compiled) == as_in(name, dvc_graph(dvc_project(name, tmp_path)))
+
+
+def test_a_miswired_edge_is_seen(tmp_path: Path) -> None:
+    graph = dvc_graph(PROJECT)
+    wrong = {**graph, "evaluate@digits": {**graph["evaluate@digits"]}}
+    wrong["evaluate@digits"]["shards"] = "shard@alphabets.shards"
+    assert kfp_graph(compiled_pipeline("quickstart", tmp_path)) != wrong
+
+
+def test_container_runs_the_declared_line(name: str, compiled: dict[str, Any]) -> None:
     executors = compiled["deploymentSpec"]["executors"]
     seen = set()
     for key, executor in executors.items():
@@ -103,22 +159,43 @@ def test_container_runs_the_declared_line(compiled: dict[str, Any]) -> None:
         declared = declaration(component)
         flags = [text for text in container["args"] if text.startswith("--")]
         assert flags[0] == "--params-json", key
-        assert flags[1:] == [f"--{f}" for f in (*declared.reads, *declared.writes)], key
-        assert container["image"] == containers.IMAGE == f"bigtransfer:{bigtransfer.__version__}"
-    assert seen == {name.partition("@")[0] for name in stages()} - LOCAL_ONLY
+        expected = [f"--{f}" for f in (*declared.reads, *declared.writes)]
+        assert flags[1:] == expected + KFP_ONLY, key
+        assert container["args"][-1] == "{{$}}"
+        assert container["image"].endswith(f":{bigtransfer.__version__}")
+    needed = {stage.partition("@")[0] for stage in kfp_graph(compiled)}
+    assert seen == needed
 
 
-def test_pipeline_defaults_are_the_resolved_sections(compiled: dict[str, Any]) -> None:
+def test_pipeline_defaults_are_the_resolved_sections(name: str, compiled: dict[str, Any]) -> None:
     inputs = compiled["root"]["inputDefinitions"]["parameters"]
-    params = config.load(PROJECT / "params.yaml")
-    given = inputs["task_digits"]["defaultValue"]
-    assert config.from_json(given, config.TaskParams) == params.tasks["digits"]
-    assert inputs["uri_upstream"]["defaultValue"] == params.datasets["upstream"].path
+    params = config.load(PROJECT / "params.yaml", overlay_of(name))
+    for task, section in params.tasks.items():
+        given = inputs[f"task_{task}"]["defaultValue"]
+        assert config.from_json(given, config.TaskParams) == section
+    assert ("pretrain" in inputs) == (name not in GIVEN_WEIGHTS)
 
 
-def test_compiled_pipeline_is_the_golden_one_beside_it(compiled: dict[str, Any]) -> None:
-    golden = read_yaml(Path(quickstart.__file__).with_suffix(".yaml"))
-    hint = "the pipeline changed; look at the difference, then `python -m pipelines.quickstart`"
-    for spec in (golden, compiled):
-        spec.pop("sdkVersion")
-    assert compiled == golden, hint
+def test_compiled_pipeline_is_the_golden_one_beside_it(name: str, compiled: dict[str, Any]) -> None:
+    path = PROJECT / "pipelines" / f"{name}.kfp.yaml"
+    documents = list(YAML(typ="safe", pure=True).load_all(path.read_text()))
+    golden = {**documents[0], "platform": documents[1] if len(documents) > 1 else {}}
+    for side in (golden, compiled):
+        side.pop("sdkVersion", None)
+    assert golden == compiled, f"compile it anew: python -m pipelines.{name}"
+
+
+def test_every_pipeline_is_compared() -> None:
+    found = {path.name.removesuffix(".kfp.yaml") for path in PROJECT.glob("pipelines/*.kfp.yaml")}
+    assert found == set(PIPELINES)
+
+
+def test_vtab_on_a_cluster_has_the_catalogues_exceptions() -> None:
+    catalogue = read_yaml(PROJECT / "bigtransfer" / "vtab.yaml")
+    params = config.load(PROJECT / "params.yaml", overlay_of("vtab"))
+    assert list(params.tasks) == list(catalogue["tasks"])
+    for name, entry in catalogue["tasks"].items():
+        task = params.tasks[name].model_dump()
+        shared = {k: v for k, v in catalogue["finetune"].items()}
+        for key, value in {**shared, **entry.get("finetune", {})}.items():
+            assert task[key] == (tuple(value) if isinstance(value, list) else value), (name, key)

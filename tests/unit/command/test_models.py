@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import PROJECT
 
 from bigtransfer.command.__main__ import main
 from unit.serve.test_serve import photos, several, tuned  # noqa: F401  # fixtures
@@ -76,3 +80,18 @@ def test_export_refuses_a_wrong_name_and_a_missing_model(
     assert "a file of --format onnx is named *.onnx" in capsys.readouterr().err
     assert call("export", tmp_path / "gone", tmp_path / "model.onnx") == 2
     assert "is no folder; MODEL is a fine-tuned checkpoint" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_bug(tuned: Path, tmp_path: Path) -> None:  # noqa: F811
+    folder = photos(tmp_path / "photos")
+    line = [sys.executable, "-m", "bigtransfer.command", "predict", str(tuned)]
+    running = subprocess.Popen(
+        [*line, *[str(folder)] * 40], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert running.stdout is not None and running.stderr is not None
+    running.stdout.readline()
+    running.stdout.close()
+    said = running.stderr.read()
+    assert running.wait() == 141
+    assert "Traceback" not in said
