@@ -85,13 +85,13 @@ def test_export_refuses_a_wrong_name_and_a_missing_model(
 def test_a_reader_that_leaves_is_no_bug(tuned: Path, tmp_path: Path) -> None:  # noqa: F811
     folder = photos(tmp_path / "photos")
     line = [sys.executable, "-m", "bigtransfer.command", "predict", str(tuned)]
-    running = subprocess.Popen(
+    with subprocess.Popen(
         [*line, *[str(folder)] * 40], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    assert running.stdout is not None and running.stderr is not None
-    running.stdout.readline()
-    running.stdout.close()
-    said = running.stderr.read()
-    assert running.wait() == 141
+    ) as running:  # fmt: skip
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.readline()
+        running.stdout.close()
+        said = running.stderr.read()
+    assert running.returncode == 141
     assert "Traceback" not in said
