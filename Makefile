@@ -13,7 +13,7 @@ export DO_NOT_TRACK := true
 export GX_ANALYTICS_ENABLED := false
 export DVC_NO_ANALYTICS := true
 
-.PHONY: help install run test lint ui clean lock
+.PHONY: help install run test lint images ui clean lock
 
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -58,6 +58,9 @@ lint: install ## format, lint, types, import layers, spelling
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+images: install ## the container images that `kfp run submit` names, by Docker or Podman
+	@$(BIN)/bigtransfer images
 
 ui: install ## MLflow in the browser: runs, curves, registered models (http://localhost:5000)
 	@$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db

@@ -16,9 +16,11 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 _VENV = Path("/opt/venv")
 _SBOM = Path("sbom.cdx.json")
-_UNUSED = ("tests", "test")
-"""Folders of installed packages that only their makers need."""
-_KEPT = ("torch", "numpy")  # whose `testing` imports them
+_UNUSED = (
+    "*/**/tests", "*/**/test", "pyarrow/include", "pyarrow/*flight*", "pyarrow/*substrait*",
+)  # fmt: skip
+"""Of installed packages: what only their makers need, and two protocols of Arrow's."""
+_KEPT = ("torch",)
 
 
 def main() -> None:
@@ -37,6 +39,7 @@ def _install(target: str) -> None:
     python = _VENV / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(_VENV)], check=True)
+    subprocess.run([python, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
     held = subprocess.run(
         [python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True
     ).stdout
@@ -48,17 +51,18 @@ def _install(target: str) -> None:
     )
     subprocess.run([python, __file__, "sbom", target], check=True)
     site = next((_VENV / "lib").glob("python3*/site-packages"))
-    for name in _UNUSED:
-        for folder in sorted(site.glob(f"*/**/{name}")):
-            if folder.is_dir() and folder.relative_to(site).parts[0] not in _KEPT:
-                subprocess.run(["rm", "-rf", str(folder)], check=True)
-    subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "pip"], check=True)
+    for pattern in _UNUSED:
+        for found in sorted(site.glob(pattern)):
+            if found.relative_to(site).parts[0] not in _KEPT:
+                subprocess.run(["rm", "-rf", str(found)], check=True)
+    tools = ["pip"] if "torch" in {*wanted, *there} else ["pip", "setuptools"]
+    subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", *tools], check=True)
 
 
 def _write_sbom(target: str) -> None:
     """Write what is installed, as CycloneDX JSON (ECMA-424)."""
     parts = sorted(
-        {(d.metadata["Name"], d.version, d.metadata.get("License-Expression") or "")
+        {(d.metadata["Name"], d.version, str(d.metadata.json.get("license_expression") or ""))
          for d in metadata.distributions()}
     )  # fmt: skip
     lock = hashlib.sha256((_HERE / "requirements.lock").read_bytes()).hexdigest()

@@ -26,7 +26,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "materialize": Kind(
-        "Write the embedded datasets.", "data",
+        "Write the embedded datasets.", "demo",
         {}, {"upstream": Dataset, "digits": Dataset, "alphabets": Dataset},
     ),
     "fetch": Kind(

@@ -16,6 +16,7 @@ from bigtransfer.command import (
     evaluate,
     export,
     finetune,
+    images,
     plan,
     predict,
     sweep,
@@ -29,6 +30,7 @@ _NOBODY_READS = 141
 _COMMANDS: dict[str, Any] = {
     "weights": weights, "data": data, "plan": plan, "predict": predict, "export": export,
     "compare": compare, "finetune": finetune, "sweep": sweep, "evaluate": evaluate,
+    "images": images,
 }  # fmt: skip
 
 
@@ -136,6 +138,13 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "compare",
             help="two reports on one test split: which model is better, and how sure is that?",
+            allow_abbrev=False,
+        )
+    )
+    images.add_arguments(
+        commands.add_parser(
+            "images",
+            help="build the container images of the components, by Docker or Podman",
             allow_abbrev=False,
         )
     )
