@@ -13,6 +13,7 @@ import bigtransfer
 from bigtransfer.command import (
     compare,
     data,
+    doctor,
     evaluate,
     export,
     finetune,
@@ -30,7 +31,7 @@ _NOBODY_READS = 141
 _COMMANDS: dict[str, Any] = {
     "weights": weights, "data": data, "plan": plan, "predict": predict, "export": export,
     "compare": compare, "finetune": finetune, "sweep": sweep, "evaluate": evaluate,
-    "images": images,
+    "images": images, "doctor": doctor,
 }  # fmt: skip
 
 
@@ -138,6 +139,13 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "compare",
             help="two reports on one test split: which model is better, and how sure is that?",
+            allow_abbrev=False,
+        )
+    )
+    doctor.add_arguments(
+        commands.add_parser(
+            "doctor",
+            help="is everything here that the commands need, and is `kfp` this project's?",
             allow_abbrev=False,
         )
     )

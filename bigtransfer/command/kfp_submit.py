@@ -75,7 +75,7 @@ def submit(
             with loaded.building():
                 name, package, values = loaded.compiled(Path(scratch) / "pipeline.yaml")
             _refuse_local_places(loaded, values)
-        _refuse_secrets(values)
+        _refuse_secrets({**_pairs(arguments.values), **values})
         _require_api(endpoint, arguments.existing_token)
         client = _client(endpoint, cluster, arguments)
         with _explained(endpoint):
@@ -99,7 +99,7 @@ class _Loaded:
         pairs = _pairs(arguments.values)
         self._values = {key: text for key, text in pairs.items() if "." not in key}
         overlay = config.read_yaml(arguments.params) if arguments.params else {}
-        self.changes = config.laid_over(overlay, _nested(pairs))
+        self.changes = config.laid_over(overlay, _nested(pairs), whole=False)
         self.pipeline: Any = None
 
     @contextmanager

@@ -43,13 +43,22 @@ def load(
     )
 
 
-def laid_over(raw: dict[str, Any], *overlays: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parsed params with overlays laid over them, the last on top."""
+def laid_over(
+    raw: dict[str, Any], *overlays: Mapping[str, Any], whole: bool = True
+) -> dict[str, Any]:
+    """Return parsed params with overlays laid over them, the last on top.
+
+    Args:
+        raw: Below.
+        overlays: Above.
+        whole: Whether `raw` is all of params.yaml, so that null takes an entry away; else it is
+            an overlay itself, and null stays in it.
+    """
     result: dict[str, Any] = raw
     for overlay in overlays:
         result = _overlaid(result, overlay)
         for family in FAMILIES:
-            if isinstance(entries := result.get(family), dict) and family in overlay:
+            if whole and family in overlay and isinstance(entries := result.get(family), dict):
                 kept = {name: entry for name, entry in entries.items() if entry is not None}
                 result = {**result, family: kept}
     return result

@@ -1,0 +1,293 @@
+"""`kfp run submit FILE.py`, as typed, by the real client against a stand-in of the API."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PROJECT, environment
+from ruamel.yaml import YAML
+
+import bigtransfer
+from bigtransfer.command import doctor, kfp_submit
+from bigtransfer.command import kfp as entrance
+from bigtransfer.command.image_tag import source_tag
+from unit.command.kfp_api import Api
+
+BIT_L = PROJECT / "pipelines" / "bit_l.py"
+OWN = """
+from kfp import dsl
+
+@dsl.container_component
+def say(text: str, times: int):
+    return dsl.ContainerSpec(image="busybox", command=["echo", text])
+
+@dsl.pipeline
+def mine(text: str, times: int = 2, sure: bool = True):
+    say(text=text, times=times)
+"""
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    stand_in = Api()
+    yield stand_in
+    stand_in.close()
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    for name in ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(kfp_submit, "_LOOK_SECONDS", 0.01)
+
+
+def submit(*words: object) -> int:
+    arguments = entrance.parser().parse_args(entrance.ours(["run", "submit", *map(str, words)]))
+    try:
+        return entrance._submit(arguments)
+    except bigtransfer.errors.BigTransferError as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def own(folder: Path, text: str = OWN) -> Path:
+    path = folder / "pipelines" / "own.py"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def golden(name: str) -> tuple[Any, Any]:
+    """Return the spec beside a pipeline's source, with the images of this source tree."""
+    text = (PROJECT / "pipelines" / f"{name}.kfp.yaml").read_text()
+    text = re.sub(rf"(image: \S+):{re.escape(bigtransfer.__version__)}\b",
+                  rf"\1:{source_tag(PROJECT)}", text)  # fmt: skip
+    spec, platform = YAML(typ="safe", pure=True).load_all(text)
+    return spec, platform
+
+
+def test_what_is_uploaded_is_the_golden_file(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit(BIT_L, "--endpoint", api.url) == 0
+    said = capsys.readouterr().out
+    assert f"look     {api.url}/#/runs/details/r0" in said
+    (run,) = api.runs
+    spec, platform = golden("bit_l")
+    assert run["pipeline_spec"]["pipeline_spec"] == spec
+    assert run["pipeline_spec"]["platform_spec"] == platform
+    assert [e["display_name"] for e in api.experiments] == ["bit-l"]
+    assert run["experiment_id"] == "e0"
+
+
+def test_values_of_params_yaml_reach_the_spec(api: Api, tmp_path: Path) -> None:
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("cluster: {image: registry.example/me/bt, tracking_uri: 'http://ml:5000'}\n")
+    words = ["pretrain.epochs=50", "datasets.upstream.source=s3://photos/all", "-e", "trial"]
+    assert submit(BIT_L, *words, "--params", overlay, "--endpoint", api.url) == 0
+    spec = api.runs[0]["pipeline_spec"]["pipeline_spec"]
+    given = spec["root"]["inputDefinitions"]["parameters"]
+    assert json.loads(given["pretrain"]["defaultValue"])["epochs"] == 50
+    assert json.loads(given["dataset_upstream"]["defaultValue"])["source"] == "s3://photos/all"
+    containers = [e["container"] for e in spec["deploymentSpec"]["executors"].values()]
+    assert {c["image"].rpartition("-")[0].partition("-")[0] for c in containers} <= {
+        "registry.example/me/bt"
+    }
+    assert all({"name": "MLFLOW_TRACKING_URI", "value": "http://ml:5000"} in c["env"]
+               for c in containers)  # fmt: skip
+    assert api.experiments[0]["display_name"] == "trial"
+
+
+def test_a_file_of_ones_own(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KFP_ENDPOINT", api.url)
+    assert submit(own(tmp_path), "text=hello", "times=3", "sure=false") == 0
+    parameters = api.runs[0]["runtime_config"]["parameters"]
+    assert parameters == {"text": "hello", "times": 3, "sure": False}
+
+
+def test_wait_plays_back_the_tasks(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    def state(run: str, **tasks: str) -> dict[str, Any]:
+        details = [{"display_name": name, "state": text} for name, text in tasks.items()]
+        return {"state": run, "run_details": {"task_details": details}}
+
+    api.states = [
+        state("PENDING"), state("RUNNING", shard="RUNNING"), state("RUNNING", shard="RUNNING"),
+        state("SUCCEEDED", shard="SUCCEEDED"),
+    ]  # fmt: skip
+    assert submit(BIT_L, "--endpoint", api.url, "--wait") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2:] for line in lines if " s  shard" in line] == [
+        ["shard", "RUNNING"], ["shard", "SUCCEEDED"],
+    ]  # fmt: skip
+    api.states = [state("RUNNING"), state("FAILED", shard="SUCCEEDED", audit="FAILED")]
+    assert submit(BIT_L, "--endpoint", api.url, "--wait") == 2
+    assert "the run failed in audit; its log is at http" in capsys.readouterr().err
+
+
+def test_no_endpoint_names_the_ways_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit(BIT_L) == 2
+    said = capsys.readouterr().err
+    assert all(way in said for way in ("KFP_ENDPOINT", "--endpoint", "--local", "`dvc repro`"))
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ({"token": "abc"}, 2, "refuses us (401 Unauthorized); give a token with --existing-token"),
+        ({"prefix": "/apis/v1beta1"}, 2, "has no API v2beta1 (404): it is another address, or"),
+        ({"page": True}, 2, "answers, but not as Kubeflow Pipelines (a login page?)"),
+        ({"status": 400}, 2, "answers 400 the pipeline spec is invalid"),
+        ({"status": 503}, 75, "answers 503 the pipeline spec is invalid; submit again later"),
+    ],
+)
+def test_a_server_that_refuses_is_one_line(
+    change: dict[str, Any], code: int, message: str, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vars(api).update(change)
+    assert submit(BIT_L, "--endpoint", api.url) == code
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_token_opens(api: Api) -> None:
+    api.token = "abc"
+    assert submit(BIT_L, "--endpoint", api.url, "--existing-token", "abc") == 0
+
+
+def test_a_server_that_is_down_is_to_be_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit(BIT_L, "--endpoint", "127.0.0.1:9") == 75
+    assert "http://127.0.0.1:9 does not answer" in capsys.readouterr().err
+
+
+TWO = OWN + "\n@dsl.pipeline\ndef other(text: str):\n    say(text=text, times=1)\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "message"),
+    [
+        ("x = 1\n", [], "holds no pipeline; make one with @kfp.dsl.pipeline"),
+        (TWO, [], "holds 2 pipelines: mine, other; say which one with --pipeline NAME"),
+        (TWO, ["--pipeline", "othr"], "holds no pipeline 'othr'; did you mean 'other'?"),
+        ("def f(:\n", [], "own.py, line 1: invalid syntax"),
+        ("\n1 / 0\n", [], "own.py, line 2: ZeroDivisionError: division by zero"),
+        (OWN, ["txt=a"], "pipeline 'mine' has no parameter 'txt'; did you mean 'text'?"),
+        (OWN, ["text=a", "times=two"], "parameter 'times' is 'two', but it should be a whole num"),
+        (OWN, ["text=a", "sure=1"], "parameter 'sure' is '1', but it should be true or false"),
+        (OWN, ["text"], "'text': write KEY=VALUE"),
+        (OWN, ["text=AKIAABCDEFGHIJKLMNOP"], "parameter 'text' looks like a secret"),
+        (OWN, ["a.b=1"], "are for a checkout of bigtransfer; this is none"),
+    ],
+)
+def test_a_wrong_file_or_value_is_one_line(
+    text: str, words: list[str], message: str, api: Api, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert submit(own(tmp_path, text), *words, "--endpoint", api.url) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert api.runs == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretrain.epoch=3"], "unknown key 'epoch' in section 'pretrain'; did you mean 'epochs'?"),
+        (["pretrain.epochs=many"], "'pretrain.epochs' is 'many', but it should be a valid number"),
+        (["cluster.placement.pretrain=gpus"], "placement.pretrain is 'gpus', which 'pools' does"),
+        (['cluster.env={"AWS_SECRET_ACCESS_KEY": "x"}'], "AWS_SECRET_ACCESS_KEY looks like a sec"),
+        (["datasets.upstream.source=s3://key:word@host/b"], "looks like a secret"),
+        (["datasets.pets=null"], "'tasks.pets.dataset' is 'pets', which 'datasets' does not name"),
+    ],
+)
+def test_a_wrong_value_of_params_yaml_is_one_line(
+    words: list[str], message: str, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit(BIT_L, *words, "--endpoint", api.url) == 2
+    assert message in capsys.readouterr().err
+    assert api.runs == []
+
+
+def test_paths_of_this_machine_are_not_sent_to_a_cluster(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transfer = PROJECT / "pipelines" / "transfer.py"
+    assert submit(transfer, "--endpoint", api.url) == 2
+    said = capsys.readouterr().err
+    assert "pretrained is 'artifacts/pretrain/checkpoint', a path of this machine" in said
+    assert submit(transfer, "pretrained=s3://b/BiT-M-R50x1.npz", "--endpoint", api.url) == 0
+
+
+def test_a_dvc_version_is_sent_as_its_commit(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = tmp_path / "photos"
+    (repository / "data").mkdir(parents=True)
+    (repository / "data" / "a.txt").write_text("a")
+    commit_line = "git -c user.name=a -c user.email=a@b commit -qm first"
+    dvc_line = f"{sys.executable} -m dvc init -q"
+    for line in ("git init -q", dvc_line, "git add .", commit_line, "git tag v1"):
+        subprocess.run(line.split(), cwd=repository, env=environment(), check=True)
+    commit = subprocess.run(["git", "rev-parse", "v1"], cwd=repository, capture_output=True,
+                            text=True, check=True).stdout.strip()  # fmt: skip
+    source = f"datasets.upstream.source=dvc://{repository}@v1/data"
+    assert submit(BIT_L, source, "--endpoint", api.url) == 0
+    sent = json.loads(api.runs[0]["runtime_config"]["parameters"]["dataset_upstream"])
+    assert sent["source"] == f"dvc://{repository}@{commit}/data"
+    wrong = source.replace("@v1", "@v9")
+    assert submit(BIT_L, wrong, "--endpoint", api.url) == 2
+    assert "there is no such revision" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "is_ours"),
+    [
+        ("run submit pipelines/bit_l.py", True),
+        ("run create pipelines/bit_l.py a=b", True),
+        ("--endpoint http://x run submit a.py", True),
+        ("run submit --help", True),
+        ("run submit", True),
+        ("run submit -e x -f y.yaml a=3", False),
+        ("run create --experiment-name x --package-file y.yaml", False),
+        ("run list", False),
+        ("--version", False),
+        ("dsl compile --py pipelines/bit_l.py --output x.yaml", False),
+    ],
+)
+def test_all_else_stays_upstreams(line: str, is_ours: bool) -> None:
+    assert (entrance.ours(line.split()) is not None) == is_ours
+
+
+def test_the_script_is_ours_and_upstreams_compiler_takes_our_files(tmp_path: Path) -> None:
+    assert doctor.kfp_script().good, doctor.kfp_script().text
+    script = Path(sys.executable).parent / "kfp"
+    version = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout.startswith("kfp 2.")
+    out = tmp_path / "bit_s.yaml"
+    subprocess.run(
+        [script, "dsl", "compile", "--py", "pipelines/bit_s.py", "--output", str(out)],
+        cwd=PROJECT, env=environment(), check=True, capture_output=True,
+    )  # fmt: skip
+    golden_file = PROJECT / "pipelines" / "bit_s.kfp.yaml"
+    assert out.read_text() == golden_file.read_text()
+
+
+def test_a_script_of_kubeflows_own_is_named_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.sys, "executable", str(tmp_path / "python"))
+    assert "is not there" in doctor.kfp_script().text
+    (tmp_path / "kfp").write_text("from kfp.cli.__main__ import main\n")
+    found = doctor.kfp_script()
+    assert not found.good
+    assert "`bigtransfer doctor --repair`" in found.text
