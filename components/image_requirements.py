@@ -17,10 +17,12 @@ _HERE = Path(__file__).parent
 _VENV = Path("/opt/venv")
 _SBOM = Path("sbom.cdx.json")
 _UNUSED = (
-    "*/**/tests", "*/**/test", "pyarrow/include", "pyarrow/*flight*", "pyarrow/*substrait*",
+    "*/**/tests", "*/**/test", "pyarrow/include", "pyarrow/*flight*",
 )  # fmt: skip
-"""Of installed packages: what only their makers need, and two protocols of Arrow's."""
+"""Of installed packages: what only their makers need, and a protocol of Arrow's."""
 _KEPT = ("torch",)
+_HEADERS = "torch/include"
+"""For compilers, of which the image has none; a base image of PyTorch's own keeps them."""
 
 
 def main() -> None:
@@ -35,28 +37,42 @@ def main() -> None:
 def _install(target: str) -> None:
     project = tomllib.loads((_HERE / "pyproject.toml").read_text("utf-8"))
     wanted = project["tool"]["bigtransfer"]["images"][target]
-    lock = _HERE / "requirements.lock"
     python = _VENV / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(_VENV)], check=True)
-    subprocess.run([python, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
-    held = subprocess.run(
-        [python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True
-    ).stdout
-    there = {entry["name"].lower() for entry in json.loads(held)}
-    missing = [name for name in wanted if name.lower() not in there]
-    options = ["--quiet", "--no-cache-dir", "--disable-pip-version-check"]
-    subprocess.run(
-        [python, "-m", "pip", "install", *options, "--constraint", str(lock), *missing], check=True
-    )
+    # A base image may hold some of it already, PyTorch above all.
+    probe = "import importlib.metadata as m; print(*[d.name for d in m.distributions()])"
+    said = subprocess.run([python, "-c", probe], check=True, capture_output=True, text=True).stdout
+    there = {name.lower() for name in said.split()}
+    if missing := [name for name in wanted if name.lower() not in there]:
+        _pip_install(python, missing)
+        _strip(python, keep_setuptools="torch" in wanted or "torch" in there)
+    if "torch" in missing:
+        subprocess.run(["rm", "-rf", str(_site() / _HEADERS)], check=True)
     subprocess.run([python, __file__, "sbom", target], check=True)
-    site = next((_VENV / "lib").glob("python3*/site-packages"))
+
+
+def _pip_install(python: Path, names: list[str]) -> None:
+    subprocess.run([python, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--no-cache-dir",
+         "--disable-pip-version-check", "--constraint", str(_HERE / "requirements.lock"), *names],
+        check=True,
+    )  # fmt: skip
+
+
+def _strip(python: Path, *, keep_setuptools: bool) -> None:
+    site = _site()
     for pattern in _UNUSED:
         for found in sorted(site.glob(pattern)):
             if found.relative_to(site).parts[0] not in _KEPT:
                 subprocess.run(["rm", "-rf", str(found)], check=True)
-    tools = ["pip"] if "torch" in {*wanted, *there} else ["pip", "setuptools"]
+    tools = ["pip"] if keep_setuptools else ["pip", "setuptools"]
     subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", *tools], check=True)
+
+
+def _site() -> Path:
+    return next((_VENV / "lib").glob("python3*/site-packages"))
 
 
 def _write_sbom(target: str) -> None:

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
-from bigtransfer.track.address import tracking_uri
+from bigtransfer.track.address import experiment_name, tracking_uri
 
 ROOT = Path("artifacts") / "kfp"
+_ARTIFACTS = Path("mlruns") / "kfp"
 _SERVER_SECONDS = 60.0
 
 
@@ -48,13 +49,21 @@ def run(project: Path, pipeline: Any, values: dict[str, Any], mounts: list[Path]
     before = os.umask(0)  # the images' user is not ours, and writes below here
     try:
         root.mkdir(parents=True, exist_ok=True)
-        root.chmod(0o777)
-        with _mlflow(project) as address:
+        artifacts = (project / _ARTIFACTS).resolve()
+        artifacts.mkdir(parents=True, exist_ok=True)
+        for folder in (root, artifacts):
+            folder.chmod(0o777)
+        with _mlflow(project, artifacts) as address:
+            environment = {
+                "MLFLOW_TRACKING_URI": address,
+                # Ours keeps its files where only we may write.
+                "MLFLOW_EXPERIMENT_NAME": f"{experiment_name()}-kfp",
+            }
             docker_task_handler.run_docker_container = _run_to_the_end
             local.init(
                 runner=local.DockerRunner(
-                    network_mode="host", environment={"MLFLOW_TRACKING_URI": address},
-                    mounts=[_mount(path) for path in mounts], **_user(),
+                    network_mode="host", environment=environment, **_user(),
+                    mounts=[_mount(artifacts), *(_mount(path, read_only=True) for path in mounts)],
                 ),
                 pipeline_root=str(root),
             )  # fmt: skip
@@ -91,10 +100,10 @@ def _require_images(client: Any, pipeline: Any) -> None:
         raise ConfigError(f"image {missing[0]} is not here; `make images` builds it")
 
 
-def _mount(path: Path) -> Any:
+def _mount(path: Path, *, read_only: bool = False) -> Any:
     from docker.types import Mount
 
-    return Mount(target=str(path), source=str(path), type="bind", read_only=True)
+    return Mount(target=str(path), source=str(path), type="bind", read_only=read_only)
 
 
 def _user() -> dict[str, str]:
@@ -103,7 +112,7 @@ def _user() -> dict[str, str]:
 
 
 @contextmanager
-def _mlflow(project: Path) -> Iterator[str]:
+def _mlflow(project: Path, artifacts: Path) -> Iterator[str]:
     """Give the address of an MLflow server for the tasks: the user's, or one for the project's."""
     uri = tracking_uri(project)
     if uri.startswith("http"):
@@ -118,7 +127,7 @@ def _mlflow(project: Path) -> Iterator[str]:
     line = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
         "--backend-store-uri", uri, "--workers", "1",
-        "--artifacts-destination", str(project / "mlruns"),
+        "--no-serve-artifacts", "--default-artifact-root", artifacts.as_uri(),
     ]  # fmt: skip
     with log.open("w") as out:
         server = subprocess.Popen(line, cwd=project, stdout=out, stderr=out)

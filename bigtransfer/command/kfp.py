@@ -30,7 +30,7 @@ def main() -> NoReturn:
 
         sys.exit(upstream())
     try:
-        sys.exit(_submit(parser().parse_args(words)))
+        sys.exit(_submit(parser().parse_intermixed_args(words)))
     except BigTransferError as error:
         print(f"kfp run submit: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -21,6 +21,7 @@ from bigtransfer.evaluate.multilabel import (
 )
 
 BINS = 15
+_HALVINGS = 40
 _LOWEST, _HIGHEST = 0.05, 20.0
 """Temperatures that are looked at; a validation split that is all right would ask for 0."""
 
@@ -77,19 +78,24 @@ def calibration_of(
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """Return the temperature under which the labels are likeliest.
 
-    The mean negative log-likelihood is convex in 1 / temperature, so there is one best.
+    The mean negative log-likelihood is convex in 1 / temperature, so its slope has one zero, which
+    is found by halving.
 
     Args:
         logits: (N, C) of images that the network was not trained on.
         labels: (N,).
     """
-    from scipy.optimize import minimize_scalar
+    z = logits.astype(np.float64)
+    own = z[np.arange(len(labels)), labels]
 
-    def loss(inverse: float) -> float:
-        return _log_loss(logits, labels, 1 / inverse)
+    def slope(inverse: float) -> float:
+        return float(((softmax(z * inverse) * z).sum(axis=1) - own).mean())
 
-    best = minimize_scalar(loss, bounds=(1 / _HIGHEST, 1 / _LOWEST), method="bounded")
-    return float(1 / best.x)
+    low, high = 1 / _HIGHEST, 1 / _LOWEST
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+    return 2 / (low + high)
 
 
 def calibrated(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
@@ -151,10 +157,3 @@ def abstain_threshold(
     last_of_its_value = np.append(sure[1:] != sure[:-1], True)
     enough = np.flatnonzero((shares >= accuracy) & last_of_its_value)
     return float(sure[enough[-1]]) if len(enough) else None
-
-
-def _log_loss(logits: NDArray[np.float32], labels: NDArray[np.int64], temperature: float) -> float:
-    scaled = logits.astype(np.float64) / temperature
-    highest = scaled.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(scaled - highest).sum(axis=1)) + highest[:, 0]
-    return float((log_sum - scaled[np.arange(len(labels)), labels]).mean())

@@ -44,6 +44,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """
     try:
         save_file(dict(tensors), path)
+        # safetensors lets nobody else read; whoever may read the folder may read the weights.
+        path.chmod(path.parent.stat().st_mode & 0o666)
     except SafetensorError as error:
         if number := _OS_ERROR.search(str(error)):
             code = int(number[1])

@@ -29,11 +29,21 @@ _CHUNK_BYTES = 1 << 20
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hex digits."""
+    """Return the SHA-256 of a file's bytes as 64 hex digits.
+
+    Raises:
+        StorageError: If we may not read it.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except PermissionError as error:
+        raise StorageError(
+            f"{str(path)!r} may not be read by user {os.getuid()}; give it the right to, e.g. "
+            "`chmod -R a+rX` on its folder"
+        ) from error
     return digest.hexdigest()
 
 

@@ -50,7 +50,9 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def submit(*words: object) -> int:
-    arguments = entrance.parser().parse_args(entrance.ours(["run", "submit", *map(str, words)]))
+    arguments = entrance.parser().parse_intermixed_args(
+        entrance.ours(["run", "submit", *map(str, words)])
+    )
     try:
         return entrance._submit(arguments)
     except bigtransfer.errors.BigTransferError as error:
