@@ -16,7 +16,7 @@ COMPONENT = Component(
     params="TaskParams",
     section="tasks.<name>",
     reads={
-        "pretrained": "upstream checkpoint folder",
+        "pretrained": "upstream checkpoint folder, or a published file (.npz)",
         "shards": "shards of the task's dataset",
         "audit": "folder written by audit: that no test image was seen upstream",
     },
@@ -36,11 +36,15 @@ def run(
 ) -> None:
     """Fine-tune all cells of one task."""
     from bigtransfer.data.shards import describe_shards
+    from bigtransfer.model.conversion import to_checkpoint
     from bigtransfer.storage import digest_of
     from bigtransfer.train.finetune import finetune
 
     digest, summary = describe_shards(shards)
     stage.journal.dataset(params.dataset, digest, str(shards), summary)
+    if pretrained.is_file():
+        to_checkpoint(pretrained, stage.work / "published", None)
+        pretrained = stage.work / "published"
     result = finetune(params, pretrained, shards, checkpoints, stage.work, stage.log)
     stage.journal.tags(
         {

@@ -1,7 +1,8 @@
 """From weights that are there to a registered model of each task: no upstream training.
 
-`pretrained` is the address of a checkpoint folder or of a published file. On this machine, after
-`make run`: `kfp run submit pipelines/transfer.py --local`.
+`pretrained` is the address of a checkpoint folder or of a published file, or models:/<name>@<alias>
+for a registered one. On this machine, after `make run`:
+`kfp run submit pipelines/transfer.py --local`.
 """
 
 from __future__ import annotations

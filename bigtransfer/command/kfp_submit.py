@@ -148,6 +148,10 @@ class _Loaded:
                     f"{did_you_mean(key, inputs)}; it has {', '.join(sorted(inputs))}"
                 )
             found[key] = _typed(key, text, inputs[key].parameter_type)
+        if found.get("pretrained", "").startswith("models:/"):
+            from bigtransfer.track.registry import checkpoint_uri
+
+            found["pretrained"] = checkpoint_uri(self._project, found["pretrained"])
         for key in inputs:
             given = found.get(key, inputs[key].default_value.string_value)
             if isinstance(given, str) and '"source":"dvc://' in given:
@@ -266,7 +270,7 @@ def _pinned(section: str) -> str:
 
 def _refuse_local_places(loaded: _Loaded, values: Mapping[str, Any]) -> None:
     for key, place in loaded.places(values).items():
-        if "://" not in place:
+        if "://" not in place or place.startswith("file://"):
             what = key.removeprefix("uri_")
             cure = (
                 f"datasets.{what}.path={config.SOURCES}/{what} "
@@ -406,6 +410,7 @@ def run_here(project: Path, arguments: argparse.Namespace) -> None:
     with loaded.building():
         values = loaded.arguments()
         places = loaded.places(values)
+        places = {key: place.removeprefix("file://") for key, place in places.items()}
         for key, place in places.items():
             if "://" in place:
                 continue

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigtransfer.command.weights import to_checkpoint
 from bigtransfer.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -100,6 +99,8 @@ def upstream_of(weights: Path, folder: Path) -> Path:
     """Return the checkpoint folder to start from; of a published file, one is made in `folder`."""
     if weights.is_dir():
         return weights
+    from bigtransfer.model.conversion import to_checkpoint
+
     target = folder / "upstream"
     to_checkpoint(weights, target, None)
     return target

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any
 
-from bigtransfer.errors import CheckpointError, ConfigError, did_you_mean
+from bigtransfer.errors import ConfigError, did_you_mean
 from bigtransfer.model.names import PUBLISHED
 
 BUCKET = "https://storage.googleapis.com/bit_models"
@@ -18,7 +17,6 @@ PUBLISHED_FILES = (
 )
 """The upstream checkpoints; besides, there are `vtab/…` and `distill/…`."""
 _OTHER_FOLDERS = re.compile(r"(vtab|distill)/[\w.-]+")
-_CROP = 224
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,47 +146,8 @@ def _convert(source: Path, target: Path, classes: Path | None) -> None:
         model, _ = load_checkpoint(source)
         save_npz(model, target)
     else:
+        from bigtransfer.model.conversion import to_checkpoint
+
         to_checkpoint(source, target, classes)
     print(f"{target}: written")
     _print_rows(_describe(target))
-
-
-def to_checkpoint(source: Path, target: Path, classes: Path | None) -> None:
-    """Write a published file as a checkpoint folder.
-
-    Args:
-        source: Published file (.npz).
-        target: Folder to write.
-        classes: File with a class name per line; None: 0, 1, 2, …
-
-    Raises:
-        BigTransferError: If it is no such file, or the names are not as many as its classes.
-    """
-    from bigtransfer.model import create_model, load_npz, write_checkpoint
-    from bigtransfer.model.published import describe_npz
-
-    found = describe_npz(source)
-    if found.num_classes is None:
-        raise CheckpointError(f"weights {str(source)!r} have no head; a checkpoint needs one")
-    names = [str(n) for n in range(found.num_classes)] if classes is None else _names(classes)
-    if len(names) != found.num_classes:
-        raise ConfigError(
-            f"{str(classes)!r} holds {len(names):,} names, the head of {str(source)!r} has "
-            f"{found.num_classes:,} classes; give one name per line"
-        )
-    model = create_model(found.architecture, found.num_classes, root=found.root)
-    load_npz(model, source)
-    meta: dict[str, Any] = {
-        "architecture": found.architecture, "root": found.root, "norm": "gn_ws",
-        "classes": names, "crop": _CROP,
-        "source": {"file": source.name, "sha256": found.sha256},
-    }  # fmt: skip
-    write_checkpoint(target, model, meta)
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be read: {error}; give a text file") from error
-    return [line for line in map(str.strip, lines) if line]

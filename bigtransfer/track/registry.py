@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from bigtransfer.track.origin import find_origin
 from bigtransfer.track.runs import log_dataset, open_client, open_experiment, parent_run
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+_CHECKPOINT = "checkpoint"
 _DIGEST_TAG = "bigtransfer.checkpoint_digest"
 _TEST_TAG = "bigtransfer.test_digest"
 _SCORE_TAG = "bigtransfer.test_score"
@@ -105,7 +107,7 @@ def register(
 
 
 def fetch_checkpoint(project: Path, address: str) -> Path:
-    """Return the checkpoint folder of a registered model.
+    """Return the checkpoint folder of a registered model, fetched where it is not here yet.
 
     Args:
         project: The project's root.
@@ -114,6 +116,32 @@ def fetch_checkpoint(project: Path, address: str) -> Path:
     Raises:
         TrackingError: If there is no such model, or its files cannot be had.
     """
+    with _of_registered(project, address) as (client, found):
+        target = project / ".work" / "models" / str(found.run_id)
+        if not target.is_dir():
+            os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+            with new_folder(target, sealed=False) as partial:
+                client.download_artifacts(found.run_id, _CHECKPOINT, str(partial))
+    return target / _CHECKPOINT
+
+
+def checkpoint_uri(project: Path, address: str) -> str:
+    """Return where the checkpoint folder of a registered model lies, as MLflow says it.
+
+    Args:
+        project: The project's root.
+        address: As above.
+
+    Raises:
+        TrackingError: If there is no such model.
+    """
+    with _of_registered(project, address) as (client, found):
+        root = str(client.get_run(found.run_id).info.artifact_uri)
+    return f"{root}/{_CHECKPOINT}"
+
+
+@contextmanager
+def _of_registered(project: Path, address: str) -> Iterator[tuple[Any, Any]]:
     from mlflow.exceptions import MlflowException
 
     name, alias, version = _parsed(address)
@@ -124,13 +152,7 @@ def fetch_checkpoint(project: Path, address: str) -> Path:
             if alias
             else client.get_model_version(name, version)
         )
-        target = project / ".work" / "models" / found.run_id
-        if not target.is_dir():
-            os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-            with new_folder(target, sealed=False) as partial:
-                client.download_artifacts(found.run_id, "checkpoint", str(partial))
-        checkpoint: Path = target / "checkpoint"
-        return checkpoint
+        yield client, found
     except (MlflowException, OSError) as error:
         known: list[str] = []
         with suppress(MlflowException):  # a server that is away cannot say what it has either
@@ -186,7 +208,7 @@ def _log(
         own = run.info.run_id
         mlflow.log_metrics(metrics)
         log_dataset(client, own, dataset["name"], dataset["digest"], "", {})
-        mlflow.log_artifacts(str(checkpoint), "checkpoint")
+        mlflow.log_artifacts(str(checkpoint), _CHECKPOINT)
         logged = client.create_logged_model(place["experiment_id"], "model", own)
         client.log_model_artifacts(logged.model_id, str(model))
         client.finalize_logged_model(logged.model_id, "READY")
