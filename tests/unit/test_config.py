@@ -159,3 +159,36 @@ def test_remote_sources_are_named_in_one_place_and_mirrored_alike(raw: dict[str,
     ]
     raw["datasets"]["pets"] = {"path": "s3://b/pets"}
     assert any("DVC depends on local paths only" in line for line in faults(raw))
+
+
+def test_null_in_an_overlay_takes_an_entry_away(tmp_path: Path) -> None:
+    overlay = tmp_path / "over.yaml"
+    overlay.write_text("datasets: {alphabets: null}\ntasks: {alphabets: null}\n")
+    params = config.load(PROJECT / "params.yaml", overlay)
+    assert list(params.tasks) == ["digits"]
+    assert "alphabets" not in params.datasets
+    back = config.load(PROJECT / "params.yaml", overlay, {"tasks": {"digits": {"seeds": [7]}}})
+    assert back.tasks["digits"].seeds == (7,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"placement": {"pretrain": "gpus"}}, "placement.pretrain is 'gpus', which 'pools' does"),
+        (
+            {"placement": {"pretrian": "gpu"}},
+            "placement names 'pretrian', which is no component on",
+        ),
+        ({"timeout_hours": {"train": 3}}, "timeout_hours names 'train', which is no component"),
+        ({"env": {"MY_TOKEN": "x"}}, "MY_TOKEN looks like a secret"),
+        ({"tracking_uri": "http://me:word@host"}, "tracking_uri looks like a secret"),
+        ({"endpoint": "host"}, "'cluster.endpoint' is 'host'"),
+        ({"pools": {"gpu": {"count": 0}}}, "accelerator and count belong together"),
+        ({"pools": {"cpu": {"memory": "8 GB"}}}, "'cluster.pools.cpu.memory' is '8 GB'"),
+    ],
+)
+def test_a_wrong_cluster_is_one_line(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.load(PROJECT / "params.yaml", None, {"cluster": change})
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

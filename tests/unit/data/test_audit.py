@@ -122,3 +122,10 @@ def test_manifest_files_are_taken_as_well_as_their_folder(manifests: Path) -> No
     )
     assert result == run(manifests)
     write_image(manifests / "x.png", 0)
+
+
+def test_given_weights_are_not_compared_and_the_page_says_so(manifests: Path) -> None:
+    result = run(manifests, upstream=None)
+    assert (result["success"], result["compared"], list(result["datasets"])) == (True, [], ["task"])
+    page = (manifests.parent / "audit" / "index.html").read_text("utf-8")
+    assert "not known" in page and "Not compared: the weights come from elsewhere" in page

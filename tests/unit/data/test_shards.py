@@ -23,7 +23,7 @@ from bigtransfer.data.packing import (
     write_shards,
 )
 from bigtransfer.data.places import Place
-from bigtransfer.data.shards import Shards, open_shards
+from bigtransfer.data.shards import Shards, describe_shards, open_shards, write_pointer
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage import digest_of, seal
 from bigtransfer.storage.s3 import S3Path
@@ -268,6 +268,28 @@ class TestBucket:
         fetched = sorted(p.name for p in (tmp_path / ".work/cache/shards").glob("*.tar"))
         used = set(here.reader().shard_of(here.rows("train")).tolist())
         assert len(fetched) == len(used)
+
+    def test_a_pointer_stands_for_shards_in_a_bucket(
+        self, photos: Path, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        run(photos)
+        place = S3Path("photos", "shards")
+        pack(photos, place)
+        write_pointer(tmp_path / "pointer", place)
+        assert sum(f.stat().st_size for f in (tmp_path / "pointer").iterdir()) < 3000
+        opened = open_shards(tmp_path / "pointer")
+        assert opened.place == place
+        assert opened.digest == open_shards(place).digest
+        assert describe_shards(tmp_path / "pointer") == (opened.digest, opened.summary)
+        assert np.array_equal(
+            batches(opened).batch(3).labels, batches(open_shards(place)).batch(3).labels
+        )
+
+        data = s3.get_object(Bucket="photos", Key="shards/MANIFEST.json")["Body"].read()
+        s3.put_object(Bucket="photos", Key="shards/MANIFEST.json", Body=data + b" ")
+        with pytest.raises(DatasetError, match="are others than .* points to; run `shard` again"):
+            open_shards(tmp_path / "pointer")
 
     def test_upload_goes_on_where_it_ended(self, photos: Path, s3: Any) -> None:
         run(photos)

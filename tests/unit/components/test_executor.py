@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PROJECT
+
+from bigtransfer import config
+from bigtransfer.errors import ConfigError, InfrastructureError, StoppedError
+from bigtransfer.storage import digest_of, new_folder
+from components import executor
+from components.executor import ExecutorInput, patiently
+
+
+def given(folder: Path, **kinds: str) -> str:
+    """Return what KFP passes for outputs of some kinds."""
+    artifacts = {
+        name: {"artifacts": [{
+            "name": name, "uri": str(folder / name), "metadata": {},
+            "type": {"schemaTitle": f"system.{kind}"},
+        }]}
+        for name, kind in kinds.items()
+    }  # fmt: skip
+    outputs = {"artifacts": artifacts, "outputFile": str(folder / "task" / "executor_output.json")}
+    return json.dumps({"inputs": {}, "outputs": outputs})
+
+
+def said(folder: Path) -> dict[str, dict[str, Any]]:
+    written = json.loads((folder / "task" / "executor_output.json").read_text())["artifacts"]
+    return {name: listed["artifacts"][0] for name, listed in written.items()}
+
+
+def test_outputs_carry_digests_figures_and_the_matrix(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "shards") as partial:
+        summary = {"examples": 20, "dataset": "pets", "multi_label": False, "splits": {"train": 20}}
+        (partial / "index.json").write_text(json.dumps(summary))
+    figures = {"registered_test_top1": 0.5, "upstream": {"5_per_class": {"top1_median": 0.4}}}
+    matrix = {"annotationSpecs": [{"displayName": "a"}], "rows": [{"row": [3]}]}
+    (tmp_path / "metrics").write_text(json.dumps(figures))
+    (tmp_path / "confusion").write_text(json.dumps(matrix))
+    (tmp_path / "page").write_text("<!doctype html>")
+    names = ("shards", "metrics", "confusion", "page")
+    kinds = ("Dataset", "Metrics", "ClassificationMetrics", "HTML")
+    text = given(tmp_path, **dict(zip(names, kinds, strict=True)))
+    ExecutorInput(text).report({name: tmp_path / name for name in names})
+    found = said(tmp_path)
+    assert found["shards"]["uri"] == str(tmp_path / "shards")
+    assert found["shards"]["metadata"] == {
+        "digest": digest_of(tmp_path / "shards"), "examples": 20, "dataset": "pets",
+    }  # fmt: skip
+    assert found["metrics"]["metadata"] == {
+        "registered_test_top1": 0.5, "upstream.5_per_class.top1_median": 0.4,
+    }  # fmt: skip
+    assert found["confusion"]["metadata"] == {"confusionMatrix": matrix}
+    assert found["page"]["metadata"]["digest"] == digest_of(tmp_path / "page")
+
+
+def test_no_matrix_where_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "confusion").write_text("{}")
+    text = given(tmp_path, confusion="ClassificationMetrics")
+    ExecutorInput(text).report({"confusion": tmp_path / "confusion"})
+    assert said(tmp_path)["confusion"]["metadata"] == {}
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"outputs": {"artifacts": {}}}', "{{$}}"])
+def test_nonsense_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not what Kubeflow Pipelines passes"):
+        ExecutorInput(text)
+
+
+def failing(*errors: Exception) -> tuple[Callable[[], None], list[int]]:
+    waiting, calls = list(errors), [0]
+
+    def run() -> None:
+        calls[0] += 1
+        if waiting:
+            raise waiting.pop(0)
+
+    return run, calls
+
+
+def test_what_may_work_the_next_time_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    told: list[str] = []
+    monkeypatch.setattr(executor.time, "sleep", pauses.append)
+    run, calls = failing(*[InfrastructureError("the bucket is away")] * 4)
+    patiently(run, told.append)
+    assert calls == [5]
+    assert all(5 * 2**i <= pause <= 15 * 2**i for i, pause in enumerate(pauses))
+    assert told[0].startswith("the bucket is away; attempt 2 of 5 in ")
+    run, calls = failing(*[InfrastructureError("the bucket is away")] * 5)
+    with pytest.raises(InfrastructureError):
+        patiently(run, told.append)
+    assert calls == [5]
+
+
+@pytest.mark.parametrize("error", [StoppedError("SIGTERM"), ConfigError("wrong")])
+def test_what_will_not_is_not(error: Exception) -> None:
+    run, calls = failing(error)
+    with pytest.raises(type(error)):
+        patiently(run, print)
+    assert calls == [1]
+
+
+def test_a_component_reports_what_it_wrote(
+    photos: Path, run_line: Callable[..., Any], tmp_path: Path
+) -> None:
+    section = config.load(PROJECT / "params.yaml").datasets["digits"].model_dump()
+    section |= {"name": "photos", "path": "photos"}
+    section["min_examples_per_class"] = 3
+    out = tmp_path / "out"
+    text = given(tmp_path, manifest="Dataset", validation="Dataset")
+    done = run_line(
+        "components.validate", "--params-json", json.dumps(section), "--dataset", str(photos),
+        "--manifest", str(out / "manifest"), "--validation", str(out / "validation"),
+        "--executor-input", text,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert said(tmp_path)["manifest"]["metadata"]["digest"] == digest_of(out / "manifest")
