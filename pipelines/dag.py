@@ -6,6 +6,7 @@ turn 20 into 20.0). Tasks carry DVC's stage names, so both engines show the same
 
 from __future__ import annotations
 
+import argparse
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp import compiler, dsl
+from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
 import bigtransfer
 from bigtransfer import config
@@ -80,8 +82,27 @@ def build(name: str, overlay: Path | None = None, *, pretrained: str | None = No
 
 
 def compile_beside(pipeline: Any, file: str) -> None:
-    """Write a compiled pipeline beside its source: bit_l.py -> bit_l.kfp.yaml."""
-    compiler.Compiler().compile(pipeline, str(Path(file).with_suffix(".kfp.yaml")))
+    """Write a compiled pipeline beside its source: bit_l.py -> bit_l.kfp.yaml.
+
+    With `--kubernetes NAMESPACE` on the command line it is written as the custom resources Pipeline
+    and PipelineVersion, for GitOps: bit_l.k8s.yaml.
+    """
+    parser = argparse.ArgumentParser(description=f"Compile {Path(file).name}.", allow_abbrev=False)
+    parser.add_argument(
+        "--kubernetes", metavar="NAMESPACE",
+        help="write custom resources for `kubectl apply` instead (KFP in Kubernetes-native mode)",
+    )  # fmt: skip
+    namespace = parser.parse_args().kubernetes
+    suffix = ".kfp.yaml" if namespace is None else ".k8s.yaml"
+    target = Path(file).with_suffix(suffix)
+    compiler.Compiler().compile(
+        pipeline, str(target), kubernetes_manifest_format=namespace is not None,
+        kubernetes_manifest_options=None if namespace is None else KubernetesManifestOptions(
+            pipeline_name=pipeline.name, pipeline_version_name=f"{pipeline.name}-{_submission.tag}",
+            namespace=namespace, include_pipeline_manifest=True,
+        ),
+    )  # fmt: skip
+    print(target)
 
 
 class _Wiring:

@@ -75,6 +75,13 @@ def submit(
             with loaded.building():
                 name, package, values = loaded.compiled(Path(scratch) / "pipeline.yaml")
             _refuse_local_places(loaded, values)
+            if _lacks_mlflow(package):
+                print(
+                    "note: cluster.tracking_uri is null, so no task reaches MLflow and `register` "
+                    "will fail; give cluster.tracking_uri=http://…",
+                    file=sys.stderr,
+                    flush=True,
+                )
         _refuse_secrets({**_pairs(arguments.values), **values})
         _require_api(endpoint, arguments.existing_token)
         client = _client(endpoint, cluster, arguments)
@@ -266,6 +273,11 @@ def _pinned(section: str) -> str:
     values["source"] = DvcTree.at(values["source"]).address
     print(f"{values['name']}: {values['source']}", flush=True)
     return json.dumps(values, separators=(",", ":"))
+
+
+def _lacks_mlflow(package: Path) -> bool:
+    text = package.read_text("utf-8")
+    return "components.register" in text and "MLFLOW_TRACKING_URI" not in text
 
 
 def _refuse_local_places(loaded: _Loaded, values: Mapping[str, Any]) -> None:

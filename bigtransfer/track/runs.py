@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bigtransfer.errors import TrackingError
 from bigtransfer.track.address import artifact_location, experiment_name, tracking_uri
 from bigtransfer.track.origin import Origin, is_alive
 
@@ -30,10 +32,19 @@ def open_client(project: Path) -> Any:
 
     A client's first act is to make the local database where it is absent, and two at once crash
     (seen with MLflow 3: 12 of 16); so one at a time.
+
+    Raises:
+        TrackingError: If no server is named and there is no database engine, as in the images.
     """
     import mlflow
 
-    mlflow.set_tracking_uri(tracking_uri(project))
+    uri = tracking_uri(project)
+    if uri.startswith("sqlite:") and find_spec("sqlalchemy") is None:
+        raise TrackingError(
+            "no MLflow server is named, and there is no database engine here; set "
+            "MLFLOW_TRACKING_URI (on a cluster: cluster.tracking_uri in params.yaml)"
+        )
+    mlflow.set_tracking_uri(uri)
     with _only_one(project):
         return mlflow.MlflowClient()
 

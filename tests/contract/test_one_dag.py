@@ -6,11 +6,13 @@ import importlib
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, environment
 from ruamel.yaml import YAML
 
 import bigtransfer
@@ -199,3 +201,19 @@ def test_vtab_on_a_cluster_has_the_catalogues_exceptions() -> None:
         shared = {k: v for k, v in catalogue["finetune"].items()}
         for key, value in {**shared, **entry.get("finetune", {})}.items():
             assert task[key] == (tuple(value) if isinstance(value, list) else value), (name, key)
+
+
+def test_custom_resources_on_request(tmp_path: Path) -> None:
+    shutil.copytree(PROJECT / "pipelines", tmp_path / "pipelines")
+    shutil.copy(PROJECT / "params.yaml", tmp_path)
+    line = [sys.executable, "-m", "pipelines.bit_s", "--kubernetes", "kubeflow"]
+    subprocess.run(line, cwd=tmp_path, env=environment(PYTHONPATH=str(PROJECT)), check=True)
+    text = (tmp_path / "pipelines" / "bit_s.k8s.yaml").read_text()
+    kinds = {d["kind"]: d for d in YAML(typ="safe", pure=True).load_all(text)}
+    assert set(kinds) == {"Pipeline", "PipelineVersion"}
+    assert {d["metadata"]["namespace"] for d in kinds.values()} == {"kubeflow"}
+    spec = kinds["PipelineVersion"]["spec"]["pipelineSpec"]
+    golden = YAML(typ="safe", pure=True).load_all(
+        (PROJECT / "pipelines" / "bit_s.kfp.yaml").read_text()
+    )
+    assert spec["root"] == next(iter(golden))["root"]

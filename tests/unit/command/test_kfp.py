@@ -78,8 +78,9 @@ def golden(name: str) -> tuple[Any, Any]:
 
 def test_what_is_uploaded_is_the_golden_file(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit(BIT_L, "--endpoint", api.url) == 0
-    said = capsys.readouterr().out
-    assert f"look     {api.url}/#/runs/details/r0" in said
+    said = capsys.readouterr()
+    assert f"look     {api.url}/#/runs/details/r0" in said.out
+    assert "note: cluster.tracking_uri is null" in said.err
     (run,) = api.runs
     spec, platform = golden("bit_l")
     assert run["pipeline_spec"]["pipeline_spec"] == spec
@@ -88,11 +89,14 @@ def test_what_is_uploaded_is_the_golden_file(api: Api, capsys: pytest.CaptureFix
     assert run["experiment_id"] == "e0"
 
 
-def test_values_of_params_yaml_reach_the_spec(api: Api, tmp_path: Path) -> None:
+def test_values_of_params_yaml_reach_the_spec(
+    api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     overlay = tmp_path / "mine.yaml"
     overlay.write_text("cluster: {image: registry.example/me/bt, tracking_uri: 'http://ml:5000'}\n")
     words = ["pretrain.epochs=50", "datasets.upstream.source=s3://photos/all", "-e", "trial"]
     assert submit(BIT_L, *words, "--params", overlay, "--endpoint", api.url) == 0
+    assert capsys.readouterr().err == ""
     spec = api.runs[0]["pipeline_spec"]["pipeline_spec"]
     given = spec["root"]["inputDefinitions"]["parameters"]
     assert json.loads(given["pretrain"]["defaultValue"])["epochs"] == 50

@@ -125,3 +125,11 @@ def test_a_registered_model_is_fetched_by_alias_or_version(project: Path, folder
         fetch_checkpoint(project, "models:/bigtransfer-e@champion")
     with pytest.raises(TrackingError, match="names no registered model"):
         fetch_checkpoint(project, "models:/bigtransfer-d")
+
+
+def test_without_a_database_engine_a_server_must_be_named(
+    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigtransfer.track.runs.find_spec", lambda name: None)
+    with pytest.raises(TrackingError, match="no MLflow server is named, .* cluster.tracking_uri"):
+        put(project, folder, "d1", 0.5)
