@@ -8,6 +8,7 @@ and on a cluster none carries a figure.
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -75,7 +76,8 @@ def _metadata(artifact: dict[str, Any], path: Path) -> dict[str, Any]:
         known |= {
             key: value
             for key, value in read_json(index).items()
-            if type(value) in (int, float) or (type(value) is str and len(value) < _LONGEST_TEXT)
+            if (type(value) in (int, float) and math.isfinite(value))
+            or (type(value) is str and len(value) < _LONGEST_TEXT)
         }
     return known
 
@@ -86,7 +88,7 @@ def _figures(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     for key, value in values.items():
         if isinstance(value, dict):
             flat |= _figures(value, f"{prefix}{key}.")
-        elif type(value) in (int, float):
+        elif type(value) in (int, float) and math.isfinite(value):
             flat[prefix + key] = float(value)
     return flat
 

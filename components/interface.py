@@ -202,8 +202,10 @@ def _execute(
             lock_file = WORK / "locks" / f"{component.name}-{name}.lock"
             held.enter_context(lock(lock_file, f"the output of {stage_name} ({outputs[0]})"))
         paths = {**reads, **writes, **options}
-        if executor is None:
+        if executor is None or "RANK" in os.environ:  # `torchrun` starts its processes together
             _run_tracked(component, run, params, paths, stage_name)
+            if executor is not None and _leads():
+                executor.report(writes)
             return
         say = partial(print, f"{stage_name}:", file=sys.stderr, flush=True)
         patiently(lambda: _run_tracked(component, run, params, paths, stage_name), say)

@@ -66,16 +66,24 @@ KINDS = {
 }  # fmt: skip
 
 
-def component(name: str, image: str, several: Mapping[str, int] | None = None) -> Any:
+def component(
+    name: str, image: str, several: Mapping[str, int] | None = None, processes: int = 1
+) -> Any:
     """Return a component for a pipeline.
 
     Args:
         name: Of the component.
         image: That holds it.
+        processes: On its node, by `torchrun`.
         several: Input -> how many paths it takes; such an input `x` has the names x_0, x_1, …
     """
     kind = KINDS[name]
     counts = several or {}
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        if processes > 1
+        else []
+    )
     inputs = {
         flag: [f"{flag}_{number}" for number in range(counts[flag])] if flag in counts else [flag]
         for flag in kind.reads
@@ -94,7 +102,7 @@ def component(name: str, image: str, several: Mapping[str, int] | None = None) -
             arguments += [f"--{flag}", values[flag].path]
         arguments += ["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
         return dsl.ContainerSpec(
-            image=image, command=["python", "-m", f"components.{name}"], args=arguments
+            image=image, command=["python", *launcher, "-m", f"components.{name}"], args=arguments
         )
 
     # kfp reads name, docstring and signature, and passes everything by position.

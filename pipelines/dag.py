@@ -21,7 +21,7 @@ import bigtransfer
 from bigtransfer import config
 from bigtransfer.config import Params, Section
 from pipelines import containers
-from pipelines.placement import image_of, place
+from pipelines.placement import image_of, let_long_tasks_be_retried, place, processes_of
 
 PROJECT = Path(__file__).parents[1]
 EMBEDDED = {f"data/{name}": name for name in containers.KINDS["materialize"].writes}
@@ -36,6 +36,8 @@ class Submission:
     """Of the images."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Laid over the params, above the pipeline's own overlay."""
+    fresh: bool = False
+    """Whether sources are listed anew, where their address is the same as before."""
 
 
 _submission = Submission()
@@ -64,7 +66,7 @@ def build(name: str, overlay: Path | None = None, *, pretrained: str | None = No
         ConfigError: If the params do not fit the schema.
     """
     params = config.load(PROJECT / "params.yaml", overlay, _submission.changes)
-    wiring = _Wiring(params, _submission.tag, pretrained)
+    wiring = _Wiring(params, _submission, pretrained)
 
     def pipeline(*arguments: Any) -> None:
         wiring.wire(dict(zip(wiring.defaults, arguments, strict=True)))
@@ -78,7 +80,9 @@ def build(name: str, overlay: Path | None = None, *, pretrained: str | None = No
         ]
     )
     pipeline.__doc__ = "Images to registered models: validate, shard, pretrain, finetune, …"
-    return dsl.pipeline(name=name)(pipeline)
+    made = dsl.pipeline(name=name)(pipeline)
+    let_long_tasks_be_retried(made)
+    return made
 
 
 def compile_beside(pipeline: Any, file: str) -> None:
@@ -108,8 +112,9 @@ def compile_beside(pipeline: Any, file: str) -> None:
 class _Wiring:
     """The tasks of one pipeline, and what goes from one to the other."""
 
-    def __init__(self, params: Params, tag: str, pretrained: str | None) -> None:
-        self._params, self._tag, self._pretrained = params, tag, pretrained
+    def __init__(self, params: Params, submission: Submission, pretrained: str | None) -> None:
+        self._params, self._pretrained = params, pretrained
+        self._tag, self._fresh = submission.tag, submission.fresh
         wanted = {task.dataset for task in params.tasks.values()}
         if pretrained is None:
             wanted |= {params.pretrain.dataset, params.pretrain.probe.dataset}
@@ -160,8 +165,8 @@ class _Wiring:
                 source = made.outputs[self._embedded[name]]
             elif dataset.source is not None:
                 fetched = self._task(f"fetch@{name}", params=section)
-                # What lies at an address may change; at a DVC version it may not.
-                fetched.set_caching_options(dataset.source.startswith("dvc://"))
+                # The same address is taken for the same data, or all after it would run again.
+                fetched.set_caching_options(not self._fresh)
                 source = fetched.outputs["index"]
             else:
                 source = _imported(f"data@{name}", arguments[_key("uri", name)], dsl.Dataset)
@@ -200,7 +205,10 @@ class _Wiring:
     def _task(self, stage: str, several: Mapping[str, int] | None = None, **inputs: Any) -> Any:
         name = stage.partition("@")[0]
         cluster = self._params.cluster
-        task = containers.component(name, image_of(name, cluster, self._tag), several)(**inputs)
+        made = containers.component(
+            name, image_of(name, cluster, self._tag), several, processes_of(name, cluster)
+        )
+        task = made(**inputs)
         task.set_display_name(stage)
         place(task, name, cluster)
         return task

@@ -11,7 +11,7 @@ from pipelines.containers import KINDS
 
 _TRAINERS = {"nvidia.com/gpu": "train-gpu", "google.com/tpu": "train-tpu", None: "train-cpu"}
 _SPOT_RETRIES = 20
-_BACKOFF = {"backoff_duration": "60s", "backoff_factor": 2.0, "backoff_max_duration": "3600s"}
+_LONGEST_SECONDS = 90 * 24 * 3600
 
 
 def image_of(component: str, cluster: ClusterParams, tag: str) -> str:
@@ -39,7 +39,9 @@ def place(task: Any, component: str, cluster: ClusterParams) -> None:
     hours = cluster.timeout_hours.get(component)
     if hours is not None:
         kubernetes.set_timeout(task, round(3600 * hours))
-    task.set_retry(_SPOT_RETRIES if pool.spot else cluster.retries, **_BACKOFF)
+    task.set_retry(
+        _SPOT_RETRIES if pool.spot else cluster.retries, backoff_duration="60s", backoff_factor=2.0
+    )
     environment = dict(cluster.env)
     if cluster.tracking_uri is not None:
         environment["MLFLOW_TRACKING_URI"] = cluster.tracking_uri
@@ -47,6 +49,22 @@ def place(task: Any, component: str, cluster: ClusterParams) -> None:
         task.set_env_variable(key, value)
     for variable, place_of in cluster.secrets.items():
         kubernetes.use_secret_as_env(task, place_of.secret, {place_of.key: variable})
+
+
+def let_long_tasks_be_retried(pipeline: Any) -> None:
+    """Lift the hour after whose end, counted from the first start, Argo tries no task again.
+
+    kfp caps `backoff_max_duration` at an hour (kubeflow/pipelines PR 13452); the backend does not.
+    """
+    for task in pipeline.pipeline_spec.root.dag.tasks.values():
+        if task.HasField("retry_policy"):
+            task.retry_policy.backoff_max_duration.seconds = _LONGEST_SECONDS
+
+
+def processes_of(component: str, cluster: ClusterParams) -> int:
+    """Return how many processes a task is: one per GPU for upstream training, else one."""
+    pool = _pool(component, cluster)
+    return pool.count if component == "pretrain" and pool.accelerator == "nvidia.com/gpu" else 1
 
 
 def _pool(component: str, cluster: ClusterParams) -> PoolParams:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import bigtransfer
 from bigtransfer.command.image_tag import CONTENT, source_tag
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
 
@@ -64,8 +65,9 @@ def run(arguments: argparse.Namespace) -> None:
     for target in dict.fromkeys(arguments.target or _BY_DEFAULT):
         name = f"{cluster.image}-{target}:{tag}"
         began = time.monotonic()
+        version = f"{cluster.image}-{target}:{bigtransfer.__version__}"  # of compiled packages
         line = [engine, "build", "--file", "components/Dockerfile", "--target", target,
-                "--tag", name, *_labels(project, target)]  # fmt: skip
+                "--tag", name, "--tag", version, *_labels(project, target)]  # fmt: skip
         if arguments.network:
             line += ["--network", arguments.network]
         for key, value in (("BASE", arguments.base), ("TRAIN_BASE", arguments.train_base)):

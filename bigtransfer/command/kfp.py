@@ -93,6 +93,10 @@ def parser() -> argparse.ArgumentParser:
         help="show the tasks until the run ends; a failed one is exit 2",
     )  # fmt: skip
     add(
+        "--fresh", action="store_true",
+        help="list the sources anew, though their addresses are the same (else cached)",
+    )  # fmt: skip
+    add(
         "--local", action="store_true", help="run it here, in Docker, instead of on a cluster"
     )  # fmt: skip
     return result

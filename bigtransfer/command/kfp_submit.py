@@ -35,6 +35,8 @@ from bigtransfer.errors import (
 _ENDPOINTS = ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT")
 _SECONDS = 20.0
 _LOOK_SECONDS = 1.0
+_MOST_FAILURES = 120
+"""Looks that may fail one after another: a port-forward comes back, a server restarts."""
 _OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 
 
@@ -70,27 +72,29 @@ def submit(
         package = arguments.file
         name = package.stem
         values = _pairs(arguments.values)
+        if package.suffix != ".py" and (arguments.params or any("." in key for key in values)):
+            raise ConfigError(
+                "a package is compiled already: --params and values of params.yaml (KEY with a "
+                "dot) go with a pipeline file (.py)"
+            )
         if package.suffix == ".py":
             loaded = _Loaded(project, arguments)
             with loaded.building():
                 name, package, values = loaded.compiled(Path(scratch) / "pipeline.yaml")
             _refuse_local_places(loaded, values)
-            if _lacks_mlflow(package):
-                print(
-                    "note: cluster.tracking_uri is null, so no task reaches MLflow and `register` "
-                    "will fail; give cluster.tracking_uri=http://…",
-                    file=sys.stderr,
-                    flush=True,
-                )
+        notes = list(_notes(package))
         _refuse_secrets({**_pairs(arguments.values), **values})
-        _require_api(endpoint, arguments.existing_token)
-        client = _client(endpoint, cluster, arguments)
+        several_users = _require_api(endpoint, arguments.existing_token)
         with _explained(endpoint):
+            client = _client(endpoint, cluster, arguments)
             run = client.create_run_from_pipeline_package(
                 str(package), arguments=values, run_name=arguments.run_name
                 or f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}",
                 experiment_name=arguments.experiment_name or name,
+                namespace=_namespace(cluster, arguments) if several_users else None,
             )  # fmt: skip
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr, flush=True)
     print(f"run      {run.run_id}")
     print(f"look     {endpoint}/#/runs/details/{run.run_id}", flush=True)
     if arguments.wait:
@@ -123,7 +127,11 @@ class _Loaded:
             if (self._project / "pipelines" / "dag.py").is_file():
                 dag = importlib.import_module("pipelines.dag")
                 held.enter_context(
-                    dag.submitting(dag.Submission(source_tag(self._project), self.changes))
+                    dag.submitting(
+                        dag.Submission(
+                            source_tag(self._project), self.changes, self._arguments.fresh
+                        )
+                    )
                 )
             elif self.changes:
                 raise ConfigError(
@@ -155,10 +163,11 @@ class _Loaded:
                     f"{did_you_mean(key, inputs)}; it has {', '.join(sorted(inputs))}"
                 )
             found[key] = _typed(key, text, inputs[key].parameter_type)
-        if found.get("pretrained", "").startswith("models:/"):
+        place = self.places(found).get("pretrained", "")
+        if place.startswith("models:/"):
             from bigtransfer.track.registry import checkpoint_uri
 
-            found["pretrained"] = checkpoint_uri(self._project, found["pretrained"])
+            found["pretrained"] = checkpoint_uri(self._project, place)
         for key in inputs:
             given = found.get(key, inputs[key].default_value.string_value)
             if isinstance(given, str) and '"source":"dvc://' in given:
@@ -189,6 +198,8 @@ def _nested(pairs: Mapping[str, str]) -> dict[str, Any]:
         inner = result
         for part in path:
             inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{key!r}: {part!r} is given a value of its own as well")
         try:
             inner[last] = json.loads(text)
         except ValueError:
@@ -275,13 +286,28 @@ def _pinned(section: str) -> str:
     return json.dumps(values, separators=(",", ":"))
 
 
-def _lacks_mlflow(package: Path) -> bool:
+def _notes(package: Path) -> Iterator[str]:
+    """Say what a run will lack that its params could give."""
     text = package.read_text("utf-8")
-    return "components.register" in text and "MLFLOW_TRACKING_URI" not in text
+    if "components.register" in text and "MLFLOW_TRACKING_URI" not in text:
+        yield (
+            "cluster.tracking_uri is null, so no task reaches MLflow and `register` will fail; "
+            "give cluster.tracking_uri=http://…"
+        )
+    if "components.pretrain" in text and '"checkpoint_mirror":null' in text:
+        yield (
+            "pretrain.checkpoint_mirror is null, so a training whose node is lost begins anew; "
+            "give pretrain.checkpoint_mirror=s3://…"
+        )
 
 
 def _refuse_local_places(loaded: _Loaded, values: Mapping[str, Any]) -> None:
     for key, place in loaded.places(values).items():
+        if place.startswith("mlflow-artifacts:"):
+            raise ConfigError(
+                f"{key} lies at {place!r}: MLflow hands its files out itself, which KFP cannot "
+                "read; give the address of the checkpoint in a bucket"
+            )
         if "://" not in place or place.startswith("file://"):
             what = key.removeprefix("uri_")
             cure = (
@@ -298,15 +324,20 @@ def _refuse_local_places(loaded: _Loaded, values: Mapping[str, Any]) -> None:
 
 def _refuse_secrets(values: Mapping[str, Any]) -> None:
     for key, value in values.items():
-        if looks_secret(key, value if isinstance(value, str) else json.dumps(value)):
+        if not key.startswith("cluster.secrets") and looks_secret(
+            key, value if isinstance(value, str) else json.dumps(value)
+        ):
             raise ConfigError(
                 f"parameter {key!r} looks like a secret, and everybody who sees the run reads it; "
                 "put it into a Kubernetes secret and name that under cluster.secrets"
             )
 
 
-def _require_api(endpoint: str, token: str | None) -> None:
+def _require_api(endpoint: str, token: str | None) -> bool:
     """Ask the server whether it speaks KFP's API v2.
+
+    Returns:
+        Whether it is one for several users, where a run belongs to a namespace.
 
     Raises:
         ConfigError: If it does not, or refuses us.
@@ -316,7 +347,8 @@ def _require_api(endpoint: str, token: str | None) -> None:
     request = urllib.request.Request(f"{endpoint}/apis/v2beta1/healthz", headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-            json.loads(answer.read())
+            health = json.loads(answer.read())
+            return bool(health.get("multi_user", health.get("multiUser", False)))
     except urllib.error.HTTPError as error:
         raise _refusal(endpoint, error.code, str(error.reason)) from error
     except ValueError as error:
@@ -369,10 +401,14 @@ def _explained(endpoint: str) -> Iterator[None]:
 def _client(endpoint: str, cluster: ClusterParams | None, arguments: argparse.Namespace) -> Any:
     from kfp import client
 
-    namespace = arguments.namespace or (cluster.namespace if cluster else "kubeflow")
     return client.Client(
-        host=endpoint, namespace=namespace, existing_token=arguments.existing_token
+        host=endpoint, namespace=_namespace(cluster, arguments),
+        existing_token=arguments.existing_token,
     )  # fmt: skip
+
+
+def _namespace(cluster: ClusterParams | None, arguments: argparse.Namespace) -> str:
+    return str(arguments.namespace or (cluster.namespace if cluster else "kubeflow"))
 
 
 def _wait(client: Any, endpoint: str, run_id: str) -> None:
@@ -381,21 +417,34 @@ def _wait(client: Any, endpoint: str, run_id: str) -> None:
     Raises:
         BigTransferError: If it did not succeed.
     """
-    shown: dict[str, str] = {}
-    began = time.monotonic()
+    shown: dict[str, tuple[str, str]] = {}
+    began, failures = time.monotonic(), 0
     while True:
-        with _explained(endpoint):
-            run = client.get_run(run_id)
+        try:
+            with _explained(endpoint):
+                run = client.get_run(run_id)
+            failures = 0
+        except InfrastructureError as error:
+            failures += 1
+            if failures > _MOST_FAILURES:
+                raise InfrastructureError(
+                    f"{error}; the run goes on, look at {endpoint}/#/runs/details/{run_id}"
+                ) from error
+            time.sleep(_LOOK_SECONDS)
+            continue
         details = getattr(run.run_details, "task_details", None) or []
         for task in sorted(details, key=lambda task: str(task.start_time or "")):
             name, state = str(task.display_name), str(task.state)
-            if state != "None" and shown.get(name) != state:
-                shown[name] = state
+            key = str(task.task_id or name)
+            if name == "executor" or name.endswith("-driver") or state == "None":
+                continue  # what Argo makes of a task; the task itself is listed besides
+            if shown.get(key) != (name, state):
+                shown[key] = (name, state)
                 print(f"{time.monotonic() - began:7.0f} s  {name:<32} {state}", flush=True)
         if str(run.state) in _OVER:
             break
         time.sleep(_LOOK_SECONDS)
-    failed = [name for name, state in shown.items() if state == "FAILED"]
+    failed = [name for name, state in shown.values() if state == "FAILED"]
     if str(run.state) != "SUCCEEDED":
         what = f" in {', '.join(failed)}" if failed else ""
         raise BigTransferError(

@@ -184,9 +184,13 @@ def _published(raw: dict[str, Any], source: str) -> list[Published]:
     from bigtransfer.evaluate.sweep import Published
 
     found = []
-    for row in raw.get("published", []):
-        _only(row, ("name", "means"), f"{source}: published")
-        found.append(Published(row["name"], row["means"]))
+    rows = raw.get("published", [])
+    for row in rows if isinstance(rows, list) else [rows]:
+        where = f"{source}: published"
+        if not isinstance(row, dict) or not isinstance(row.get("means"), dict):
+            raise ConfigError(f"{where} must list {{name: …, means: {{group: percent}}}}")
+        _only(row, ("name", "means"), where)
+        found.append(Published(str(row.get("name", "")), row["means"]))
     return found
 
 
@@ -199,6 +203,7 @@ def _entries(
         ConfigError: One line that names the key.
     """
     _only(raw, _TOP, source)
+    _require_mappings(raw, ("data", "finetune"), source)
     tasks = raw.get("tasks")
     if not isinstance(tasks, dict) or not tasks:
         raise ConfigError(f"{source}: 'tasks' must name at least one task, each with a 'path'")
@@ -208,6 +213,7 @@ def _entries(
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
             raise ConfigError(f"{where} lacks a 'path'")
         _only(entry, _TASK, where)
+        _require_mappings(entry, ("data", "finetune", "images", "reference"), where)
         data, tuning = ({**raw.get(key, {}), **entry.get(key, {})} for key in ("data", "finetune"))
         settings = settings_of(str(name), data, tuning, where)
         if typed:
@@ -224,6 +230,12 @@ def _chosen(entries: dict[str, Any], only: list[str] | None) -> dict[str, Any]:
                 f"{', '.join(entries)}"
             )
     return {name: entry for name, entry in entries.items() if not only or name in only}
+
+
+def _require_mappings(values: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
+    for key in keys:
+        if not isinstance(values.get(key, {}), dict):
+            raise ConfigError(f"{where}: {key!r} must hold keys and values, got {values[key]!r}")
 
 
 def _only(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:

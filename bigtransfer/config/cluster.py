@@ -15,7 +15,9 @@ PLACED = (
     "register",
 )  # fmt: skip
 """Components that run on a cluster; each has a pool."""
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGT]|[KMGT]i)?$")]
+Cores = Annotated[str, Field(pattern=r"^[0-9]*\.?[0-9]+m?$")]
+Bytes = Annotated[str, Field(pattern=r"^[0-9]+([EPTGMK]i?)?$")]
+"""As kfp takes them."""
 Dns = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _SECRET_NAME = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|ACCESS_KEY|API_KEY", re.I)
@@ -48,13 +50,13 @@ class Toleration(Section):
 class PoolParams(Section):
     """A kind of node, and how much of one a task takes."""
 
-    cpu: Quantity
-    memory: Quantity
+    cpu: Cores
+    memory: Bytes
     accelerator: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$")] | None
     count: NotNegative
     selector: dict[str, str]
     tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)]
-    shm: Quantity | None
+    shm: Bytes | None
     spot: bool
 
     @model_validator(mode="after")

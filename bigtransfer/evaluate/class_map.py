@@ -74,7 +74,8 @@ def _of_objectnet(folder: Path, classes: Sequence[str]) -> dict[str, frozenset[i
     id_of_output = _json(folder / "pytorch_to_imagenet_2012_id.json")
     output_of_id = {int(number): int(output) for output, number in id_of_output.items()}
     labels = _text(folder / "imagenet_to_label_2012_v2").splitlines()
-    id_of_label = {label.strip(): number for number, label in enumerate(labels, start=1)}
+    first = min(output_of_id, default=0)  # the ids count from 0 or from 1
+    id_of_label = {label.strip(): number for number, label in enumerate(labels, start=first)}
     try:
         return {
             name: frozenset(

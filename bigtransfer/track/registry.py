@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigtransfer.errors import TrackingError, did_you_mean
+from bigtransfer.errors import (
+    BigTransferError,
+    InfrastructureError,
+    TrackingError,
+    did_you_mean,
+)
 from bigtransfer.storage import new_folder
 from bigtransfer.track.address import tracking_uri
 from bigtransfer.track.origin import find_origin
@@ -23,6 +28,8 @@ from bigtransfer.track.runs import log_dataset, open_client, open_experiment, pa
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 _CHECKPOINT = "checkpoint"
+_STORES = ("boto3", "botocore", "requests", "s3transfer", "urllib3", "azure", "google")
+"""Packages whose errors come out of an upload to an artifact store."""
 _DIGEST_TAG = "bigtransfer.checkpoint_digest"
 _TEST_TAG = "bigtransfer.test_digest"
 _SCORE_TAG = "bigtransfer.test_score"
@@ -78,15 +85,13 @@ def register(
     Raises:
         TrackingError: If MLflow refuses; says what and where.
     """
-    from mlflow.exceptions import MlflowException
-
     all_tags = {
         **tags,
         _DIGEST_TAG: digest,
         _TEST_TAG: test_digest,
         _SCORE_TAG: repr(score),
     }
-    try:
+    with _explained(project, f"refused to register {name!r}"):
         client = open_client(project)
         version = _find(client, name, digest)
         new = version is None
@@ -98,12 +103,41 @@ def register(
             version = _log(client, place, name, model, checkpoint, all_tags, metrics, dataset)
         _describe(client, version, all_tags, description)
         alias, reason = _settle(client, name, version, test_digest, score, promote)
-    except MlflowException as error:
-        raise TrackingError(
-            f"MLflow at {tracking_uri(project)!r} refused to register {name!r}: {error.message}; "
-            "check MLFLOW_TRACKING_URI, or move mlflow.db away to start anew"
-        ) from error
     return Registration(name, str(version.version), alias, version.run_id, new, reason)
+
+
+@contextmanager
+def _explained(project: Path, what: str) -> Iterator[None]:
+    """Turn the errors of MLflow and of its artifact store into ours.
+
+    Raises:
+        TrackingError: If it is the user's to mend.
+        InfrastructureError: If a server did not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    where = f"MLflow at {tracking_uri(project)!r}"
+    try:
+        yield
+    except MlflowException as error:
+        text = " ".join(str(error.message).split())
+        if tracking_uri(project).startswith("http") and error.error_code == "INTERNAL_ERROR":
+            raise InfrastructureError(
+                f"{where} does not answer: {text}; try again later"
+            ) from error
+        raise TrackingError(
+            f"{where} {what}: {text}; check MLFLOW_TRACKING_URI, or move mlflow.db away to start "
+            "anew"
+        ) from error
+    except BigTransferError:
+        raise
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in _STORES and not isinstance(error, OSError):
+            raise
+        raise TrackingError(
+            f"{where} {what}: its artifact store does not take our files ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}); see to its address and to our right to write there"
+        ) from error
 
 
 def fetch_checkpoint(project: Path, address: str) -> Path:

@@ -181,7 +181,11 @@ def _take_over(output: Path, names: list[str], done: Path) -> None:
     """Copy cells of an output that the same recipe wrote, e.g. with fewer seeds."""
     for name in names:
         if not (done / name).exists():
-            verify_folder(output / name, CheckpointError)
+            try:
+                verify_folder(output / name, CheckpointError)
+            except CheckpointError as error:
+                print(f"{error}: it is trained again", flush=True)
+                continue
             with new_folder(done / name, sealed=False) as partial_folder:
                 shutil.copytree(output / name, partial_folder, dirs_exist_ok=True)
 

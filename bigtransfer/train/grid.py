@@ -25,7 +25,7 @@ OVERRIDES = (
 """Params that replace the HyperRule's own value where they are not null."""
 RECIPE = (
     *OVERRIDES, "preset", "random_crop", "flip", "trained", "train_on", "threads",
-    "abstain_accuracy",
+    "abstain_accuracy", "precision",
 )  # fmt: skip
 """Params that decide what a cell becomes, beside the data and the upstream weights."""
 _VALIDATION_BATCH = 256

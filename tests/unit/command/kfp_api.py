@@ -21,6 +21,7 @@ class Api:
         self.status = 200
         self.token: str | None = None
         self.prefix = V2
+        self.several_users = False
         self.page = False
         """Whether a login page is answered."""
         api = self
@@ -58,11 +59,12 @@ class Api:
         elif self.status != 200 and not path.endswith("healthz"):
             self._send(request, self.status, {"message": "the pipeline spec is\ninvalid"})
         else:
-            self._send(request, 200, self._known(path.removeprefix(self.prefix), body))
+            known = self._known(path.removeprefix(self.prefix), body)
+            self._send(request, 500 if known.get("state") == "ERROR" else 200, known)
 
     def _known(self, path: str, body: Any) -> dict[str, Any]:
         if path == "/healthz":
-            return {"multi_user": False}
+            return {"multi_user": self.several_users}
         if path == "/experiments" and body is None:
             return {"experiments": self.experiments}
         if path == "/experiments":

@@ -89,13 +89,13 @@ def test_a_wrong_map_is_one_line(
     assert message in shown and len(shown.splitlines()) == 1
 
 
-def objectnet(folder: Path) -> Path:
+def objectnet(folder: Path, first: int = 0) -> Path:
     """Write its four files with ids in another order than the outputs: id i is output 999 - i."""
     folder.mkdir()
     files = {
         "folder_to_objectnet_label.json": {"alarm_clock": "Alarm clock", "band_aid": "Band Aid"},
         "objectnet_to_imagenet_1k.json": {"Alarm clock": "label 10; label 20"},
-        "pytorch_to_imagenet_2012_id.json": {str(999 - i): i + 1 for i in range(1000)},
+        "pytorch_to_imagenet_2012_id.json": {str(999 - i): i + first for i in range(1000)},
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content))
@@ -110,6 +110,8 @@ def test_objectnet_brings_its_own_map(
     mappings = objectnet(tmp_path / "mappings")
     names = [str(i) for i in range(1000)]
     assert read_class_map(mappings, names) == {"alarm_clock": {989, 979}}
+    from_one = objectnet(tmp_path / "from_one", first=1)
+    assert read_class_map(from_one, names) == {"alarm_clock": {989, 979}}
     with pytest.raises(ConfigError, match="1,000 classes of ILSVRC-2012; this model has 3"):
         read_class_map(mappings, CLASSES)
 

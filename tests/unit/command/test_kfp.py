@@ -96,7 +96,7 @@ def test_values_of_params_yaml_reach_the_spec(
     overlay.write_text("cluster: {image: registry.example/me/bt, tracking_uri: 'http://ml:5000'}\n")
     words = ["pretrain.epochs=50", "datasets.upstream.source=s3://photos/all", "-e", "trial"]
     assert submit(BIT_L, *words, "--params", overlay, "--endpoint", api.url) == 0
-    assert capsys.readouterr().err == ""
+    assert "tracking_uri" not in capsys.readouterr().err
     spec = api.runs[0]["pipeline_spec"]["pipeline_spec"]
     given = spec["root"]["inputDefinitions"]["parameters"]
     assert json.loads(given["pretrain"]["defaultValue"])["epochs"] == 50
@@ -118,20 +118,33 @@ def test_a_file_of_ones_own(api: Api, tmp_path: Path, monkeypatch: pytest.Monkey
     assert parameters == {"text": "hello", "times": 3, "sure": False}
 
 
-def test_wait_plays_back_the_tasks(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wait_plays_back_the_tasks(
+    api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def state(run: str, **tasks: str) -> dict[str, Any]:
-        details = [{"display_name": name, "state": text} for name, text in tasks.items()]
+        details = [
+            {"task_id": name, "display_name": name, "state": text} for name, text in tasks.items()
+        ]
+        details += [
+            {"task_id": f"x{i}", "display_name": "executor", "state": text}
+            for i, text in enumerate(("RUNNING", "FAILED"))
+        ]
         return {"state": run, "run_details": {"task_details": details}}
 
+    monkeypatch.setattr(kfp_submit, "_MOST_FAILURES", 3)
+    running = state("RUNNING", shard="RUNNING")
+    lost = {"state": "ERROR"}
     api.states = [
-        state("PENDING"), state("RUNNING", shard="RUNNING"), state("RUNNING", shard="RUNNING"),
-        state("SUCCEEDED", shard="SUCCEEDED"),
+        state("PENDING"), lost, lost, running, running, state("SUCCEEDED", shard="SUCCEEDED"),
     ]  # fmt: skip
     assert submit(BIT_L, "--endpoint", api.url, "--wait") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[2:] for line in lines if " s  shard" in line] == [
         ["shard", "RUNNING"], ["shard", "SUCCEEDED"],
     ]  # fmt: skip
+    api.states = [{"state": "ERROR"}]
+    assert submit(BIT_L, "--endpoint", api.url, "--wait") == 75
+    assert "the run goes on, look at http" in capsys.readouterr().err
     api.states = [state("RUNNING"), state("FAILED", shard="SUCCEEDED", audit="FAILED")]
     assert submit(BIT_L, "--endpoint", api.url, "--wait") == 2
     assert "the run failed in audit; its log is at http" in capsys.readouterr().err
@@ -162,6 +175,41 @@ def test_a_server_that_refuses_is_one_line(
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1
+
+
+def test_a_package_takes_no_values_of_params_yaml(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = PROJECT / "pipelines" / "bit_l.kfp.yaml"
+    assert submit(package, "pretrain.epochs=50", "--endpoint", api.url) == 2
+    assert "a package is compiled already" in capsys.readouterr().err
+    assert submit(package, "--endpoint", api.url) == 0
+    assert api.runs[0]["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "bit-l"
+
+
+def test_more_gpus_are_more_processes_and_secrets_are_named(api: Api) -> None:
+    secrets = '{"AWS_SECRET_ACCESS_KEY": {"secret": "s3", "key": "secret"}}'
+    words = ["cluster.pools.gpu.count=8", f"cluster.secrets={secrets}", "--fresh"]
+    assert submit(BIT_L, *words, "--endpoint", api.url) == 0
+    spec = api.runs[0]["pipeline_spec"]["pipeline_spec"]
+    lines = {
+        executor["container"]["command"][-1]: executor["container"]["command"]
+        for executor in spec["deploymentSpec"]["executors"].values()
+    }
+    assert lines["components.pretrain"][2:6] == [
+        "torch.distributed.run", "--standalone", "--nproc-per-node", "8",
+    ]  # fmt: skip
+    assert lines["components.finetune"] == ["python", "-m", "components.finetune"]
+    tasks = {task["taskInfo"]["name"]: task for task in spec["root"]["dag"]["tasks"].values()}
+    assert not tasks["fetch@upstream"]["cachingOptions"].get("enableCache")
+    assert tasks["pretrain"]["cachingOptions"]["enableCache"]
+    assert tasks["pretrain"]["retryPolicy"]["backoffMaxDuration"] == "7776000s"
+
+
+def test_in_a_cluster_of_several_users_a_run_has_a_namespace(api: Api) -> None:
+    api.several_users = True
+    assert submit(BIT_L, "-n", "team-a", "--endpoint", api.url) == 0
+    assert api.experiments[0]["namespace"] == "team-a"
 
 
 def test_a_token_opens(api: Api) -> None:
@@ -213,6 +261,8 @@ def test_a_wrong_file_or_value_is_one_line(
         (["cluster.placement.pretrain=gpus"], "placement.pretrain is 'gpus', which 'pools' does"),
         (['cluster.env={"AWS_SECRET_ACCESS_KEY": "x"}'], "AWS_SECRET_ACCESS_KEY looks like a sec"),
         (["datasets.upstream.source=s3://key:word@host/b"], "looks like a secret"),
+        (["pretrain.epochs=50", "pretrain.epochs.x=4"], "'epochs' is given a value of its own"),
+        (["cluster.pools.cpu.memory=1.5Gi"], "'cluster.pools.cpu.memory' is '1.5Gi', but it"),
         (["datasets.pets=null"], "'tasks.pets.dataset' is 'pets', which 'datasets' does not name"),
     ],
 )
