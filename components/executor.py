@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError, StoppedError
+from bigtransfer.errors import ConfigError, InfrastructureError, StoppedError
 
 _TRIES = 5
 _PAUSE_SECONDS = 10.0
@@ -102,7 +102,8 @@ def patiently(run: Callable[[], None], say: Callable[[str], None]) -> None:
         InfrastructureError: If it fails five times, or was stopped from outside.
         BigTransferError: At once, if it is no such failure.
     """
-    for attempt in range(1, _TRIES + 1):
+    attempt = 1
+    while True:
         try:
             return run()
         except StoppedError:
@@ -111,6 +112,6 @@ def patiently(run: Callable[[], None], say: Callable[[str], None]) -> None:
             if attempt == _TRIES:
                 raise
             pause = _PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
-            say(f"{error}; attempt {attempt + 1} of {_TRIES} in {pause:.0f} s")
+            attempt += 1
+            say(f"{error}; attempt {attempt} of {_TRIES} in {pause:.0f} s")
             time.sleep(pause)
-    raise BigTransferError("unreachable")

@@ -40,6 +40,7 @@ def run(project: Path, pipeline: Any, values: dict[str, Any], mounts: list[Path]
         InfrastructureError: If Docker or MLflow does not run.
         BigTransferError: If a task fails.
     """
+    import docker
     from kfp import local
     from kfp.local import docker_task_handler
 
@@ -69,6 +70,10 @@ def run(project: Path, pipeline: Any, values: dict[str, Any], mounts: list[Path]
             )  # fmt: skip
             try:
                 pipeline(**values)
+            except docker.errors.DockerException as error:
+                raise InfrastructureError(
+                    f"Docker failed: {' '.join(str(error).split())}; mend it and run again"
+                ) from error
             except RuntimeError as error:
                 raise BigTransferError(
                     f"{error}; what the task said stands above, its files lie below {root}"

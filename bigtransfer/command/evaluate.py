@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bigtransfer.command.models import MODEL_HELP, checkpoint_at
+from bigtransfer.command.models import MODEL_HELP, add_device, checkpoint_at
 from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.progress import tracked
 
@@ -48,10 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="cut off so many pixels all around first (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FILE", help="CSV file, a row per image")
-    parser.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"),
-        help="auto: a GPU where there is one (default: %(default)s)",
-    )  # fmt: skip
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -64,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     from bigtransfer.evaluate.class_map import read_class_map, same_names
     from bigtransfer.evaluate.prediction import device_named
     from bigtransfer.serve.deployed import load_any
-    from bigtransfer.serve.labelled import judged, test_images
+    from bigtransfer.serve.labelled import counted_images, judged
     from bigtransfer.serve.prediction import Framing
     from bigtransfer.storage import as_csv, write_text
 
@@ -80,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.class_map
         else same_names(source.labels, classes)
     )
-    images = test_images(source, counts_as)
+    images = counted_images(source, counts_as)
     names = {image.labels[0] for image in images}
     print(
         f"{len(images):,} images of {len(names):,} names"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from bigtransfer.errors import CheckpointError
@@ -27,3 +28,11 @@ def checkpoint_at(place: str) -> Path:
     if not folder.is_dir():
         raise CheckpointError(f"{place!r} is no folder; MODEL is {MODEL_HELP}")
     return folder
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Declare `--device`."""
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"),
+        help="auto: a GPU where there is one (default: %(default)s)",
+    )  # fmt: skip

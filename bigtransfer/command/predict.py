@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
-from bigtransfer.command.models import MODEL_HELP, checkpoint_at
+from bigtransfer.command.models import MODEL_HELP, add_device, checkpoint_at
 from bigtransfer.errors import DatasetError
 from bigtransfer.progress import tracked
 
@@ -30,10 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=1, metavar="K", help="guesses per image (default: %(default)s)"
     )
-    parser.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"),
-        help="auto: a GPU where there is one (default: %(default)s)",
-    )  # fmt: skip
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -70,15 +70,14 @@ def settings_in(texts: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: If one is not KEY=VALUE.
     """
+    from bigtransfer import config
+
     found: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text!r}: write KEY=VALUE, e.g. {_EXAMPLE}")
-        try:
-            found[key] = json.loads(value)
-        except ValueError:
-            found[key] = value
+        found[key] = config.typed_value(value)
     return found
 
 

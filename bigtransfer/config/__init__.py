@@ -2,7 +2,14 @@
 
 from bigtransfer.config.base import Section
 from bigtransfer.config.cluster import PLACED, ClusterParams, PoolParams, looks_secret
-from bigtransfer.config.reading import from_json, laid_over, load, read_yaml, resolve
+from bigtransfer.config.reading import (
+    from_json,
+    laid_over,
+    load,
+    read_yaml,
+    resolve,
+    typed_value,
+)
 from bigtransfer.config.sections import (
     LAYOUTS,
     SOURCES,
@@ -47,4 +54,5 @@ __all__ = [
     "looks_secret",
     "read_yaml",
     "resolve",
+    "typed_value",
 ]

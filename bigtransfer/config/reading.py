@@ -142,6 +142,14 @@ def _remote(raw: Mapping[str, Any], faults: _Faults) -> tuple[str, ...]:
     return tuple(given)
 
 
+def typed_value(text: str) -> Any:
+    """Return a value typed on a command line: JSON where it is JSON, else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def from_json(text: str, model: type[_SectionT], source: str = "--params-json") -> _SectionT:
     """Parse one resolved section from JSON text, as KFP passes it.
 

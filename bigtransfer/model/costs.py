@@ -59,6 +59,31 @@ def kept_bytes(
     return total
 
 
+def kept_per_image(
+    name: str,
+    num_classes: int,
+    size: int,
+    root: Root = "imagenet",
+    norm: Norm = "gn_ws",
+    recompute: Recompute = "none",
+) -> tuple[int, int]:
+    """Return the bytes kept for backward by each image, and by a pass whatever its images.
+
+    Args:
+        name: Of the architecture.
+        num_classes: Outputs of the head.
+        size: Of the images, pixels.
+        root: `imagenet` or `small`.
+        norm: Of the network.
+        recompute: What is made again in backward.
+    """
+    one, three = (
+        kept_bytes(name, num_classes, size, n, root, norm, recompute) for n in (1, 3)
+    )  # fmt: skip
+    per_image = (three - one) // 2
+    return per_image, one - per_image
+
+
 def _meta(name: str, num_classes: int, root: Root, norm: Norm) -> ResNetV2:
     with torch.device("meta"):
         return create_model(name, num_classes, root, norm=norm)

@@ -31,7 +31,7 @@ class Judged:
     fault: str | None
 
 
-def test_images(source: Source, counts_as: Mapping[str, frozenset[int]]) -> list[ListedImage]:
+def counted_images(source: Source, counts_as: Mapping[str, frozenset[int]]) -> list[ListedImage]:
     """Return the images to look at: of the test split if there is one, with a name that counts.
 
     Raises:

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from bigtransfer.model.costs import kept_bytes
+from bigtransfer.model.costs import kept_per_image
 from bigtransfer.model.resnet import Norm, Recompute, ResNetV2, Root
 from bigtransfer.train.devices import Device
 from bigtransfer.train.loss import Loss, loss_named
@@ -23,12 +23,17 @@ def images_that_fit(
 
     There, running out of memory is no exception that one could answer by taking less: the kernel
     ends the process.
+
+    Args:
+        name: Of the architecture.
+        num_classes: Outputs of the head.
+        size: Of the images, pixels.
+        root: `imagenet` or `small`.
+        norm: Of the network.
+        recompute: What is made again in backward.
     """
-    one, three = (
-        kept_bytes(name, num_classes, size, n, root, norm, recompute) for n in (1, 3)
-    )  # fmt: skip
-    per_image = max(1, (three - one) // 2)
-    return max(1, (_CPU_ACTIVATION_BYTES - (one - per_image)) // per_image)
+    per_image, fixed = kept_per_image(name, num_classes, size, root, norm, recompute)
+    return max(1, (_CPU_ACTIVATION_BYTES - fixed) // per_image)
 
 
 def images_per_second(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from bigtransfer.config import PretrainParams
-from bigtransfer.model.costs import forward_macs, kept_bytes
+from bigtransfer.model.costs import forward_macs, kept_per_image
 from bigtransfer.model.resnet import create_model
 from bigtransfer.train.pretrain import planned_schedule
 from bigtransfer.train.schedule import Schedule
@@ -70,11 +70,7 @@ def plan(
     with torch.device("meta"):
         model = create_model(name, classes, root, norm=norm)
     parameters = sum(p.numel() for p in model.parameters())
-    one, three = (
-        kept_bytes(name, classes, params.crop, n, root, norm, params.recompute) for n in (1, 3)
-    )
-    per_image = (three - one) // 2
-    fixed = one - per_image
+    per_image, fixed = kept_per_image(name, classes, params.crop, root, norm, params.recompute)
     if params.precision == "bfloat16":
         per_image, fixed = per_image // 2, fixed // 2
     images = schedule.total_steps * params.batch_size

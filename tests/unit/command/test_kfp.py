@@ -367,3 +367,12 @@ def test_stock_kfp_still_takes_a_vanished_container_for_a_success() -> None:
     client = SimpleNamespace(images=SimpleNamespace(list=lambda: [known]), containers=container)
     said = docker_task_handler.run_docker_container(client, "busybox:1", ["false"], {})
     assert said == 0, "kfp no longer loses exit codes: remove our cure"
+
+
+def test_a_bug_of_the_library_keeps_its_traceback(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "from bigtransfer.config import looks_secret\nlooks_secret(None, None)\n"
+    with pytest.raises(TypeError):
+        submit(own(tmp_path, text), "--endpoint", api.url)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bigtransfer.errors import TrackingError
+from bigtransfer.errors import InfrastructureError, TrackingError
 from bigtransfer.model import create_model
 from bigtransfer.serve.deployed import Deployed
 from bigtransfer.track.model_folder import write_model
@@ -132,4 +132,33 @@ def test_without_a_database_engine_a_server_must_be_named(
 ) -> None:
     monkeypatch.setattr("bigtransfer.track.runs.find_spec", lambda name: None)
     with pytest.raises(TrackingError, match="no MLflow server is named, .* cluster.tracking_uri"):
+        put(project, folder, "d1", 0.5)
+
+
+def test_a_server_that_is_away_is_to_be_tried_again(
+    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(InfrastructureError, match=r"127.0.0.1:9' does not answer: .*try again"):
+        put(project, folder, "d1", 0.5)
+
+
+def test_an_artifact_store_that_takes_nothing_is_one_line(
+    project: Path, client: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
+    client.create_experiment("elsewhere", (tmp_path / "file" / "store").as_uri())
+    with pytest.raises(
+        TrackingError, match=r"its artifact store does not take our files \(NotADir"
+    ):
+        put(project, folder, "d1", 0.5)
+
+
+def test_a_bug_of_ours_stays_a_bug(
+    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigtransfer.track.registry._settle", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
         put(project, folder, "d1", 0.5)

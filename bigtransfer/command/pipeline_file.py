@@ -1,0 +1,214 @@
+"""A pipeline file: load it, find its pipeline, and check what is given for its parameters."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from bigtransfer import config
+from bigtransfer.command.image_tag import source_tag
+from bigtransfer.errors import BigTransferError, ConfigError, did_you_mean
+
+_OURS = str(Path(__file__).parents[1]) + os.sep
+
+
+class PipelineFile:
+    """A pipeline file, loaded with what a submission changes."""
+
+    def __init__(self, project: Path, arguments: argparse.Namespace) -> None:
+        """Read what was typed; nothing is loaded yet.
+
+        Args:
+            project: Where the command was called.
+            arguments: Of `kfp run submit`.
+
+        Raises:
+            ConfigError: If a value or the overlay is wrong.
+        """
+        self._project, self._arguments = project, arguments
+        pairs = pairs_of(arguments.values)
+        self._values = {key: text for key, text in pairs.items() if "." not in key}
+        overlay = config.read_yaml(arguments.params) if arguments.params else {}
+        self.changes = config.laid_over(overlay, _nested(pairs), whole=False)
+        self.pipeline: Any = None
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Load the file; within the block its pipelines are built for this submission.
+
+        Raises:
+            ConfigError: If there is no pipeline in it, more than one, or an error.
+        """
+        for place in (self._project, self._arguments.file.resolve().parents[1]):
+            if str(place) not in sys.path:
+                sys.path.insert(0, str(place))
+        with ExitStack() as held:
+            if (self._project / "pipelines" / "dag.py").is_file():
+                dag = importlib.import_module("pipelines.dag")
+                held.enter_context(
+                    dag.submitting(
+                        dag.Submission(
+                            source_tag(self._project), self.changes, self._arguments.fresh
+                        )
+                    )
+                )
+            elif self.changes:
+                raise ConfigError(
+                    "values of params.yaml (--params, or KEY with a dot) are for a checkout of "
+                    "bigtransfer; this is none"
+                )
+            self.pipeline = _only_pipeline(_module(self._arguments.file), self._arguments)
+            yield
+
+    def compiled(self, package: Path) -> tuple[str, Path, dict[str, Any]]:
+        """Compile; return the pipeline's name, the package, and the arguments of the run."""
+        from kfp import compiler
+
+        compiler.Compiler().compile(self.pipeline, str(package))
+        return str(self.pipeline.name), package, self.arguments()
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that were typed, and DVC versions resolved to their commits.
+
+        Raises:
+            ConfigError: If the pipeline has no such parameter, or the value is of another type.
+        """
+        inputs = self.pipeline.pipeline_spec.root.input_definitions.parameters
+        found: dict[str, Any] = {}
+        for key, text in self._values.items():
+            if key not in inputs:
+                raise ConfigError(
+                    f"pipeline {self.pipeline.name!r} has no parameter {key!r}"
+                    f"{did_you_mean(key, inputs)}; it has {', '.join(sorted(inputs))}"
+                )
+            found[key] = _typed(key, text, inputs[key].parameter_type)
+        place = self.places(found).get("pretrained", "")
+        if place.startswith("models:/"):
+            from bigtransfer.track.registry import checkpoint_uri
+
+            found["pretrained"] = checkpoint_uri(self._project, place)
+        for key in inputs:
+            given = found.get(key, inputs[key].default_value.string_value)
+            if isinstance(given, str) and '"source":"dvc://' in given:
+                found[key] = _pinned(given)
+        return found
+
+    def places(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return the addresses that tasks would read: parameter -> address."""
+        inputs = self.pipeline.pipeline_spec.root.input_definitions.parameters
+        return {
+            key: values.get(key, inputs[key].default_value.string_value)
+            for key in inputs
+            if key.startswith("uri_") or key == "pretrained"
+        }
+
+
+def pairs_of(texts: list[str]) -> dict[str, str]:
+    """Return KEY=VALUE as a mapping."""
+    return {key: value for key, _, value in (text.partition("=") for text in texts)}
+
+
+def _nested(pairs: Mapping[str, str]) -> dict[str, Any]:
+    """Return `{"a.b": "3"}` as `{"a": {"b": 3}}`, the keys without a dot left out."""
+    result: dict[str, Any] = {}
+    for key, text in pairs.items():
+        *path, last = key.split(".")
+        if not path:
+            continue
+        inner = result
+        for part in path:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{key!r}: {part!r} is given a value of its own as well")
+        inner[last] = config.typed_value(text)
+    return result
+
+
+def _module(path: Path) -> Any:
+    """Load a file by its path, and name the line of an error in it."""
+    spec = importlib.util.spec_from_file_location(f"_submitted_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BigTransferError:
+        raise
+    except SyntaxError as error:
+        raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:  # whatever the user's file does wrong is the user's to mend …
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames[-1].filename.startswith(_OURS):
+            raise  # … but what our library does wrong is a bug of ours
+        here = [frame for frame in frames if frame.filename == str(path)] or frames[-1:]
+        raise ConfigError(
+            f"{path}, line {here[-1].lineno}: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def _only_pipeline(module: Any, arguments: argparse.Namespace) -> Any:
+    from kfp.dsl.graph_component import GraphComponent
+
+    unique = {id(v): v for v in vars(module).values() if isinstance(v, GraphComponent)}
+    found = {str(value.name): value for value in unique.values()}
+    if not found:
+        raise ConfigError(
+            f"{str(arguments.file)!r} holds no pipeline; make one with @kfp.dsl.pipeline, or with "
+            "pipelines.dag.build"
+        )
+    if arguments.pipeline is not None:
+        if arguments.pipeline not in found:
+            raise ConfigError(
+                f"{str(arguments.file)!r} holds no pipeline {arguments.pipeline!r}"
+                f"{did_you_mean(arguments.pipeline, found)}; it holds {', '.join(found)}"
+            )
+        return found[arguments.pipeline]
+    if len(found) > 1:
+        raise ConfigError(
+            f"{str(arguments.file)!r} holds {len(found)} pipelines: {', '.join(found)}; say which "
+            "one with --pipeline NAME"
+        )
+    return next(iter(found.values()))
+
+
+def _typed(key: str, text: str, kind: int) -> Any:
+    """Return a value of a parameter's type, as the pipeline spec numbers them."""
+    from kfp.pipeline_spec import pipeline_spec_pb2 as spec
+
+    names = spec.ParameterType.ParameterTypeEnum
+    if kind == names.STRING:
+        return text
+    wanted: dict[int, tuple[str, tuple[type, ...]]] = {
+        names.NUMBER_INTEGER: ("a whole number", (int,)),
+        names.NUMBER_DOUBLE: ("a number", (int, float)),
+        names.BOOLEAN: ("true or false", (bool,)),
+        names.LIST: ("a JSON list", (list,)),
+        names.STRUCT: ("a JSON object", (dict,)),
+    }
+    what, types = wanted[kind]
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise ConfigError(f"parameter {key!r} is {text!r}, but it should be {what}")
+    return value
+
+
+def _pinned(section: str) -> str:
+    """Return a dataset's section with its DVC revision as the commit it names now."""
+    from bigtransfer.storage.dvc_version import DvcTree
+
+    values = json.loads(section)
+    values["source"] = DvcTree.at(values["source"]).address
+    print(f"{values['name']}: {values['source']}", flush=True)
+    return json.dumps(values, separators=(",", ":"))
