@@ -13,6 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -214,10 +215,12 @@ def _explained(endpoint: str) -> Iterator[None]:
 def _client(endpoint: str, cluster: ClusterParams | None, arguments: argparse.Namespace) -> Any:
     from kfp import client
 
-    return client.Client(
-        host=endpoint, namespace=_namespace(cluster, arguments),
-        existing_token=arguments.existing_token,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # says that it needs API v2, as we did
+        return client.Client(
+            host=endpoint, namespace=_namespace(cluster, arguments),
+            existing_token=arguments.existing_token,
+        )  # fmt: skip
 
 
 def _namespace(cluster: ClusterParams | None, arguments: argparse.Namespace) -> str:

@@ -94,7 +94,6 @@ def finetune(
     _take_over(output, _made_before(output, made), done)
     for line in grid.explained():
         print(line, flush=True)
-    _warn_if_long(params, grid, upstream, len(shards.classes))
     steps = [grid.rule(cell.examples_per_class).total_steps for cell in grid.cells]
     missing = []
     for number, cell in enumerate(grid.cells):
@@ -102,6 +101,7 @@ def finetune(
             on_cell(cell, _figures(read_meta(done / cell.name)["validation"]))
         else:
             missing.append(number)
+    _warn_if_long(params, grid, missing, upstream, len(shards.classes))
     reached = [0 if number in missing else own for number, own in enumerate(steps)]
     with (
         watched(_STOP_SECONDS) as interrupts,
@@ -134,9 +134,13 @@ def finetune(
     return result
 
 
-def _warn_if_long(params: TaskParams, grid: Grid, upstream: dict[str, Any], classes: int) -> None:
-    """Say beforehand how long it takes on a CPU, if that is more than a coffee."""
-    rules = [grid.rule(cell.examples_per_class) for cell in grid.cells]
+def _warn_if_long(
+    params: TaskParams, grid: Grid, missing: list[int], upstream: dict[str, Any], classes: int
+) -> None:
+    """Say beforehand how long the missing cells take on a CPU, if that is more than a coffee."""
+    rules = [grid.rule(grid.cells[number].examples_per_class) for number in missing]
+    if not rules:
+        return
     images, crop = sum(rule.total_steps * rule.batch_size for rule in rules), rules[0].crop
     kind = (upstream["architecture"], classes, crop, upstream["root"], upstream["norm"])
     if device_named(params.device).type != "cpu" or images * forward_macs(*kind) < _LONG_MACS:
