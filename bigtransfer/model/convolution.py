@@ -1,7 +1,8 @@
-"""Convolution on a CPU, by one matrix product where few places meet large kernels.
+"""Convolution on a CPU, by one matrix product where that is faster.
 
-PyTorch's CPU kernels multiply image by image there and read the kernel anew for each: a 1x1 over
-2x2 places, at a batch of 4, takes four times as long as one product over all places of all images.
+PyTorch's CPU kernels multiply image by image in small batches and read the kernel anew for each: a
+1x1 over 2x2 places, at a batch of 4, takes eight times as long as one product over all places of
+all images. And they are slow where a 1x1 has a stride, most of all in the backward pass.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Where the product was faster on one thread (AVX-512, batches of 4 and 32).
+# Where the product was faster on one thread (AVX-512, batches of 2 to 32), see decision 0013.
+POINTWISE_COLUMNS = 128
+"""Most output pixels of all images of a 1x1 without stride; with one, any number."""
 POINTWISE_PLACES = 9
-"""Most output pixels of a 1x1."""
-WINDOW_PLACES = 4
-"""Most output pixels of a larger kernel …"""
+"""Most output pixels of an image of a 1x1 in channels_last, where the product copies nothing."""
+WINDOW_COLUMNS = 36
+"""Most output pixels of all images of a larger kernel …"""
 WINDOW_WEIGHTS = 1 << 21
 """… which has at least so many weights."""
 
@@ -25,16 +28,17 @@ def convolve(
     """Convolve (B, I, H, W) to (B, O, H', W'), in the layout of `x`."""
     if not is_product(x, kernel, stride):
         return F.conv2d(x, kernel, None, stride, padding)
-    if kernel.shape[2:] == (1, 1):
-        picked = x[:, :, :: stride[0], :: stride[1]].permute(0, 2, 3, 1)
-        y = F.linear(picked, kernel.flatten(1)).permute(0, 3, 1, 2)
-    else:
-        height, width = _places(x, stride)
+    height, width = _places(x, stride)
+    if kernel.shape[2:] != (1, 1):
         windows = F.unfold(x, kernel.shape[2:], padding=padding, stride=stride)
         y = F.linear(windows.transpose(1, 2), kernel.flatten(1)).transpose(1, 2)
         y = y.view(*y.shape[:2], height, width)
-    last = x.is_contiguous(memory_format=torch.channels_last)
-    return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        return y.contiguous(memory_format=_layout(x))
+    picked = x[:, :, :: stride[0], :: stride[1]]
+    if _layout(x) is torch.channels_last:
+        return F.linear(picked.permute(0, 2, 3, 1), kernel.flatten(1)).permute(0, 3, 1, 2)
+    y = torch.mm(kernel.flatten(1), _columns(picked))
+    return y.view(-1, x.shape[0], height, width).transpose(0, 1).contiguous()
 
 
 def convolve_backward(
@@ -46,6 +50,16 @@ def convolve_backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of x and kernel, bit for bit those of autograd for `convolve`."""
     if is_product(x, kernel, stride):
+        if kernel.shape[2:] == (1, 1) and _layout(x) is torch.contiguous_format:
+            picked, upper_columns = x[:, :, :: stride[0], :: stride[1]], _columns(upper)
+            dkernel = torch.mm(upper_columns, _columns(picked).t()).view(kernel.shape)
+            dpicked = torch.mm(kernel.flatten(1).t(), upper_columns)
+            dpicked = dpicked.view(x.shape[1], x.shape[0], *upper.shape[2:]).transpose(0, 1)
+            if stride == (1, 1):
+                return dpicked.contiguous(), dkernel
+            dx = torch.zeros_like(x)
+            dx[:, :, :: stride[0], :: stride[1]] = dpicked
+            return dx, dkernel
         with torch.enable_grad():
             own = x.detach().requires_grad_(), kernel.detach().requires_grad_()
             dx, dkernel = torch.autograd.grad(convolve(*own, stride, padding), own, upper)
@@ -67,10 +81,23 @@ def is_product(x: Tensor, kernel: Tensor, stride: tuple[int, int]) -> bool:
     if torch.compiler.is_compiling():
         return False  # while a graph is traced, sizes must stay open
     height, width = _places(x, stride)
-    if kernel.shape[2:] == (1, 1):
-        return 1 < height * width <= POINTWISE_PLACES
-    large = kernel.shape[2:] == (3, 3) and kernel.numel() >= WINDOW_WEIGHTS
-    return large and height * width <= WINDOW_PLACES
+    places, columns = height * width, x.shape[0] * height * width
+    if kernel.shape[2:] != (1, 1):
+        large = kernel.shape[2:] == (3, 3) and kernel.numel() >= WINDOW_WEIGHTS
+        return large and columns <= WINDOW_COLUMNS
+    if _layout(x) is torch.channels_last:
+        return 1 < places <= POINTWISE_PLACES
+    return places > 1 and (columns <= POINTWISE_COLUMNS or stride != (1, 1))
+
+
+def _columns(x: Tensor) -> Tensor:
+    """Lay the pixels of all images side by side: (B, C, H, W) to (C, B*H*W)."""
+    return x.transpose(0, 1).reshape(x.shape[1], -1)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _places(x: Tensor, stride: tuple[int, int]) -> tuple[int, int]:

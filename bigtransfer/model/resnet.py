@@ -245,18 +245,15 @@ class ResNetV2(nn.Module):
         because the pullback is linear. `weight.grad` is complete when the block ends.
         """
         convs = [m for m in self.modules() if isinstance(m, StdConv2d)]
-        kernels = [standardize_kernel(conv.weight) for conv in convs]
-        for conv, kernel in zip(convs, kernels, strict=True):
+        kernels = {conv: standardize_kernel(conv.weight) for conv in convs}
+        for conv, kernel in kernels.items():
             conv.held = kernel.detach().requires_grad_()
         try:
             yield
-            used = [
-                (kernel, conv.held.grad)
-                for conv, kernel in zip(convs, kernels, strict=True)
-                if conv.held is not None and conv.held.grad is not None
-            ]
-            if used:
-                torch.autograd.backward([k for k, _ in used], [g for _, g in used])
+            for conv in convs:  # one at a time, so that two gradients never stand side by side
+                kernel, held, conv.held = kernels.pop(conv), conv.held, None
+                if held is not None and held.grad is not None:
+                    torch.autograd.backward(kernel, held.grad)
         finally:
             for conv in convs:
                 conv.held = None
