@@ -153,8 +153,7 @@ def _print_times(
     arguments: argparse.Namespace,
     prices: list[tuple[str, float]],
 ) -> None:
-    import torch
-
+    from bigtransfer.evaluate.processor import use_cpu
     from bigtransfer.model.resnet import create_model
     from bigtransfer.train.devices import is_out_of_memory, peak_flops
     from bigtransfer.train.fitting import images_per_second
@@ -172,7 +171,7 @@ def _print_times(
         _print("time here", f"not tried: one image takes {per_image:.1g} FLOPs, too much for a CPU")
     else:
         try:
-            torch.set_num_threads(params.threads)
+            use_cpu(params.threads)
             model = create_model(params.architecture, classes, params.root, norm=params.norm)
             rate = images_per_second(
                 model.recompute(params.recompute), params.crop, device, images,

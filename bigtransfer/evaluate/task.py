@@ -9,7 +9,6 @@ from statistics import median_low
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bigtransfer import page
@@ -27,6 +26,7 @@ from bigtransfer.evaluate.metrics import (
 )
 from bigtransfer.evaluate.multilabel import average_precision, multi_hot, sigmoid
 from bigtransfer.evaluate.prediction import device_named
+from bigtransfer.evaluate.processor import use_cpu
 from bigtransfer.evaluate.scoring import Scorer
 from bigtransfer.evaluate.suspects import find_suspects
 from bigtransfer.evaluate.table import by_shots
@@ -79,7 +79,7 @@ def evaluate(
     Raises:
         CheckpointError: If the checkpoints are damaged or were trained on other data.
     """
-    torch.set_num_threads(params.threads)
+    use_cpu(params.threads)
     verify_folder(checkpoints, CheckpointError)
     listed = read_json(checkpoints / "cells.json")
     shards = open_shards(shards_place)

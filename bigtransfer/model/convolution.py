@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Where the product was faster on one thread (AVX-512, batches of 2 to 32), see decision 0013.
+# Where the product was faster on one thread (AVX-512, batches of 2 to 32), see decision 0021.
 POINTWISE_COLUMNS = 128
 """Most output pixels of all images of a 1x1 without stride; with one, any number."""
 POINTWISE_PLACES = 9

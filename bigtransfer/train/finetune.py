@@ -17,6 +17,7 @@ from bigtransfer.data.places import Place
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import CheckpointError, ConfigError
 from bigtransfer.evaluate.prediction import device_named
+from bigtransfer.evaluate.processor import use_cpu
 from bigtransfer.model.checkpoint import read_meta, write_checkpoint
 from bigtransfer.model.costs import forward_macs
 from bigtransfer.model.resnet import create_model
@@ -145,7 +146,7 @@ def _warn_if_long(
     kind = (upstream["architecture"], classes, crop, upstream["root"], upstream["norm"])
     if device_named(params.device).type != "cpu" or images * forward_macs(*kind) < _LONG_MACS:
         return
-    torch.set_num_threads(params.threads)
+    use_cpu(params.threads)
     model = create_model(kind[0], classes, upstream["root"], norm=upstream["norm"])
     rate = images_per_second(model, crop, Device(), 1, _TRIAL_SECONDS)
     print(
@@ -204,7 +205,7 @@ class _Worker:
     def __init__(
         self, params: TaskParams, pretrained: Path, shards_place: Place, done: Path, number: int
     ) -> None:
-        torch.set_num_threads(params.threads)
+        use_cpu(params.threads)
         gpus = torch.cuda.device_count()
         self._machine = Machine(
             choose_device(params.device, number % gpus if gpus else 0),

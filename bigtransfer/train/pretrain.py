@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from bigtransfer.config import PretrainParams
@@ -22,6 +21,7 @@ from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.places import Place
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import CheckpointError, ConfigError
+from bigtransfer.evaluate.processor import use_cpu
 from bigtransfer.model.checkpoint import write_checkpoint
 from bigtransfer.model.costs import forward_macs
 from bigtransfer.model.resnet import create_model
@@ -96,7 +96,7 @@ def pretrain(
         LockError: If another process trains the same.
         InfrastructureError: After SIGTERM, a lost process, a full disk: the same again goes on.
     """
-    torch.set_num_threads(params.threads)
+    use_cpu(params.threads)
     device = choose_device(params.device, environment_local_rank())
     with (
         watched(params.stop_seconds) as interrupts,

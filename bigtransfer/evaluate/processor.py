@@ -1,0 +1,31 @@
+"""How a process uses the CPU: its threads, and the memory that it keeps between steps."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+import torch
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+_MOST = (1 << 31) - 1
+_LARGEST_BLOCK = 32 << 20  # glibc takes no more
+
+
+def use_cpu(threads: int) -> None:
+    """Compute with so many threads, and keep what a step frees for the next one.
+
+    Left alone, glibc hands freed memory back to the system, which has to zero it page by page when
+    the next step asks for as much again. Results are the same either way. Another C library, and
+    whoever has tuned glibc's `malloc` by the environment, is left alone.
+    """
+    torch.set_num_threads(threads)
+    if sys.platform != "linux" or any(
+        name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ
+    ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)
+        mallopt(_TRIM_THRESHOLD, _MOST)
