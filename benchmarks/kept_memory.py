@@ -20,8 +20,8 @@ import peers  # noqa: F401  # finds the project
 import torch
 import torch.nn.functional as F
 
-from bigtransfer.evaluate.processor import use_cpu
 from bigtransfer.model import create_model
+from bigtransfer.model.processor import use_cpu
 from bigtransfer.train.optimizer import make_optimizer, updates_in_backward
 
 WAYS = ("returned", "kept")
@@ -85,7 +85,8 @@ def _answer(arguments: argparse.Namespace) -> None:
     """Do a round for every line that comes; write processor seconds, page faults, peak MiB."""
     if arguments.way == "kept":
         use_cpu(arguments.threads)
-    torch.set_num_threads(arguments.threads)
+    else:
+        torch.set_num_threads(arguments.threads)
     model = create_model(arguments.model, 10, arguments.root).train()
     optimizer = make_optimizer(model, momentum=0.9, weight_decay=1e-4)
     x = torch.randn(arguments.batch, 3, arguments.size, arguments.size)

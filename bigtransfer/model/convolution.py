@@ -49,24 +49,16 @@ def convolve_backward(
     padding: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of x and kernel, bit for bit those of autograd for `convolve`."""
-    if is_product(x, kernel, stride):
-        if kernel.shape[2:] == (1, 1) and _layout(x) is torch.contiguous_format:
-            picked, upper_columns = x[:, :, :: stride[0], :: stride[1]], _columns(upper)
-            dkernel = torch.mm(upper_columns, _columns(picked).t()).view(kernel.shape)
-            dpicked = torch.mm(kernel.flatten(1).t(), upper_columns)
-            dpicked = dpicked.view(x.shape[1], x.shape[0], *upper.shape[2:]).transpose(0, 1)
-            if stride == (1, 1):
-                return dpicked.contiguous(), dkernel
-            dx = torch.zeros_like(x)
-            dx[:, :, :: stride[0], :: stride[1]] = dpicked
-            return dx, dkernel
-        with torch.enable_grad():
-            own = x.detach().requires_grad_(), kernel.detach().requires_grad_()
-            dx, dkernel = torch.autograd.grad(convolve(*own, stride, padding), own, upper)
+    if not is_product(x, kernel, stride):
+        dx, dkernel, _ = torch.ops.aten.convolution_backward(
+            upper, x, kernel, None, stride, padding, (1, 1), False, (0, 0), 1, (True, True, False)
+        )
         return dx, dkernel
-    dx, dkernel, _ = torch.ops.aten.convolution_backward(
-        upper, x, kernel, None, stride, padding, (1, 1), False, (0, 0), 1, (True, True, False)
-    )
+    if kernel.shape[2:] == (1, 1) and _layout(x) is torch.contiguous_format:
+        return _columns_backward(upper, x, kernel, stride)
+    with torch.enable_grad():
+        own = x.detach().requires_grad_(), kernel.detach().requires_grad_()
+        dx, dkernel = torch.autograd.grad(convolve(*own, stride, padding), own, upper)
     return dx, dkernel
 
 
@@ -88,6 +80,22 @@ def is_product(x: Tensor, kernel: Tensor, stride: tuple[int, int]) -> bool:
     if _layout(x) is torch.channels_last:
         return 1 < places <= POINTWISE_PLACES
     return places > 1 and (columns <= POINTWISE_COLUMNS or stride != (1, 1))
+
+
+def _columns_backward(
+    upper: Tensor, x: Tensor, kernel: Tensor, stride: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a 1x1 in NCHW without another forward pass."""
+    upper_columns = _columns(upper)
+    picked = x[:, :, :: stride[0], :: stride[1]]
+    dkernel = torch.mm(upper_columns, _columns(picked).t()).view(kernel.shape)
+    dcolumns = torch.mm(kernel.flatten(1).t(), upper_columns)
+    dpicked = dcolumns.view(x.shape[1], x.shape[0], *upper.shape[2:]).transpose(0, 1)
+    if stride == (1, 1):
+        return dpicked.contiguous(), dkernel
+    dx = torch.zeros_like(x)
+    dx[:, :, :: stride[0], :: stride[1]] = dpicked
+    return dx, dkernel
 
 
 def _columns(x: Tensor) -> Tensor:

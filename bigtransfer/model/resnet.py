@@ -250,7 +250,7 @@ class ResNetV2(nn.Module):
             conv.held = kernel.detach().requires_grad_()
         try:
             yield
-            for conv in convs:  # one at a time, so that two gradients never stand side by side
+            for conv in convs:  # one by one: never two sets of gradients at once
                 kernel, held, conv.held = kernels.pop(conv), conv.held, None
                 if held is not None and held.grad is not None:
                     torch.autograd.backward(kernel, held.grad)

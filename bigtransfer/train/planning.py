@@ -13,8 +13,7 @@ import torch
 from bigtransfer.config import PretrainParams
 from bigtransfer.model.costs import forward_macs, kept_per_image
 from bigtransfer.model.resnet import create_model
-from bigtransfer.train.pretrain import planned_schedule
-from bigtransfer.train.schedule import Schedule
+from bigtransfer.train.schedule import Schedule, planned_schedule
 
 FLOPS_PER_MAC = 6
 """Of a training step: two per multiply-add, for the forward pass and for both gradients."""

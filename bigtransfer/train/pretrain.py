@@ -21,9 +21,9 @@ from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.places import Place
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import CheckpointError, ConfigError
-from bigtransfer.evaluate.processor import use_cpu
 from bigtransfer.model.checkpoint import write_checkpoint
 from bigtransfer.model.costs import forward_macs
+from bigtransfer.model.processor import use_cpu
 from bigtransfer.model.resnet import create_model
 from bigtransfer.progress import progress
 from bigtransfer.storage import as_csv, as_json, lock, write_text
@@ -31,19 +31,14 @@ from bigtransfer.storage.s3 import S3Path
 from bigtransfer.train.checkpoints import JOURNAL, Checkpoints, State, read_state
 from bigtransfer.train.curve import Curve
 from bigtransfer.train.devices import choose_device
-from bigtransfer.train.group import (
-    Group,
-    environment_local_rank,
-    lost_peers,
-    open_group,
-)
+from bigtransfer.train.group import Group, environment_local_rank, lost_peers, open_group
 from bigtransfer.train.health import Health
 from bigtransfer.train.interrupts import Interrupts, watched
 from bigtransfer.train.loop import DivergedError, Machine, run_steps
 from bigtransfer.train.loss import loss_named
 from bigtransfer.train.parallel import spread, whole_state
 from bigtransfer.train.saver import Saver
-from bigtransfer.train.schedule import Schedule
+from bigtransfer.train.schedule import planned_schedule
 from bigtransfer.train.state import code_version, fingerprint, require_fit, state_bytes
 from bigtransfer.train.watching import Speed, TrainingWatcher
 
@@ -114,17 +109,6 @@ def pretrain(
         with training.opened():
             training.run(interrupts)
             return training.write(outputs)
-
-
-def planned_schedule(params: PretrainParams, examples: int) -> Schedule:
-    """Return the schedule of a recipe over so many training images."""
-    steps_per_epoch = examples / params.batch_size
-    return Schedule(
-        total_steps=max(1, round(examples * params.epochs / params.batch_size)),
-        base_lr=params.base_lr,
-        warmup_steps=params.warmup_steps,
-        decay_steps=tuple(round(epoch * steps_per_epoch) for epoch in params.decay_epochs),
-    )
 
 
 class Training:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bigtransfer.config import PretrainParams
+
 DECAY_FACTOR = 10.0
 
 
@@ -27,3 +29,14 @@ class Schedule:
             return self.base_lr * step / self.warmup_steps
         passed = sum(boundary < step for boundary in self.decay_steps)
         return float(self.base_lr / DECAY_FACTOR**passed)
+
+
+def planned_schedule(params: PretrainParams, examples: int) -> Schedule:
+    """Return the schedule of a recipe over so many training images."""
+    steps_per_epoch = examples / params.batch_size
+    return Schedule(
+        total_steps=max(1, round(examples * params.epochs / params.batch_size)),
+        base_lr=params.base_lr,
+        warmup_steps=params.warmup_steps,
+        decay_steps=tuple(round(epoch * steps_per_epoch) for epoch in params.decay_epochs),
+    )

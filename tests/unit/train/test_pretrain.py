@@ -26,7 +26,8 @@ from bigtransfer.errors import (
 )
 from bigtransfer.storage import read_json
 from bigtransfer.train.group import Group
-from bigtransfer.train.pretrain import planned_schedule, uneven_lanes
+from bigtransfer.train.pretrain import uneven_lanes
+from bigtransfer.train.schedule import planned_schedule
 from unit.data.test_shards import pack, validate_table
 from unit.train.conftest import STEPS, Trained, small_params
 

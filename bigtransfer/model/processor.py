@@ -1,4 +1,4 @@
-"""How a process uses the CPU: its threads, and the memory that it keeps between steps."""
+"""How the network uses a CPU: its threads, and the memory that it keeps between steps."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ def use_cpu(threads: int) -> None:
     Left alone, glibc hands freed memory back to the system, which has to zero it page by page when
     the next step asks for as much again. Results are the same either way. Another C library, and
     whoever has tuned glibc's `malloc` by the environment, is left alone.
+
+    Args:
+        threads: For PyTorch's operations, at least 1.
+
+    Source:
+        mallopt(3): M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, in bytes. Decision 0022.
     """
     torch.set_num_threads(threads)
     if sys.platform != "linux" or any(
