@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT, environment
 
 from bigtransfer.command.image_tag import source_tag
+from fixtures.project import PROJECT, environment
 
 BUILT = bool(os.environ.get("BIGTRANSFER_IMAGES"))
 pytestmark = pytest.mark.skipif(

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import PROJECT, environment
 
 from bigtransfer import config
-from components.interface import Component, parser
+from components.interface import parser
+from fixtures.project import PROJECT, environment
+from fixtures.stages import declaration, dvc_lines
 
 COMPONENTS = ("materialize", "fetch", "validate", "audit", "shard", "pretrain", "finetune",
               "evaluate", "register", "summarize")  # fmt: skip
 NO_COMPONENTS = ("__init__", "interface", "executor", "image_requirements")
 HEAVY = {"torch", "mlflow", "great_expectations", "pandas", "pyarrow", "matplotlib", "numpy"}
-
-
-def declaration(name: str) -> Component:
-    found: Component = importlib.import_module(f"components.{name}").COMPONENT
-    return found
 
 
 def test_every_module_of_components_is_covered() -> None:
@@ -64,18 +57,6 @@ def test_run_takes_exactly_the_declared_paths(name: str) -> None:
     flags = [*declared.reads, *declared.writes, *declared.options]
     assert [a.arg for a in run.args.kwonlyargs] == flags
     assert issubclass(declared.params_class, config.Section)
-
-
-def stages(project: Path = PROJECT) -> dict[str, Any]:
-    """DVC's own resolution of dvc.yaml: stage name -> stage."""
-    from dvc.repo import Repo
-
-    with Repo(str(project)) as repo:
-        return {stage.name: stage for stage in repo.index.stages}
-
-
-def dvc_lines() -> dict[str, list[str]]:
-    return {name: shlex.split(stage.cmd) for name, stage in stages().items()}
 
 
 @pytest.mark.parametrize(("name", "line"), dvc_lines().items())

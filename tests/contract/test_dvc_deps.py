@@ -6,9 +6,9 @@ import ast
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
 
-from contract.test_command_lines import stages
+from fixtures.project import PROJECT
+from fixtures.stages import stages
 
 STAGES = stages()
 # These change what is said, not what is written: errors, progress, MLflow's copy of the metrics.

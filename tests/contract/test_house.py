@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, environment
 
 import bigtransfer
 from bigtransfer import config
 from bigtransfer.config import read_yaml
+from fixtures.project import PROJECT, environment
 
 
 def test_imports_point_down() -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT, environment
 from ruamel.yaml import YAML
 
 import bigtransfer
 from bigtransfer import config
 from bigtransfer.config import read_yaml
-from contract.test_command_lines import declaration, stages
+from fixtures.project import PROJECT, environment
+from fixtures.stages import declaration, stages
 
 PIPELINES = ("quickstart", "transfer", "bit_s", "bit_m", "bit_l", "vtab")
 GIVEN_WEIGHTS = ("transfer", "vtab")

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT, SHARED, write_image
 
 from bigtransfer.data.manifest import read_manifest
-from e2e.conftest import call
+from fixtures.images import write_image
+from fixtures.project import PROJECT, SHARED
+from fixtures.workflow import call
 
 pytestmark = pytest.mark.e2e
 Change = Callable[[Path], None]

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PROJECT, environment
+
+from fixtures.project import PROJECT, environment
 
 pytestmark = pytest.mark.e2e
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import environment
 
-from e2e.conftest import call, edit_params, run_workflow
+from fixtures.project import environment
+from fixtures.workflow import call, edit_params, run_workflow
 
 pytestmark = pytest.mark.e2e
 WEIGHTS = Path("artifacts/pretrain/checkpoint/weights.safetensors")

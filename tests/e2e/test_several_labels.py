@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from unit.train.test_finetune import planted
 
-from e2e.conftest import edit_params, mlflow_client, run_workflow
+from fixtures.datasets import planted
+from fixtures.workflow import edit_params, mlflow_client, run_workflow
 
 pytestmark = [
     pytest.mark.e2e,

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import copy_project, write_image
-from remote import dvc, git
 
 from bigtransfer.data.shards import open_shards
-from e2e.conftest import call, edit_params, ran, run_workflow
+from fixtures.images import write_image
+from fixtures.project import copy_project, dvc, git
+from fixtures.workflow import call, edit_params, ran, run_workflow
 
 pytestmark = pytest.mark.e2e
 RULES = "min_examples_per_class: 2, splits: {val: 0.2, test: 0.2}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from e2e.conftest import Finished, call, edit_params, mlflow_client, ran, run_workflow
+from fixtures.workflow import Finished, call, edit_params, mlflow_client, ran, run_workflow
 
 pytestmark = pytest.mark.e2e
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT
 
 from bigtransfer import config
 from bigtransfer.errors import ConfigError
+from fixtures.project import PROJECT
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
 
 from bigtransfer.command.__main__ import main
 from bigtransfer.command.check_params import check_params
 from bigtransfer.errors import ConfigError
+from fixtures.project import PROJECT
 
 
 @pytest.fixture

@@ -7,19 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT, SHARED, write_image
 
-from bigtransfer.command.__main__ import main
 from bigtransfer.command.data import DEFAULTS
 from bigtransfer.config import read_yaml
 from bigtransfer.data.packing import write_shards
-from unit.data.test_validation import run
-
-
-def call(*line: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in line])
-    return int(end.value.code or 0)
+from fixtures.commands import call
+from fixtures.datasets import validated
+from fixtures.images import write_image
+from fixtures.project import PROJECT, SHARED
 
 
 def test_defaults_have_the_keys_of_params() -> None:
@@ -109,7 +104,7 @@ def test_odd_images_get_their_verdicts(tmp_path: Path) -> None:
 
 
 def test_show_looks_into_shards(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(photos)
+    validated(photos)
     shards = photos.parent / "shards"
     write_shards(photos, photos.parent / "manifest.parquet", shards, shard_bytes=4000,
                  short_side=None, seed=0)  # fmt: skip

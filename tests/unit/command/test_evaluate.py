@@ -16,8 +16,8 @@ from bigtransfer.errors import ConfigError
 from bigtransfer.evaluate.class_map import read_class_map
 from bigtransfer.model import create_model, write_checkpoint
 from bigtransfer.serve.prediction import Framing
-from unit.command.test_models import call
-from unit.serve.test_serve import CLASSES, tuned  # noqa: F401  # a fixture
+from fixtures.commands import call
+from fixtures.models import CLASSES
 
 
 def labelled(folder: Path, *names: str, images: int = 4) -> Path:
@@ -36,7 +36,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_every_image_is_judged_and_a_broken_one_does_not_count(
-    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     photos = labelled(tmp_path / "photos", *CLASSES)
     (photos / "cat" / "0.png").write_bytes(b"<html>")
@@ -55,7 +55,7 @@ def test_every_image_is_judged_and_a_broken_one_does_not_count(
 
 
 def test_a_class_map_says_which_answers_are_right(
-    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     photos = labelled(tmp_path / "photos", "pets", "birds", "chairs")
     mapping = tmp_path / "map.yaml"
@@ -79,7 +79,7 @@ def test_a_class_map_says_which_answers_are_right(
     ],
 )
 def test_a_wrong_map_is_one_line(
-    text: str, message: str, tuned: Path, tmp_path: Path,  # noqa: F811
+    text: str, message: str, tuned: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     (tmp_path / "map.yaml").write_text(text)
@@ -105,7 +105,7 @@ def objectnet(folder: Path, first: int = 0) -> Path:
 
 
 def test_objectnet_brings_its_own_map(
-    tmp_path: Path, tuned: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    tmp_path: Path, tuned: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     mappings = objectnet(tmp_path / "mappings")
     names = [str(i) for i in range(1000)]

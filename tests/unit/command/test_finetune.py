@@ -4,50 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from bigtransfer.command.__main__ import main
-from bigtransfer.model import create_model, save_npz
 from bigtransfer.storage import read_json
+from fixtures.commands import call
+from fixtures.images import COLOURS
 
 SHORT = ("--set", "total_steps=30", "--set", "batch_size=16", "--set", "base_lr=0.05",
          "--set", "precrop=18", "--set", "crop=16", "--set", "threads=1",
          "--seeds", "2")  # fmt: skip
-COLOURS = {"blue": 2, "green": 1, "red": 0}
-
-
-def call(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return int(ended.value.code or 0)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    generator = np.random.default_rng(0)
-    for name, channel in COLOURS.items():
-        folder = tmp_path / "photos" / name
-        folder.mkdir(parents=True)
-        for i in range(20):
-            pixels = generator.integers(0, 80, (20, 24, 3), dtype=np.uint8)
-            pixels[..., channel] += 150
-            Image.fromarray(pixels).save(folder / f"{i}.png")
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    save_npz(create_model("R14x0.25", 5, "small", seed=1), tmp_path / "weights.npz")
-    return tmp_path / "weights.npz"
 
 
 def test_one_command_makes_a_model_that_answers(
-    images: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    colours: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     to = tmp_path / "run"
-    assert call("finetune", images, "--weights", weights, "--to", to, *SHORT) == 0
+    assert call("finetune", colours, "--weights", weights, "--to", to, *SHORT) == 0
     said = capsys.readouterr().out
     assert "60 images of 3 classes" in said
     assert "total_steps 30 (params; the rule says 500)" in said
@@ -56,11 +28,11 @@ def test_one_command_makes_a_model_that_answers(
     assert read_json(to / "model" / "meta.json")["classes"] == list(COLOURS)
 
     model = (to / "model" / "weights.safetensors").read_bytes()
-    assert call("finetune", images, "--weights", weights, "--to", to, *SHORT) == 0
+    assert call("finetune", colours, "--weights", weights, "--to", to, *SHORT) == 0
     assert "they are there already" in capsys.readouterr().out
     assert (to / "model" / "weights.safetensors").read_bytes() == model
 
-    assert call("predict", to / "model", images / "red", images / "green") == 0
+    assert call("predict", to / "model", colours / "red", colours / "green") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 40
     assert all(Path(line.split(": ")[0]).parent.name in line.split(": ")[1] for line in lines)
@@ -76,27 +48,27 @@ def test_one_command_makes_a_model_that_answers(
     ],
 )
 def test_wrong_words_are_one_line(
-    words: list[str], message: str, images: Path, weights: Path, tmp_path: Path,
+    words: list[str], message: str, colours: Path, weights: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     to = tmp_path / "run"
-    assert call("finetune", images, "--weights", weights, "--to", to, *words) == 2
+    assert call("finetune", colours, "--weights", weights, "--to", to, *words) == 2
     assert message in capsys.readouterr().err
     assert not to.exists()
 
 
 def test_a_damaged_image_stops_before_anything_is_trained(
-    images: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    colours: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (images / "red" / "0.png").write_bytes(b"no image")
-    assert call("finetune", images, "--weights", weights, "--to", tmp_path / "run", *SHORT) == 3
+    (colours / "red" / "0.png").write_bytes(b"no image")
+    assert call("finetune", colours, "--weights", weights, "--to", tmp_path / "run", *SHORT) == 3
     assert "red/0.png" in capsys.readouterr().err
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_more_shots_than_images_name_the_class(
-    images: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    colours: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = ["finetune", images, "--weights", weights, "--to", tmp_path / "run", *SHORT]
+    line = ["finetune", colours, "--weights", weights, "--to", tmp_path / "run", *SHORT]
     assert call(*line, "--set", "examples_per_class=[50]") == 2
     assert "train images, but 'examples_per_class' asks for 50" in capsys.readouterr().err

@@ -6,20 +6,19 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import PROJECT, environment
 from ruamel.yaml import YAML
 
 import bigtransfer
 from bigtransfer.command import doctor, kfp_submit
 from bigtransfer.command import kfp as entrance
 from bigtransfer.command.image_tag import source_tag
-from unit.command.kfp_api import Api
+from fixtures.kfp_api import Api
+from fixtures.project import PROJECT, environment
 
 BIT_L = PROJECT / "pipelines" / "bit_l.py"
 OWN = """
@@ -33,13 +32,6 @@ def say(text: str, times: int):
 def mine(text: str, times: int = 2, sure: bool = True):
     say(text=text, times=times)
 """
-
-
-@pytest.fixture
-def api() -> Iterator[Api]:
-    stand_in = Api()
-    yield stand_in
-    stand_in.close()
 
 
 @pytest.fixture(autouse=True)

@@ -9,23 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
 
-from bigtransfer.command.__main__ import main
-from unit.serve.test_serve import photos, several, tuned  # noqa: F401  # fixtures
-
-
-def call(*words: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    return int(ended.value.code or 0)
+from fixtures.commands import call
+from fixtures.models import seven_photos
+from fixtures.project import PROJECT
 
 
 def test_predict_writes_a_row_per_image_and_goes_on_after_a_broken_one(
-    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     out = tmp_path / "out.csv"
-    assert call("predict", tuned, photos(tmp_path / "photos"), "--out", out, "--top", 2) == 0
+    assert call("predict", tuned, seven_photos(tmp_path / "photos"), "--out", out, "--top", 2) == 0
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7
@@ -35,9 +29,9 @@ def test_predict_writes_a_row_per_image_and_goes_on_after_a_broken_one(
 
 
 def test_the_columns_do_not_depend_on_which_image_comes_first(
-    tuned: Path, tmp_path: Path  # noqa: F811
+    tuned: Path, tmp_path: Path
 ) -> None:  # fmt: skip
-    folder = photos(tmp_path / "photos")
+    folder = seven_photos(tmp_path / "photos")
     (folder / "0.png").write_bytes(b"broken")
     out = tmp_path / "out.csv"
     assert call("predict", tuned, folder, "--out", out, "--top", 3) == 0
@@ -47,9 +41,9 @@ def test_the_columns_do_not_depend_on_which_image_comes_first(
 
 
 def test_predict_shows_a_line_per_image(
-    tuned: Path, several: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    tuned: Path, several: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
-    folder = photos(tmp_path / "photos")
+    folder = seven_photos(tmp_path / "photos")
     for model in (tuned, several):
         assert call("predict", model, folder / "0.png", folder / "3.png") == 0
         first, second = capsys.readouterr().out.splitlines()
@@ -58,14 +52,14 @@ def test_predict_shows_a_line_per_image(
 
 
 def test_nothing_readable_is_the_users_to_mend(
-    tuned: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    tuned: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     assert call("predict", tuned, tuned / "meta.json") == 2
     assert "none of 1 files could be read as an image" in capsys.readouterr().err
 
 
 def test_export_says_what_it_compared(
-    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     out = tmp_path / "model.pt2"
     assert call("export", tuned, out, "--format", "torch") == 0
@@ -74,7 +68,7 @@ def test_export_says_what_it_compared(
 
 
 def test_export_refuses_a_wrong_name_and_a_missing_model(
-    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     assert call("export", tuned, tmp_path / "model.pt2") == 2
     assert "a file of --format onnx is named *.onnx" in capsys.readouterr().err
@@ -82,8 +76,8 @@ def test_export_refuses_a_wrong_name_and_a_missing_model(
     assert "is no folder; MODEL is a fine-tuned checkpoint" in capsys.readouterr().err
 
 
-def test_a_reader_that_leaves_is_no_bug(tuned: Path, tmp_path: Path) -> None:  # noqa: F811
-    folder = photos(tmp_path / "photos")
+def test_a_reader_that_leaves_is_no_bug(tuned: Path, tmp_path: Path) -> None:
+    folder = seven_photos(tmp_path / "photos")
     line = [sys.executable, "-m", "bigtransfer.command", "predict", str(tuned)]
     with subprocess.Popen(
         [*line, *[str(folder)] * 40], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

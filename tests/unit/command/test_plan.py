@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+
+from fixtures.project import PROJECT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -12,7 +12,7 @@ import pytest
 from bigtransfer.command.sweep import _CATALOGUES, _entries
 from bigtransfer.config import read_yaml
 from bigtransfer.errors import InfrastructureError
-from unit.command.test_finetune import call, images, weights  # noqa: F401  # fixtures
+from fixtures.commands import call
 
 FILE = """
 finetune:
@@ -25,14 +25,14 @@ tasks:
 
 
 @pytest.fixture
-def tasks(tmp_path: Path, images: Path) -> Path:  # noqa: F811
+def tasks(tmp_path: Path, colours: Path) -> Path:
     path = tmp_path / "tasks.yaml"
-    path.write_text(FILE.replace("PHOTOS", str(images)))
+    path.write_text(FILE.replace("PHOTOS", str(colours)))
     return path
 
 
 def test_a_sweep_is_one_table_and_what_is_there_is_kept(
-    tasks: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    tasks: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     to = tmp_path / "sweep"
     line = ["sweep", tasks, "--weights", weights, "--to", to]
@@ -58,10 +58,10 @@ def test_a_sweep_is_one_table_and_what_is_there_is_kept(
 
 
 def test_a_task_that_fails_is_named_and_the_others_go_on(
-    tasks: Path, weights: Path, images: Path, tmp_path: Path,  # noqa: F811
+    tasks: Path, weights: Path, colours: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    broken = f"  broken: {{path: {images}, finetune: {{examples_per_class: [99]}}}}\n"
+    broken = f"  broken: {{path: {colours}, finetune: {{examples_per_class: [99]}}}}\n"
     tasks.write_text(tasks.read_text().replace("tasks:\n", "tasks:\n" + broken))
     to = tmp_path / "sweep"
     assert call("sweep", tasks, "--weights", weights, "--to", to) == 2
@@ -72,7 +72,7 @@ def test_a_task_that_fails_is_named_and_the_others_go_on(
 
 
 def test_another_number_of_images_is_not_the_official_split(
-    tasks: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    tasks: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     tasks.write_text(tasks.read_text().replace("group: natural, ref", "images: {test: 800}, ref"))
     assert call("sweep", tasks, "--weights", weights, "--to", tmp_path / "sweep",
@@ -84,7 +84,7 @@ def test_another_number_of_images_is_not_the_official_split(
 
 
 def test_networks_are_in_the_table_as_soon_as_they_are_there(
-    tasks: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    tasks: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     def away(*_: Any) -> None:
         raise InfrastructureError("the disk is full")
@@ -116,7 +116,7 @@ def test_vtab_is_in_the_catalogue_with_the_papers_exceptions() -> None:
 
 
 def test_vtab_without_data_says_what_to_put_where(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     line = ["sweep", "vtab", "--weights", weights, "--to", tmp_path / "to"]
     assert call(*line, "--data", "here", "--only", "pets", "--only", "dtd") == 0
@@ -142,7 +142,7 @@ def test_vtab_without_data_says_what_to_put_where(
     ],
 )
 def test_a_wrong_file_is_one_line_and_nothing_runs(
-    old: str, new: str, message: str, tasks: Path, weights: Path, tmp_path: Path,  # noqa: F811
+    old: str, new: str, message: str, tasks: Path, weights: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     tasks.write_text(tasks.read_text().replace(old, new))

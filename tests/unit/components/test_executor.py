@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT
 
 from bigtransfer import config
 from bigtransfer.errors import ConfigError, InfrastructureError, StoppedError
 from bigtransfer.storage import digest_of, new_folder
 from components import executor
 from components.executor import ExecutorInput, patiently
+from fixtures.project import PROJECT
 
 
 def given(folder: Path, **kinds: str) -> str:

@@ -3,18 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from conftest import PROJECT
-
 from bigtransfer.model import create_model, save_npz
 from bigtransfer.storage import read_json
 from bigtransfer.track.journal import SilentJournal
 from components import finetune
 from components.interface import Stage
-from unit.data.test_shards import packed  # noqa: F401  # a fixture
-from unit.train.test_finetune import SMALL
+from fixtures.project import PROJECT
+from fixtures.training import SMALL_TASK
 
 
-def test_a_published_file_is_taken_as_it_is(packed: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_published_file_is_taken_as_it_is(packed: Path, tmp_path: Path) -> None:
     from bigtransfer import config
     from bigtransfer.config import TaskParams
 
@@ -22,7 +20,7 @@ def test_a_published_file_is_taken_as_it_is(packed: Path, tmp_path: Path) -> Non
     base: dict[str, Any] = config.load(PROJECT / "params.yaml").tasks["digits"].model_dump()
     stage = Stage("finetune@photos", tmp_path, tmp_path / "work", SilentJournal())
     finetune.run(
-        stage, TaskParams.model_validate({**base, **SMALL}), pretrained=tmp_path / "BiT.npz",
+        stage, TaskParams.model_validate({**base, **SMALL_TASK}), pretrained=tmp_path / "BiT.npz",
         shards=packed, audit=packed, checkpoints=tmp_path / "out",
     )  # fmt: skip
     meta = read_json(tmp_path / "out" / "upstream-2-0" / "meta.json")

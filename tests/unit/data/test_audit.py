@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_image
 from PIL import Image
 
 from bigtransfer.data.audit import audit
 from bigtransfer.data.validation import validate
 from bigtransfer.errors import ConfigError, GateError
-from unit.data.test_copies import scene
-from unit.data.test_validation import ASKED
+from fixtures.datasets import ASKED
+from fixtures.images import scene, write_image
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-# ruff: noqa: F811  # tests take the fixtures by name
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from bigtransfer.data.batches import Squares, TrainBatches, evaluation_batches, few_shot_rows
 from bigtransfer.data.shards import Shards
 from bigtransfer.errors import DatasetError
-from unit.data.test_shards import batches, packed, shards  # noqa: F401  # fixtures
+from fixtures.datasets import batches
 
 
 def test_batch_is_a_pure_function_of_the_step(shards: Shards) -> None:

@@ -5,24 +5,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import SHARED
 from PIL import Image, ImageFilter, ImageOps
 
 from bigtransfer.data.copies import SAME_PIXELS, describe, find_between, find_copies
 from bigtransfer.data.fingerprint import Fingerprints, looks_of, near_pairs
+from fixtures.images import scene
+from fixtures.project import SHARED
 
 Picture = Image.Image
-
-
-def scene(seed: int, size: tuple[int, int] = (240, 180)) -> Picture:
-    """A picture with shapes of all sizes, as photographs have."""
-    rng = np.random.default_rng(seed)
-    picture = Image.new("RGB", size)
-    for side in (3, 6, 12, 40):
-        noise = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-        layer = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
-        picture = Image.blend(picture, layer, 0.5)
-    return picture
 
 
 def encoded(picture: Picture, quality: int = 90) -> Picture:

@@ -9,43 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_image
 from PIL import Image
 
-from bigtransfer.data.batches import Squares, TrainBatches
+from bigtransfer.data.batches import Squares
 from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.manifest import column, read_manifest, with_column, write_manifest
 from bigtransfer.data.packing import (
-    Plan,
     join_parts,
-    make_plan,
     write_part,
     write_shards,
 )
-from bigtransfer.data.places import Place
 from bigtransfer.data.shards import Shards, describe_shards, open_shards, write_pointer
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage import digest_of, seal
 from bigtransfer.storage.s3 import S3Path
-from unit.data.test_validation import ASKED, run
-
-
-@pytest.fixture
-def packed(photos: Path) -> Path:
-    run(photos)
-    write_shards(photos, photos.parent / "manifest.parquet", photos.parent / "shards",
-                 shard_bytes=4000, short_side=None, seed=0)  # fmt: skip
-    return photos.parent / "shards"
-
-
-@pytest.fixture
-def shards(packed: Path) -> Shards:
-    return open_shards(packed)
-
-
-def batches(shards: Shards, batch_size: int = 7, crop: int = 9) -> TrainBatches:
-    squares = Squares(shards, shards.rows("train"), 12)
-    return TrainBatches(squares, batch_size=batch_size, crop=crop, flip=True, seed=3)
+from fixtures.datasets import batches, pack, plan, validate_table, validated
+from fixtures.images import write_image
 
 
 def test_every_image_is_in_the_shards_once_with_its_bytes(packed: Path, photos: Path) -> None:
@@ -77,7 +56,7 @@ def test_packing_twice_gives_the_same_bytes(packed: Path, photos: Path) -> None:
 
 
 def test_image_changed_after_validation_is_refused(photos: Path) -> None:
-    run(photos)
+    validated(photos)
     write_image(photos / "class_0" / "4.png", 999)
     with pytest.raises(DatasetError, match=r"class_0/4.png' changed since it was validated"):
         write_shards(photos, photos.parent / "manifest.parquet", photos.parent / "s",
@@ -99,19 +78,9 @@ def test_absent_split_is_named(shards: Shards) -> None:
         shards.rows("holdout")
 
 
-def pack(root: Path, place: Place, **changes: Any) -> dict[str, Any]:
-    settings = {"shard_bytes": 4000, "short_side": None, "seed": 0, **changes}
-    return write_shards(root, root.parent / "manifest.parquet", place, **settings)
-
-
-def plan(root: Path, **changes: Any) -> Plan:
-    settings = {"shard_bytes": 2000, "short_side": None, "seed": 0, **changes}
-    return make_plan(root.parent / "manifest.parquet", **settings)
-
-
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_parts_in_any_order_give_the_same_bytes_as_one_go(photos: Path, parts: int) -> None:
-    run(photos)
+    validated(photos)
     pack(photos, photos.parent / "whole", shard_bytes=2000)
     for number in reversed(range(parts)):
         assert write_part(plan(photos), photos, photos.parent / "joined", number, parts)
@@ -123,7 +92,7 @@ def test_parts_in_any_order_give_the_same_bytes_as_one_go(photos: Path, parts: i
 
 
 def test_missing_part_and_part_of_another_plan_are_named(photos: Path) -> None:
-    run(photos)
+    validated(photos)
     target = photos.parent / "joined"
     write_part(plan(photos), photos, target, 0, 2)
     with pytest.raises(DatasetError, match=r"part 2 of 2 .* is missing; write it again \(--part"):
@@ -139,7 +108,7 @@ def test_large_splits_have_a_multiple_of_64_shards_of_equal_length(photos: Path)
     for label in range(3):
         for i in range(10, 60):
             write_image(photos / f"class_{label}" / f"{i}.png", 100 * label + i)
-    run(photos, val=0.05, test=0.05)
+    validated(photos, val=0.05, test=0.05)
     made = plan(photos, shard_bytes=1000)
     lengths = np.diff(made.bounds)
     assert made.num_shards > 64
@@ -151,7 +120,7 @@ def test_large_splits_have_a_multiple_of_64_shards_of_equal_length(photos: Path)
 def test_large_photos_are_made_smaller_and_small_ones_kept(photos: Path) -> None:
     write_image(photos / "class_0" / "big.png", 7, side=90)
     Image.open(photos / "class_0" / "big.png").resize((120, 90)).save(photos / "class_0/big.png")
-    run(photos)
+    validated(photos)
     pack(photos, photos.parent / "shards", short_side=64)
     shards = open_shards(photos.parent / "shards")
     rows = {row["path"]: row for row in shards.index.to_pylist()}
@@ -163,7 +132,7 @@ def test_large_photos_are_made_smaller_and_small_ones_kept(photos: Path) -> None
 
 
 def test_relabelling_rewrites_no_shard(photos: Path) -> None:
-    run(photos)
+    validated(photos)
     pack(photos, photos.parent / "before")
     table, metadata = read_manifest(photos.parent / "manifest.parquet")
     turned = [
@@ -194,15 +163,6 @@ def test_several_labels_are_a_row_of_the_index(photos: Path) -> None:
         assert [label for label in row if label >= 0] == listed
     with pytest.raises(DatasetError, match="has several labels per image"):
         shards.labels(rows)
-
-
-def validate_table(photos: Path) -> None:
-    from bigtransfer.data.validation import validate
-
-    validate(
-        photos / "list.csv", "photos", manifest_path=photos / "manifest.parquet",
-        report=photos.parent / "validation", asked=ASKED, params={},
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -257,7 +217,7 @@ class TestBucket:
         self, photos: Path, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        run(photos)
+        validated(photos)
         pack(photos, photos.parent / "here")
         pack(photos, S3Path("photos", "shards"))
         here, there = open_shards(photos.parent / "here"), open_shards(S3Path("photos", "shards"))
@@ -273,7 +233,7 @@ class TestBucket:
         self, photos: Path, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        run(photos)
+        validated(photos)
         place = S3Path("photos", "shards")
         pack(photos, place)
         write_pointer(tmp_path / "pointer", place)
@@ -292,7 +252,7 @@ class TestBucket:
             open_shards(tmp_path / "pointer")
 
     def test_upload_goes_on_where_it_ended(self, photos: Path, s3: Any) -> None:
-        run(photos)
+        validated(photos)
         place = S3Path("photos", "parts")
         write_part(plan(photos), photos, place, 0, 3)
         stamp = s3.head_object(Bucket="photos", Key="parts/shard-00000.tar")["LastModified"]
@@ -308,7 +268,7 @@ class TestBucket:
         self, photos: Path, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        run(photos)
+        validated(photos)
         pack(photos, S3Path("photos", "shards"))
         key = "shards/shard-00000.tar"
         data = bytearray(s3.get_object(Bucket="photos", Key=key)["Body"].read())
@@ -323,7 +283,7 @@ class TestBucket:
             open_shards(S3Path("photos", "nothing"))
 
     def test_lost_shard_is_written_again(self, photos: Path, s3: Any) -> None:
-        run(photos)
+        validated(photos)
         pack(photos, S3Path("photos", "shards"))
         whole = open_shards(S3Path("photos", "shards")).digest
         s3.delete_object(Bucket="photos", Key="shards/shard-00000.tar")
@@ -338,7 +298,7 @@ class TestBucket:
         from concurrent.futures import ThreadPoolExecutor
 
         monkeypatch.chdir(tmp_path)
-        run(photos)
+        validated(photos)
         pack(photos, S3Path("photos", "shards"), shard_bytes=2000)
         shards = open_shards(S3Path("photos", "shards"))
         biggest = max(facts["bytes"] for facts in shards.files.values())
@@ -360,7 +320,7 @@ class TestBucket:
     ) -> None:
         from bigtransfer.data.shards import _Fetched
 
-        run(photos)
+        validated(photos)
         pack(photos, S3Path("photos", "shards"), shard_bytes=2000)
         shards = open_shards(S3Path("photos", "shards"))
         sizes = [facts["bytes"] for name, facts in shards.files.items() if name.endswith(".tar")]

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SHARED, write_image
 from PIL import Image
 
 from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.sources.listing import Source
 from bigtransfer.data.sources.opening import open_source
 from bigtransfer.errors import DatasetError
+from fixtures.images import write_image
+from fixtures.project import SHARED
 
 
 def picture(seed: int) -> bytes:

@@ -7,32 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SHARED, write_image
 from PIL import Image
 
-from bigtransfer.data.expectations import Rules
 from bigtransfer.data.inspection import ImageFacts, Limits, inspect_image
 from bigtransfer.data.manifest import read_manifest
 from bigtransfer.data.sources.opening import open_source
-from bigtransfer.data.validation import Asked, validate
 from bigtransfer.errors import ConfigError, DatasetError, GateError
 from bigtransfer.storage import sha256_file
-
-LIMITS = Limits(min_side=8, max_side=4000, max_pixels=1_000_000, max_bytes=1_000_000, small_side=0)
-RULES = Rules(
-    required_splits=("train", "val", "test"), min_classes=2, min_examples_per_class=3,
-    bad_budget=0.0, classes=None, expectations=(),
-)  # fmt: skip
-ASKED = Asked(limits=LIMITS, rules=RULES, val=0.2, test=0.2, seed=0, near_duplicate_side=64)
-
-
-def run(root: Path, **changes: Any) -> dict[str, Any]:
-    rules = {k: changes.pop(k) for k in list(changes) if k in RULES.__dataclass_fields__}
-    out = root.parent
-    return validate(
-        root, "photos", manifest_path=out / "manifest.parquet", report=out / "validation",
-        asked=replace(ASKED, rules=replace(RULES, **rules), **changes), params={},
-    )  # fmt: skip
+from fixtures.datasets import LIMITS, validated
+from fixtures.images import write_image
+from fixtures.project import SHARED
 
 
 def manifest_rows(root: Path) -> list[dict[str, Any]]:
@@ -45,7 +29,7 @@ def inspect(path: Path, limits: Limits = LIMITS) -> ImageFacts:
 
 def refusal(root: Path, **changes: Any) -> str:
     with pytest.raises(GateError) as caught:
-        run(root, **changes)
+        validated(root, **changes)
     assert caught.value.exit_code == 3
     assert not (root.parent / "manifest.parquet").exists()
     assert not json.loads((root.parent / "validation" / "validation.json").read_text())["success"]
@@ -53,7 +37,7 @@ def refusal(root: Path, **changes: Any) -> str:
 
 
 def test_good_folder_passes_with_splits_per_class(photos: Path) -> None:
-    counts = run(photos)
+    counts = validated(photos)
     assert counts["splits"] == {"train": 18, "val": 6, "test": 6}
     metadata = read_manifest(photos.parent / "manifest.parquet")[1]
     rows = manifest_rows(photos)
@@ -66,9 +50,9 @@ def test_good_folder_passes_with_splits_per_class(photos: Path) -> None:
 
 
 def test_same_folder_gives_the_same_bytes(photos: Path) -> None:
-    run(photos)
+    validated(photos)
     first = (photos.parent / "manifest.parquet").read_bytes()
-    run(photos)
+    validated(photos)
     assert (photos.parent / "manifest.parquet").read_bytes() == first
 
 
@@ -103,7 +87,7 @@ def test_class_folder_without_images_is_named(photos: Path) -> None:
 def test_copies_stay_in_one_split_and_are_flagged(photos: Path) -> None:
     for i in range(20):
         (photos / "class_0" / f"copy{i}.png").write_bytes((photos / "class_0/0.png").read_bytes())
-    counts = run(photos)
+    counts = validated(photos)
     assert counts["flags"] == {"duplicate": 20}
     rows = manifest_rows(photos)
     assert len({r["split"] for r in rows if "copy" in r["path"]}) == 1
@@ -128,7 +112,7 @@ def test_lone_split_is_accepted_with_a_flag(photos: Path) -> None:
     (photos.parent / "lone").mkdir()
     photos.rename(photos.parent / "lone" / "val")
     lone = photos.parent / "lone"
-    counts = run(lone, required_splits=("val",))
+    counts = validated(lone, required_splits=("val",))
     assert counts["splits"] == {"val": 30}
     report = json.loads((lone.parent / "validation" / "validation.json").read_text())
     assert report["notes"][0].startswith("only the split 'val' is there")
@@ -137,7 +121,7 @@ def test_lone_split_is_accepted_with_a_flag(photos: Path) -> None:
 
 def test_missing_folder_is_the_users_to_mend(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="does not exist; correct its 'path' in params.yaml"):
-        run(tmp_path / "nothing")
+        validated(tmp_path / "nothing")
 
 
 def test_images_beside_class_folders_are_named(photos: Path) -> None:
@@ -162,7 +146,7 @@ def test_a_class_may_be_called_like_a_split(photos: Path) -> None:
 def test_system_files_are_counted_not_used(photos: Path) -> None:
     (photos / ".DS_Store").touch()
     (photos / "class_0" / "Thumbs.db").touch()
-    counts = run(photos)
+    counts = validated(photos)
     assert (counts["images"], counts["ignored_files"]) == (30, 2)
 
 
@@ -239,7 +223,7 @@ def test_unreadable_files_are_named(photos: Path) -> None:
 
 def test_quarantine_leaves_out_within_its_budget_and_deletes_nothing(photos: Path) -> None:
     (photos / "class_0" / "bad.png").write_text("nothing")
-    counts = run(photos, quarantine=True, bad_budget=0.1)
+    counts = validated(photos, quarantine=True, bad_budget=0.1)
     assert (counts["images"], counts["rejected"]) == (30, 1)
     assert "class_0/bad.png" not in {r["path"] for r in manifest_rows(photos)}
     listed = (photos.parent / "validation" / "quarantine.csv").read_text().splitlines()
@@ -249,14 +233,14 @@ def test_quarantine_leaves_out_within_its_budget_and_deletes_nothing(photos: Pat
 
 
 def test_excluded_images_are_left_out_and_must_exist(photos: Path) -> None:
-    run(photos, exclude=("class_0/0.png",))
+    validated(photos, exclude=("class_0/0.png",))
     assert len(manifest_rows(photos)) == 29
     with pytest.raises(DatasetError, match=r"'exclude' names 'class_0/99.png'"):
-        run(photos, exclude=("class_0/99.png",))
+        validated(photos, exclude=("class_0/99.png",))
 
 
 def test_other_class_names_than_asked_for_are_refused(photos: Path) -> None:
-    run(photos, classes=("class_0", "class_1", "class_2"))
+    validated(photos, classes=("class_0", "class_1", "class_2"))
     message = refusal(photos, classes=("class_0", "class_1", "klass_2"))
     assert "'klass_2' (is in params.yaml, not in the data)" in message
     assert "'class_2' (is in the data, not in params.yaml)" in message
@@ -266,11 +250,11 @@ def test_own_rules_are_great_expectations_over_the_manifest(photos: Path) -> Non
     wide = {"expect": "column_values_to_be_between", "column": "width", "min_value": 13}
     message = refusal(photos, expectations=(wide,))
     assert "width: column values to be between min_value 13: 30 of 30 fail" in message
-    run(photos, expectations=({**wide, "min_value": 12},))
+    validated(photos, expectations=({**wide, "min_value": 12},))
     with pytest.raises(ConfigError, match="knows no 'column_values_to_be_betwen'; did you mean"):
-        run(photos, expectations=({**wide, "expect": "column_values_to_be_betwen"},))
+        validated(photos, expectations=({**wide, "expect": "column_values_to_be_betwen"},))
     with pytest.raises(ConfigError, match="has no column 'widht'; did you mean 'width'"):
-        run(photos, expectations=({**wide, "column": "widht"},))
+        validated(photos, expectations=({**wide, "column": "widht"},))
 
 
 def test_large_manifests_are_judged_by_summaries(
@@ -299,23 +283,23 @@ def test_odd_exif_orientation_counts_as_none(photos: Path) -> None:
     exif = picture.getexif()
     exif[0x0112] = 65535
     picture.save(photos / "class_0" / "odd.jpg", exif=exif)
-    run(photos)
+    validated(photos)
     assert {row["orientation"] for row in manifest_rows(photos)} == {1}
 
 
 def test_unusable_images_take_no_place_in_a_split(photos: Path) -> None:
-    run(photos)
+    validated(photos)
     before = {r["path"]: r["split"] for r in manifest_rows(photos)}
     for i in range(8):
         (photos / "class_0" / f"bad{i}.png").write_text("nothing")
-    run(photos, quarantine=True, bad_budget=0.5)
+    validated(photos, quarantine=True, bad_budget=0.5)
     assert {r["path"]: r["split"] for r in manifest_rows(photos)} == before
 
 
 def test_own_rule_that_cannot_be_checked_is_the_users_to_mend(photos: Path) -> None:
     rule = {"expect": "column_values_to_match_regex", "column": "path", "regex": "("}
     with pytest.raises(ConfigError, match="cannot be checked"):
-        run(photos, expectations=(rule,))
+        validated(photos, expectations=(rule,))
 
 
 def test_same_verdict_from_every_thread(tmp_path: Path) -> None:
@@ -339,7 +323,7 @@ def split_photos(folder: Path, **counts: int) -> Path:
 
 def test_validation_images_come_from_train_where_the_source_has_none(tmp_path: Path) -> None:
     photos = split_photos(tmp_path, train=10, test=4)
-    assert run(photos)["splits"] == {"train": 16, "val": 4, "test": 8}
+    assert validated(photos)["splits"] == {"train": 16, "val": 4, "test": 8}
     taken = {row["path"] for row in manifest_rows(photos) if row["split"] == "val"}
     assert {Path(path).parts[:2] for path in taken} == {("train", "a"), ("train", "b")}
     page = (tmp_path / "validation" / "index.html").read_text("utf-8")
@@ -348,7 +332,10 @@ def test_validation_images_come_from_train_where_the_source_has_none(tmp_path: P
 
 def test_nothing_is_taken_from_train_unless_asked(tmp_path: Path) -> None:
     photos = split_photos(tmp_path, train=10, test=4)
-    assert run(photos, required_splits=("train", "test"))["splits"] == {"train": 20, "test": 8}
+    assert validated(photos, required_splits=("train", "test"))["splits"] == {
+        "train": 20,
+        "test": 8,
+    }
     assert "val" in refusal(photos, val=0.0)
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PROJECT
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bigtransfer.model.group_norm_relu import uses_triton
 from bigtransfer.model.resnet import Recompute, create_model
-from unit.model.interpreted_kernels import CASES
+from fixtures.processes.interpreted_kernels import CASES
+from fixtures.project import PROJECT
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton (Linux)")
 
@@ -30,7 +30,7 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs Tri
 @pytest.fixture(scope="module")
 def interpreted() -> dict[str, dict[str, float]]:
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "unit.model.interpreted_kernels"],
+        [sys.executable, "-W", "ignore", "-m", "fixtures.processes.interpreted_kernels"],
         cwd=PROJECT / "tests", env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip

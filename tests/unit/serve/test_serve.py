@@ -19,35 +19,9 @@ from bigtransfer.serve import export as exporting
 from bigtransfer.serve.deployed import load_deployed
 from bigtransfer.serve.export import drawn_images, export
 from bigtransfer.serve.prediction import answers, as_row, image_files
+from fixtures.models import CLASSES, seven_photos
 
 CPU = torch.device("cpu")
-CLASSES = ["cat", "dog", "owl"]
-
-
-def checkpoint(folder: Path, **changes: Any) -> Path:
-    torch.manual_seed(3)
-    model = create_model("R14x0.25", 3, "small", seed=1)
-    torch.nn.init.normal_(model.head.weight, std=0.1)
-    meta: dict[str, Any] = {
-        "architecture": "R14x0.25", "root": "small", "norm": "gn_ws", "classes": CLASSES,
-        "crop": 24, "multi_label": False, "hyperrule": {}, "shards_digest": "s",
-        "upstream_digest": None,
-        "validation": {"temperature": 1.7, "abstain_below": 0.6}, **changes,
-    }  # fmt: skip
-    write_checkpoint(folder, model, meta)
-    return folder
-
-
-@pytest.fixture
-def tuned(tmp_path: Path) -> Path:
-    return checkpoint(tmp_path / "tuned")
-
-
-@pytest.fixture
-def several(tmp_path: Path) -> Path:
-    return checkpoint(
-        tmp_path / "several", multi_label=True, validation={"thresholds": [0.5, 0.5, 0.99]}
-    )
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
@@ -100,17 +74,8 @@ def test_an_upstream_checkpoint_is_refused(tmp_path: Path) -> None:
         load_deployed(tmp_path / "up")
 
 
-def photos(folder: Path) -> Path:
-    folder.mkdir()
-    for number, image in enumerate(drawn_images()[:7]):
-        Image.fromarray(image).save(folder / f"{number}.png")
-    (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:50])
-    (folder / "notes.txt").write_text("not asked for")
-    return folder
-
-
 def test_every_file_gets_a_row_and_a_broken_one_its_reason(tuned: Path, tmp_path: Path) -> None:
-    files = image_files([photos(tmp_path / "photos"), tuned / "meta.json"])
+    files = image_files([seven_photos(tmp_path / "photos"), tuned / "meta.json"])
     assert [file.name for file in files] == [*(f"{i}.png" for i in range(7)), "meta.json"]
     deployed, meta = load_deployed(tuned)
     found = list(answers(deployed, files, 3, CPU))
@@ -134,7 +99,7 @@ def test_of_several_labels_those_above_their_thresholds_are_named(
     several: Path, tmp_path: Path
 ) -> None:
     deployed, meta = load_deployed(several)
-    for answer in answers(deployed, image_files([photos(tmp_path / "photos")]), 8, CPU):
+    for answer in answers(deployed, image_files([seven_photos(tmp_path / "photos")]), 8, CPU):
         row = as_row(answer, meta, 1)
         if answer.probabilities is not None:
             above = answer.probabilities >= [0.5, 0.5, 0.99]

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from remote import git
 
 from bigtransfer.errors import ConfigError, InfrastructureError, StorageError
 from bigtransfer.storage.dvc_version import split_address
 from bigtransfer.storage.s3 import S3Path, download, upload, upload_bytes
 from bigtransfer.storage.trees import LocalTree, open_tree, safe_name, write_index
+from fixtures.project import git
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ def folder(network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -
     return path
 
 
-def put(project: Path, folder: Path, digest: str, top1: float, **changes: Any) -> Any:
-    checkpoint = project / "checkpoint"
+def put(tracked: Path, folder: Path, digest: str, top1: float, **changes: Any) -> Any:
+    checkpoint = tracked / "checkpoint"
     checkpoint.mkdir(exist_ok=True)
     (checkpoint / "weights.safetensors").write_text(digest)
     wanted: dict[str, Any] = {
@@ -39,7 +39,7 @@ def put(project: Path, folder: Path, digest: str, top1: float, **changes: Any) -
         "description": f"scores {top1}", "digest": digest, "test_digest": "t1",
         "promote": "if_better", **changes,
     }  # fmt: skip
-    return register(project, "bigtransfer-d", folder, **wanted)
+    return register(tracked, "bigtransfer-d", folder, **wanted)
 
 
 def aliases(client: Any) -> dict[str, str]:
@@ -48,11 +48,11 @@ def aliases(client: Any) -> dict[str, str]:
 
 
 def test_a_version_is_loaded_by_torch_and_answers_as_the_network(
-    project: Path, client: Any, folder: Path, network: torch.nn.Module
+    tracked: Path, client: Any, folder: Path, network: torch.nn.Module
 ) -> None:
     import mlflow
 
-    first = put(project, folder, "d1", 0.5)
+    first = put(tracked, folder, "d1", 0.5)
     assert (first.version, first.alias, first.new) == ("1", "champion", True)
     images = torch.randint(0, 256, (5, 20, 31, 3), dtype=torch.uint8)
     loaded = mlflow.pyfunc.load_model("models:/bigtransfer-d@champion")
@@ -67,27 +67,27 @@ def test_a_version_is_loaded_by_torch_and_answers_as_the_network(
 
 
 def test_only_a_better_score_on_the_same_test_split_is_promoted(
-    project: Path, client: Any, folder: Path
+    tracked: Path, client: Any, folder: Path
 ) -> None:
     def outcome(result: Registration) -> tuple[str, str]:
         return result.version, result.alias
 
-    assert outcome(put(project, folder, "d1", 0.5)) == ("1", "champion")
-    assert outcome(put(project, folder, "d2", 0.4)) == ("2", "challenger")
+    assert outcome(put(tracked, folder, "d1", 0.5)) == ("1", "champion")
+    assert outcome(put(tracked, folder, "d2", 0.4)) == ("2", "challenger")
     assert aliases(client) == {"champion": "1", "challenger": "2"}
-    assert outcome(put(project, folder, "d3", 0.9, test_digest="t2")) == ("3", "challenger")
-    never = put(project, folder, "d4", 0.9, promote="never")
+    assert outcome(put(tracked, folder, "d3", 0.9, test_digest="t2")) == ("3", "challenger")
+    never = put(tracked, folder, "d4", 0.9, promote="never")
     assert (never.alias, "MLflow UI" in never.reason) == ("challenger", True)
-    assert outcome(put(project, folder, "d5", 0.6)) == ("5", "champion")
+    assert outcome(put(tracked, folder, "d5", 0.6)) == ("5", "champion")
     assert aliases(client) == {"champion": "5", "previous": "1"}
 
 
 def test_the_same_checkpoint_is_one_version_and_keeps_what_a_person_wrote(
-    project: Path, client: Any, folder: Path
+    tracked: Path, client: Any, folder: Path
 ) -> None:
-    put(project, folder, "d1", 0.5)
+    put(tracked, folder, "d1", 0.5)
     client.update_model_version("bigtransfer-d", "1", "approved by the lead")
-    again = put(project, folder, "d1", 0.5, tags={"git_commit": "later"})
+    again = put(tracked, folder, "d1", 0.5, tags={"git_commit": "later"})
     assert (again.version, again.new, again.alias) == ("1", False, "champion")
     assert len(client.search_model_versions("name = 'bigtransfer-d'")) == 1
     version = client.get_model_version("bigtransfer-d", "1")
@@ -95,57 +95,57 @@ def test_the_same_checkpoint_is_one_version_and_keeps_what_a_person_wrote(
 
 
 def test_a_version_left_bare_by_a_kill_is_completed(
-    project: Path, client: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tracked: Path, client: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from bigtransfer.track import registry
 
     with monkeypatch.context() as patch:
         patch.setattr(registry, "_describe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            put(project, folder, "d1", 0.5)
-    again = put(project, folder, "d1", 0.5)
+            put(tracked, folder, "d1", 0.5)
+    again = put(tracked, folder, "d1", 0.5)
     assert (again.version, again.alias) == ("1", "champion")
     assert client.get_model_version("bigtransfer-d", "1").tags["git_commit"] == "d1"
 
 
 def test_refusal_says_where_mlflow_was_looked_for(
-    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tracked: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://here")
     with pytest.raises(TrackingError, match="MLflow at 'nonsense://here' refused to register"):
-        put(project, folder, "d1", 0.5)
+        put(tracked, folder, "d1", 0.5)
 
 
-def test_a_registered_model_is_fetched_by_alias_or_version(project: Path, folder: Path) -> None:
-    put(project, folder, "d1", 0.5)
+def test_a_registered_model_is_fetched_by_alias_or_version(tracked: Path, folder: Path) -> None:
+    put(tracked, folder, "d1", 0.5)
     for address in ("models:/bigtransfer-d@champion", "models:/bigtransfer-d/1"):
-        fetched = fetch_checkpoint(project, address)
+        fetched = fetch_checkpoint(tracked, address)
         assert (fetched / "weights.safetensors").read_text() == "d1"
     with pytest.raises(TrackingError, match=r"did you mean 'bigtransfer-d'\?; registered are"):
-        fetch_checkpoint(project, "models:/bigtransfer-e@champion")
+        fetch_checkpoint(tracked, "models:/bigtransfer-e@champion")
     with pytest.raises(TrackingError, match="names no registered model"):
-        fetch_checkpoint(project, "models:/bigtransfer-d")
+        fetch_checkpoint(tracked, "models:/bigtransfer-d")
 
 
 def test_without_a_database_engine_a_server_must_be_named(
-    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tracked: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bigtransfer.track.runs.find_spec", lambda name: None)
     with pytest.raises(TrackingError, match="no MLflow server is named, .* cluster.tracking_uri"):
-        put(project, folder, "d1", 0.5)
+        put(tracked, folder, "d1", 0.5)
 
 
 def test_a_server_that_is_away_is_to_be_tried_again(
-    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tracked: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(InfrastructureError, match=r"127.0.0.1:9' does not answer: .*try again"):
-        put(project, folder, "d1", 0.5)
+        put(tracked, folder, "d1", 0.5)
 
 
 def test_an_artifact_store_that_takes_nothing_is_one_line(
-    project: Path, client: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tracked: Path, client: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
@@ -153,12 +153,12 @@ def test_an_artifact_store_that_takes_nothing_is_one_line(
     with pytest.raises(
         TrackingError, match=r"its artifact store does not take our files \(NotADir"
     ):
-        put(project, folder, "d1", 0.5)
+        put(tracked, folder, "d1", 0.5)
 
 
 def test_a_bug_of_ours_stays_a_bug(
-    project: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tracked: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bigtransfer.track.registry._settle", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        put(project, folder, "d1", 0.5)
+        put(tracked, folder, "d1", 0.5)

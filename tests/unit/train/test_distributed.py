@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PROJECT, environment
 from torch import Tensor
 
-from unit.train.conftest import STEPS
+from fixtures.project import PROJECT, environment
+from fixtures.training import STEPS
 
 _alone: dict[str, Any] = {}
-WORKER = ["-m", "unit.train.distributed"]
+WORKER = ["-m", "fixtures.processes.training"]
 
 
 def start(

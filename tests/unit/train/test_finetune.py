@@ -5,81 +5,34 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from conftest import PROJECT
-from PIL import Image
 
-from bigtransfer import config
-from bigtransfer.config import TaskParams
 from bigtransfer.data.packing import write_shards
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import ConfigError, DatasetError, InfrastructureError
-from bigtransfer.model import create_model, load_checkpoint, write_checkpoint
-from bigtransfer.storage import read_json
+from bigtransfer.model import load_checkpoint
 from bigtransfer.train import cell as cells
 from bigtransfer.train import finetune as finetuning
-from bigtransfer.train.finetune import finetune
 from bigtransfer.train.fitting import images_that_fit
-from unit.data.test_shards import packed  # noqa: F401  # a fixture
-from unit.data.test_shards import run as checked
-
-SMALL: dict[str, Any] = {
-    "name": "photos", "dataset": "photos", "inits": ("upstream",), "examples_per_class": (2,),
-    "seeds": (0,), "preset": "paper", "total_steps": 2, "batch_size": 4, "precrop": 12,
-    "crop": 10, "flip": True, "threads": 1, "device": "cpu",
-}  # fmt: skip
-
-
-@pytest.fixture
-def pretrained(tmp_path: Path) -> Path:
-    meta = {"architecture": "R14x0.25", "root": "small", "norm": "gn_ws", "classes": ["a", "b"],
-            "crop": 10}  # fmt: skip
-    model = create_model("R14x0.25", 2, "small")
-    torch.nn.init.normal_(model.head.weight)
-    write_checkpoint(tmp_path / "upstream", model, meta)
-    return tmp_path / "upstream"
-
-
-def run(
-    pretrained: Path,
-    shards: Path,
-    output: Path,
-    log: Any = lambda *_: None,
-    on_cell: Any = lambda *_: None,
-    **changes: Any,
-) -> dict[str, Any]:
-    base = config.load(PROJECT / "params.yaml").tasks["digits"].model_dump()
-    params = TaskParams.model_validate({**base, **SMALL, **changes})
-    result: dict[str, Any] = finetune(
-        params, pretrained, shards, output, output.parent / "work", log, on_cell
-    )
-    return result
-
-
-def meta_of(output: Path, cell: str = "upstream-2-0") -> Any:
-    return read_json(output / cell / "meta.json")
-
-
-def weights(output: Path, cell: str = "upstream-2-0") -> dict[str, torch.Tensor]:
-    return load_checkpoint(output / cell)[0].state_dict()
+from fixtures.datasets import planted, validated
+from fixtures.training import meta_of, tune, weights_of
 
 
 def test_crop_can_be_switched_off_for_a_task(
-    pretrained: Path, packed: Path, tmp_path: Path  # noqa: F811
+    pretrained: Path, packed: Path, tmp_path: Path
 ) -> None:  # fmt: skip
-    run(pretrained, packed, tmp_path / "with")
-    run(pretrained, packed, tmp_path / "without", random_crop=False)
+    tune(pretrained, packed, tmp_path / "with")
+    tune(pretrained, packed, tmp_path / "without", random_crop=False)
     assert meta_of(tmp_path / "with")["hyperrule"]["precrop"] == 12
     rule = meta_of(tmp_path / "without")["hyperrule"]
     assert rule["precrop"] == rule["crop"] == 10
 
 
 def test_the_log_says_whose_each_value_is(
-    pretrained: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    pretrained: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
-    run(pretrained, packed, tmp_path / "out", decay_steps=(1,))
+    tune(pretrained, packed, tmp_path / "out", decay_steps=(1,))
     line = capsys.readouterr().out.splitlines()[0]
     assert line.startswith("photos, 2 per class, 6 images, HyperRule 'paper': regime small, ")
     assert "total_steps 2 (params; the rule says 500)" in line
@@ -88,25 +41,25 @@ def test_the_log_says_whose_each_value_is(
 
 
 def test_too_few_images_name_the_class(
-    pretrained: Path, packed: Path, tmp_path: Path  # noqa: F811
+    pretrained: Path, packed: Path, tmp_path: Path
 ) -> None:  # fmt: skip
     with pytest.raises(DatasetError, match=r"class 'class_0' has 6 train images, but 'examples_"):
-        run(pretrained, packed, tmp_path / "out", examples_per_class=(7,))
+        tune(pretrained, packed, tmp_path / "out", examples_per_class=(7,))
 
 
 def test_full_is_every_training_image(
-    pretrained: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    pretrained: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
-    run(pretrained, packed, tmp_path / "out", examples_per_class=(2, "full"))
+    tune(pretrained, packed, tmp_path / "out", examples_per_class=(2, "full"))
     assert "full per class, 18 images" in capsys.readouterr().out
     assert meta_of(tmp_path / "out", "upstream-full-0")["examples_per_class"] == "full"
 
 
 def test_training_on_train_and_val_leaves_nothing_to_calibrate_on(
-    pretrained: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    pretrained: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     both = {"train_on": ("train", "val"), "examples_per_class": ("full",)}
-    run(pretrained, packed, tmp_path / "out", **both)
+    tune(pretrained, packed, tmp_path / "out", **both)
     shards = open_shards(packed)
     images = len(shards.rows("train")) + len(shards.rows("val"))
     assert f"full per class, {images} images" in capsys.readouterr().out
@@ -116,25 +69,25 @@ def test_training_on_train_and_val_leaves_nothing_to_calibrate_on(
 
 
 def test_the_head_alone_may_be_trained(
-    pretrained: Path, packed: Path, tmp_path: Path  # noqa: F811
+    pretrained: Path, packed: Path, tmp_path: Path
 ) -> None:  # fmt: skip
     upstream = load_checkpoint(pretrained)[0].state_dict()
-    run(pretrained, packed, tmp_path / "head", trained="head")
-    run(pretrained, packed, tmp_path / "all")
-    for name, tensor in weights(tmp_path / "head").items():
+    tune(pretrained, packed, tmp_path / "head", trained="head")
+    tune(pretrained, packed, tmp_path / "all")
+    for name, tensor in weights_of(tmp_path / "head").items():
         if name.startswith("head"):
             assert tensor.abs().sum() > 0
         else:
             assert torch.equal(tensor, upstream[name]), name
-    trained = weights(tmp_path / "all")
+    trained = weights_of(tmp_path / "all")
     assert not all(torch.equal(trained[name], upstream[name]) for name in upstream)
 
 
 def test_validation_goes_with_the_checkpoint(
-    pretrained: Path, packed: Path, tmp_path: Path  # noqa: F811
+    pretrained: Path, packed: Path, tmp_path: Path
 ) -> None:  # fmt: skip
     logged: list[dict[str, float]] = []
-    run(pretrained, packed, tmp_path / "out", log=lambda step, values: logged.append(values))
+    tune(pretrained, packed, tmp_path / "out", log=lambda step, values: logged.append(values))
     validation = meta_of(tmp_path / "out")["validation"]
     assert 0 <= validation["top1"] <= validation["top5"] == 1.0  # three classes
     assert validation["temperature"] > 0
@@ -142,11 +95,11 @@ def test_validation_goes_with_the_checkpoint(
 
 
 def test_an_interrupted_cell_goes_on_to_the_same_weights(
-    pretrained: Path, packed: Path, tmp_path: Path,  # noqa: F811
+    pretrained: Path, packed: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     recipe = {"total_steps": 8, "mixup_alpha": 0.5, "seeds": (0, 1)}
-    run(pretrained, packed, tmp_path / "whole", **recipe)
+    tune(pretrained, packed, tmp_path / "whole", **recipe)
     whole = cells._CellWatcher.after_step
 
     def stopped(self: Any, step: int, *rest: Any) -> None:
@@ -157,38 +110,20 @@ def test_an_interrupted_cell_goes_on_to_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(cells._CellWatcher, "after_step", stopped)
         with pytest.raises(InfrastructureError, match="SIGTERM at step 5, with a checkpoint"):
-            run(pretrained, packed, tmp_path / "parts", **recipe)
+            tune(pretrained, packed, tmp_path / "parts", **recipe)
     capsys.readouterr()
-    run(pretrained, packed, tmp_path / "parts", **recipe)
+    tune(pretrained, packed, tmp_path / "parts", **recipe)
     assert "upstream-2-1: resuming at step 5 of 8" in capsys.readouterr().out
     for name in ("upstream-2-0", "upstream-2-1"):
-        left, right = (weights(tmp_path / side, name) for side in ("whole", "parts"))
+        left, right = (weights_of(tmp_path / side, name) for side in ("whole", "parts"))
         assert all(torch.equal(left[key], right[key]) for key in left)
     assert not list((tmp_path / "work").iterdir())
-
-
-def planted(folder: Path, images: int = 90) -> Path:
-    """Images whose left half, right half or both are bright, as shards of two labels."""
-    generator = np.random.default_rng(0)
-    (folder / "images").mkdir(parents=True)
-    lines = ["path,labels,split"]
-    for i in range(images):
-        pixels = generator.integers(0, 60, (12, 12, 3), dtype=np.uint8)
-        names = [("left",), ("right",), ("left", "right")][i % 3]
-        for name in names:
-            half = slice(0, 6) if name == "left" else slice(6, 12)
-            pixels[:, half] += 150
-        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
-        split = ("train", "val", "test")[i // 3 % 3]
-        lines.append(f"images/{i}.png,{'|'.join(names)},{split}")
-    (folder / "list.csv").write_text("\n".join(lines) + "\n")
-    return folder
 
 
 @pytest.fixture
 def two_labels(tmp_path: Path) -> Path:
     photos = planted(tmp_path / "planted")
-    checked(photos)
+    validated(photos)
     write_shards(photos, tmp_path / "manifest.parquet", tmp_path / "shards",
                  shard_bytes=10**6, short_side=None, seed=0)  # fmt: skip
     return tmp_path / "shards"
@@ -197,7 +132,7 @@ def two_labels(tmp_path: Path) -> Path:
 def test_several_labels_per_image_are_learnt(
     pretrained: Path, two_labels: Path, tmp_path: Path
 ) -> None:
-    run(pretrained, two_labels, tmp_path / "out", examples_per_class=("full",), flip=False,
+    tune(pretrained, two_labels, tmp_path / "out", examples_per_class=("full",), flip=False,
         total_steps=40, base_lr=0.05, batch_size=16)  # fmt: skip
     meta = meta_of(tmp_path / "out", "upstream-full-0")
     assert (meta["multi_label"], meta["classes"]) == (True, ["left", "right"])
@@ -210,29 +145,29 @@ def test_few_shot_of_several_labels_is_refused(
     pretrained: Path, two_labels: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"set 'examples_per_class' of task 'photos' to \[full\]"):
-        run(pretrained, two_labels, tmp_path / "out")
+        tune(pretrained, two_labels, tmp_path / "out")
 
 
 def test_two_workers_make_what_one_makes(
-    pretrained: Path, packed: Path, tmp_path: Path  # noqa: F811
+    pretrained: Path, packed: Path, tmp_path: Path
 ) -> None:  # fmt: skip
     grid = {"inits": ("upstream", "scratch"), "seeds": (0, 1), "total_steps": 4}
     told: list[str] = []
-    run(pretrained, packed, tmp_path / "one", **grid)
-    listed = run(pretrained, packed, tmp_path / "two", workers=2, **grid,
+    tune(pretrained, packed, tmp_path / "one", **grid)
+    listed = tune(pretrained, packed, tmp_path / "two", workers=2, **grid,
                  on_cell=lambda cell, figures: told.append(cell.name))  # fmt: skip
     names = [cell["folder"] for cell in listed["cells"]]
     assert sorted(told) == sorted(names)
     for name in names:
-        one, two = (weights(tmp_path / side, name) for side in ("one", "two"))
+        one, two = (weights_of(tmp_path / side, name) for side in ("one", "two"))
         assert all(torch.equal(one[key], two[key]) for key in one), name
 
 
 def test_more_seeds_keep_the_networks_that_are_there(
-    pretrained: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    pretrained: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    run(pretrained, packed, tmp_path / "out", seeds=(0, 1))
-    before = weights(tmp_path / "out", "upstream-2-1")
+    tune(pretrained, packed, tmp_path / "out", seeds=(0, 1))
+    before = weights_of(tmp_path / "out", "upstream-2-1")
     trained: list[str] = []
     told: list[tuple[str, list[str]]] = []
     whole = finetuning.train_cell
@@ -242,20 +177,20 @@ def test_more_seeds_keep_the_networks_that_are_there(
         return whole(cell, *rest, **named)
 
     monkeypatch.setattr(finetuning, "train_cell", noted)
-    run(pretrained, packed, tmp_path / "out", seeds=(0, 1, 2),
+    tune(pretrained, packed, tmp_path / "out", seeds=(0, 1, 2),
         on_cell=lambda cell, figures: told.append((cell.name, sorted(figures))))  # fmt: skip
     assert trained == ["upstream-2-2"]
     assert [name for name, _ in told] == ["upstream-2-0", "upstream-2-1", "upstream-2-2"]
     assert all("val_top1" in figures for _, figures in told)
-    after = weights(tmp_path / "out", "upstream-2-1")
+    after = weights_of(tmp_path / "out", "upstream-2-1")
     assert all(torch.equal(before[key], after[key]) for key in before)
     trained.clear()
-    run(pretrained, packed, tmp_path / "out", seeds=(0,), total_steps=3)
+    tune(pretrained, packed, tmp_path / "out", seeds=(0,), total_steps=3)
     assert trained == ["upstream-2-0"]  # another recipe: nothing of the old one is taken
 
 
 def test_a_cpu_takes_as_many_images_at_once_as_fit(
-    pretrained: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    pretrained: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     assert images_that_fit("R50x1", 2, 384, "imagenet", "gn_ws", "none") == 9
     assert images_that_fit("R50x1", 2, 384, "imagenet", "gn_ws", "units") > 20
@@ -269,20 +204,20 @@ def test_a_cpu_takes_as_many_images_at_once_as_fit(
         return whole(*rest, machine=machine, **named)
 
     monkeypatch.setattr(finetuning, "train_cell", noted)
-    run(pretrained, packed, tmp_path / "all")
+    tune(pretrained, packed, tmp_path / "all")
     monkeypatch.setattr(finetuning, "images_that_fit", lambda *_: 3)
-    run(pretrained, packed, tmp_path / "some")
-    run(pretrained, packed, tmp_path / "own", micro_batch_size=2)
+    tune(pretrained, packed, tmp_path / "some")
+    tune(pretrained, packed, tmp_path / "own", micro_batch_size=2)
     assert machines == [None, 3, 2]
 
 
 def test_a_long_run_is_foretold(
-    pretrained: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    pretrained: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    run(pretrained, packed, tmp_path / "short")
+    tune(pretrained, packed, tmp_path / "short")
     assert "on this CPU" not in capsys.readouterr().out
     monkeypatch.setattr(finetuning, "_LONG_MACS", 1.0)
     monkeypatch.setattr(finetuning, "_TRIAL_SECONDS", 0.1)
-    run(pretrained, packed, tmp_path / "long")
+    tune(pretrained, packed, tmp_path / "long")
     assert "about 0 s on this CPU (8 images at " in capsys.readouterr().out

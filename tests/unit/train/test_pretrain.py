@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PROJECT, environment
 
 from bigtransfer import config
 from bigtransfer.errors import (
@@ -28,8 +27,9 @@ from bigtransfer.storage import read_json
 from bigtransfer.train.group import Group
 from bigtransfer.train.pretrain import uneven_lanes
 from bigtransfer.train.schedule import planned_schedule
-from unit.data.test_shards import pack, validate_table
-from unit.train.conftest import STEPS, Trained, small_params
+from fixtures.datasets import pack, validate_table
+from fixtures.project import PROJECT, environment
+from fixtures.training import STEPS, Trained, small_params
 
 
 def signal_at(step: int, number: int) -> Any:

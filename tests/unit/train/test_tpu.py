@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, environment
+
+from fixtures.project import PROJECT, environment
 
 SCRIPT = """
 import sys

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT
 
 from bigtransfer.errors import DatasetError, InfrastructureError
 from bigtransfer.train.interrupts import Interrupts, watched
 from bigtransfer.train.workers import Work, in_workers
+from fixtures.project import PROJECT
 
 ITEMS = 5
 SECONDS = 20.0
