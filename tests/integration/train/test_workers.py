@@ -7,68 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bigtransfer.errors import DatasetError, InfrastructureError
-from bigtransfer.train.interrupts import Interrupts, watched
-from bigtransfer.train.workers import Work, in_workers
-from fixtures.project import PROJECT
-
-ITEMS = 5
-SECONDS = 20.0
-
-
-def squares(number: int) -> Work:
-    def work(item: int, interrupts: Interrupts, tell: Callable[[int], None]) -> Any:
-        tell(item)
-        return os.getpid(), item * item
-
-    return work
-
-
-def failing(number: int, error: type[Exception]) -> Work:
-    def work(item: int, interrupts: Interrupts, tell: Callable[[int], None]) -> Any:
-        if item == 1:
-            raise error("sample 'a.png' is no image")
-        return patient(number, None)(item, interrupts, tell)
-
-    return work
-
-
-def vanishing(number: int) -> Work:
-    def work(item: int, interrupts: Interrupts, tell: Callable[[int], None]) -> Any:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    return work
-
-
-def patient(number: int, folder: Path | None) -> Work:
-    """Count steps until it is told to stop, then save."""
-
-    def work(item: int, interrupts: Interrupts, tell: Callable[[int], None]) -> Any:
-        for step in range(10_000):
-            time.sleep(0.01)
-            tell(step)
-            if folder is not None:
-                (folder / f"{item}.running").touch()
-            if interrupts.wanted:
-                if folder is not None:
-                    (folder / f"{item}.saved").write_text(str(os.getpid()), "utf-8")
-                interrupts.end(step)
-
-    return work
-
-
-def run(make: Callable[[int], Work], count: int) -> tuple[dict[int, Any], dict[int, int]]:
-    told: dict[int, int] = {}
-    with watched(SECONDS) as interrupts:
-        results = dict(in_workers(make, range(ITEMS), count, interrupts, told.__setitem__))
-    return results, told
+from fixtures.processes.workers import ITEMS, failing, patient, run, squares, vanishing
+from fixtures.project import TESTS, environment
 
 
 @pytest.mark.parametrize("count", [1, 2, 9])
@@ -116,14 +62,14 @@ def test_sigterm_lets_all_workers_save(tmp_path: Path) -> None:
 def test_workers_save_and_end_when_the_process_above_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys; from functools import partial; from pathlib import Path\n"
-        "from unit.train import test_workers as t\n"
+        "from fixtures.processes import workers as t\n"
         "if __name__ == '__main__':\n"
         "    t.run(partial(t.patient, folder=Path(sys.argv[1])), 2)\n"
     )
     (tmp_path / "main.py").write_text(code, "utf-8")
-    environment = {**os.environ, "PYTHONPATH": f"{PROJECT}:{PROJECT / 'tests'}"}
     parent = subprocess.Popen(
-        [sys.executable, str(tmp_path / "main.py"), str(tmp_path)], env=environment
+        [sys.executable, str(tmp_path / "main.py"), str(tmp_path)],
+        env=environment(PYTHONPATH=TESTS),
     )
     while len(list(tmp_path.glob("*.running"))) < 2:
         assert parent.poll() is None
