@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +14,10 @@ from ruamel.yaml import YAML
 
 import bigtransfer
 from bigtransfer.command import doctor, kfp_submit
-from bigtransfer.command import kfp as entrance
 from bigtransfer.command.image_tag import source_tag
-from fixtures.kfp_api import Api
+from fixtures.kfp_api import BIT_L, Api, submit
 from fixtures.project import PROJECT, environment
 
-BIT_L = PROJECT / "pipelines" / "bit_l.py"
 OWN = """
 from kfp import dsl
 
@@ -33,24 +30,7 @@ def mine(text: str, times: int = 2, sure: bool = True):
     say(text=text, times=times)
 """
 
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(PROJECT)
-    for name in ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(kfp_submit, "_LOOK_SECONDS", 0.01)
-
-
-def submit(*words: object) -> int:
-    arguments = entrance.parser().parse_intermixed_args(
-        entrance.ours(["run", "submit", *map(str, words)])
-    )
-    try:
-        return entrance._submit(arguments)
-    except bigtransfer.errors.BigTransferError as error:
-        print(f"refused: {error}", file=sys.stderr)
-        return error.exit_code
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def own(folder: Path, text: str = OWN) -> Path:
@@ -141,13 +121,6 @@ def test_wait_plays_back_the_tasks(
     api.states = [state("RUNNING"), state("FAILED", shard="SUCCEEDED", audit="FAILED")]
     assert submit(BIT_L, "--endpoint", api.url, "--wait") == 2
     assert "the run failed in audit; its log is at http" in capsys.readouterr().err
-
-
-def test_no_endpoint_names_the_ways_on(capsys: pytest.CaptureFixture[str]) -> None:
-    assert submit(BIT_L) == 2
-    said = capsys.readouterr().err
-    assert all(way in said for way in ("KFP_ENDPOINT", "--endpoint", "--local", "`dvc repro`"))
-    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -298,25 +271,6 @@ def test_a_dvc_version_is_sent_as_its_commit(
     assert "there is no such revision" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("line", "is_ours"),
-    [
-        ("run submit pipelines/bit_l.py", True),
-        ("run create pipelines/bit_l.py a=b", True),
-        ("--endpoint http://x run submit a.py", True),
-        ("run submit --help", True),
-        ("run submit", True),
-        ("run submit -e x -f y.yaml a=3", False),
-        ("run create --experiment-name x --package-file y.yaml", False),
-        ("run list", False),
-        ("--version", False),
-        ("dsl compile --py pipelines/bit_l.py --output x.yaml", False),
-    ],
-)
-def test_all_else_stays_upstreams(line: str, is_ours: bool) -> None:
-    assert (entrance.ours(line.split()) is not None) == is_ours
-
-
 def test_the_script_is_ours_and_upstreams_compiler_takes_our_files(tmp_path: Path) -> None:
     assert doctor.kfp_script().good, doctor.kfp_script().text
     script = Path(sys.executable).parent / "kfp"
@@ -329,36 +283,6 @@ def test_the_script_is_ours_and_upstreams_compiler_takes_our_files(tmp_path: Pat
     )  # fmt: skip
     golden_file = PROJECT / "pipelines" / "bit_s.kfp.yaml"
     assert out.read_text() == golden_file.read_text()
-
-
-def test_a_script_of_kubeflows_own_is_named_with_the_cure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(doctor.sys, "executable", str(tmp_path / "python"))
-    assert "is not there" in doctor.kfp_script().text
-    (tmp_path / "kfp").write_text("from kfp.cli.__main__ import main\n")
-    found = doctor.kfp_script()
-    assert not found.good
-    assert "`bigtransfer doctor --repair`" in found.text
-
-
-def test_stock_kfp_still_takes_a_vanished_container_for_a_success() -> None:
-    """Fails once upstream has mended it: then `docker_runner._run_to_the_end` can go."""
-    import docker
-    from kfp.local import docker_task_handler
-
-    class Container:
-        def logs(self, stream: bool) -> list[bytes]:
-            return []
-
-        def wait(self) -> dict[str, int]:
-            raise docker.errors.NotFound("it was removed as soon as it had failed")
-
-    container = SimpleNamespace(run=lambda **_: Container())
-    known = SimpleNamespace(tags=["busybox:1"], attrs={"RepoDigests": []})
-    client = SimpleNamespace(images=SimpleNamespace(list=lambda: [known]), containers=container)
-    said = docker_task_handler.run_docker_container(client, "busybox:1", ["false"], {})
-    assert said == 0, "kfp no longer loses exit codes: remove our cure"
 
 
 def test_a_bug_of_the_library_keeps_its_traceback(

@@ -1,3 +1,5 @@
+"""Trees of files in a bucket and at a DVC version: real servers, real repositories."""
+
 from __future__ import annotations
 
 import hashlib
@@ -12,9 +14,8 @@ from typing import Any
 import pytest
 
 from bigtransfer.errors import ConfigError, InfrastructureError, StorageError
-from bigtransfer.storage.dvc_version import split_address
 from bigtransfer.storage.s3 import S3Path, download, upload, upload_bytes
-from bigtransfer.storage.trees import LocalTree, open_tree, safe_name, write_index
+from bigtransfer.storage.trees import open_tree, write_index
 from fixtures.project import git
 
 
@@ -26,21 +27,6 @@ def filled(s3: Any) -> Any:
             s3.put_object(Bucket="photos", Key=key, Body=f"{label} {i}".encode())
     s3.put_object(Bucket="photos", Key="v1/empty/", Body=b"")
     return s3
-
-
-def test_local_files_folders_and_what_is_passed_over(tmp_path: Path) -> None:
-    for name in ("a/1.png", "a/.hidden", "b/Thumbs.db", "b/c/2.png"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
-    os.symlink(tmp_path, tmp_path / "a" / "loop")
-    found = LocalTree(tmp_path).contents()
-    assert [f.path for f in found.files] == ["a/1.png", "b/c/2.png"]
-    assert found.folders == ["a", "a/loop", "b", "b/c"]
-    assert found.ignored == 2
-    assert LocalTree(tmp_path).read("b/c/2.png", 2, 3) == b"c/2"
-    with pytest.raises(OSError, match="only 9 of 20 bytes"):
-        LocalTree(tmp_path).read("b/c/2.png", 0, 20)
 
 
 def test_index_of_a_bucket_stands_for_it(filled: Any, tmp_path: Path) -> None:
@@ -258,23 +244,3 @@ def test_file_that_the_dvc_remote_lost_is_named(dvc_repository: Path, tmp_path: 
     shutil.rmtree(tmp_path / "remote")
     with pytest.raises((StorageError, InfrastructureError), match=r"cat/1.txt"):
         open_tree(tmp_path / "index").read("cat/1.txt")
-
-
-@pytest.mark.parametrize(
-    ("url", "parts"),
-    [
-        ("dvc:///home/me/photos.git@v1/data/x", ("/home/me/photos.git", "v1", "data/x")),
-        ("dvc://https://host/me/photos@main/data", ("https://host/me/photos", "main", "data")),
-        ("dvc://git@host:me/photos@v1/data", ("git@host:me/photos", "v1", "data")),
-        ("dvc://https://host/me/photos.git/data/x", ("https://host/me/photos.git", None, "data/x")),
-        ("dvc://git@host:me/photos.git/data", ("git@host:me/photos.git", None, "data")),
-    ],
-)
-def test_addresses_of_dvc_versions(url: str, parts: tuple[str, str | None, str]) -> None:
-    assert split_address(url) == parts
-
-
-def test_safe_names() -> None:
-    assert [safe_name(n) for n in ("a/b", "..a", "", "/a", "a/../b")] == [
-        True, True, False, False, False,
-    ]  # fmt: skip

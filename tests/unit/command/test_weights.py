@@ -1,88 +1,48 @@
 from __future__ import annotations
 
-import http.server
-import threading
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from bigtransfer.command.__main__ import main
-from bigtransfer.model import create_model, load_checkpoint, load_npz, save_npz
-
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Path:
-    folder = tmp_path / "mirror"
-    model = create_model("R50x0.25", 7, seed=1)
-    torch.nn.init.normal_(model.head.weight)
-    save_npz(model, folder / "BiT-M-R50x1.npz")
-    return folder
-
-
-@pytest.fixture
-def address(mirror: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(Quiet, directory=str(mirror))
-    ) as server:
-        thread = threading.Thread(target=partial(server.serve_forever, 0.01), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(["weights", *map(str, arguments)])
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
-
-
-def test_fetch_from_a_server_then_from_nowhere(
-    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = ("fetch", "BiT-M-R50x1", "--to", tmp_path / "w", "--source", address)
-    code, out, _ = call(capsys, *line)
-    assert code == 0
-    assert "BiT-M-R50x1.npz: fetched" in out
-    assert "R50x0.25, root 7x7 with stride 2 and pool" in out
-    recorded = (tmp_path / "w" / "BiT-M-R50x1.npz.sha256").read_text().split()[0]
-    assert recorded in out
-    code, out, _ = call(capsys, *line)
-    assert code == 0
-    assert "is there already" in out
+from bigtransfer.model import create_model, load_checkpoint, load_npz
+from fixtures.commands import heard
 
 
 def test_fetch_from_a_folder(
     mirror: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, _ = call(capsys, "fetch", "BiT-M-R50x1", "--to", tmp_path / "w", "--source", mirror)
+    code, _, _ = heard(
+        capsys, "weights", "fetch", "BiT-M-R50x1", "--to", tmp_path / "w", "--source", mirror
+    )
     assert code == 0
     (mirror / "BiT-S-R50x1.npz").write_text("<html>sign in</html>")
-    code, _, err = call(capsys, "fetch", "BiT-S-R50x1", "--to", tmp_path / "w", "--source", mirror)
+    code, _, err = heard(
+        capsys, "weights", "fetch", "BiT-S-R50x1", "--to", tmp_path / "w", "--source", mirror
+    )
     assert (code, err.count("\n")) == (2, 1)
     assert "a web page, not weights" in err
     assert not (tmp_path / "w" / "BiT-S-R50x1.npz").exists()
 
 
 def test_fetch_of_an_unknown_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = call(capsys, "fetch", "BiT-M-R50x2", "--to", tmp_path)
+    code, _, err = heard(capsys, "weights", "fetch", "BiT-M-R50x2", "--to", tmp_path)
     assert code == 2
     assert "unknown weights 'BiT-M-R50x2'; did you mean 'BiT-M-R50x3'" in err
-    code, _, err = call(capsys, "fetch", "../secrets", "--to", tmp_path)
+    code, _, err = heard(capsys, "weights", "fetch", "../secrets", "--to", tmp_path)
     assert code == 2
 
 
 def test_fetch_without_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = call(
-        capsys, "fetch", "BiT-M-R50x1", "--to", tmp_path, "--source", "https://bucket.invalid/x"
+    code, _, err = heard(
+        capsys,
+        "weights",
+        "fetch",
+        "BiT-M-R50x1",
+        "--to",
+        tmp_path,
+        "--source",
+        "https://bucket.invalid/x",
     )
     assert (code, err.count("\n")) == (75, 1)
     assert "cannot reach bucket.invalid" in err
@@ -94,10 +54,10 @@ def test_there_and_back_is_the_same_function(
     names = tmp_path / "names.txt"
     names.write_text("\n".join("abcdefg"))
     file, folder = mirror / "BiT-M-R50x1.npz", tmp_path / "checkpoint"
-    code, out, _ = call(capsys, "convert", file, folder, "--classes", names)
+    code, out, _ = heard(capsys, "weights", "convert", file, folder, "--classes", names)
     assert code == 0
     assert "7 (a, b, c, …)" in out
-    code, out, _ = call(capsys, "convert", folder, tmp_path / "back.npz")
+    code, out, _ = heard(capsys, "weights", "convert", folder, tmp_path / "back.npz")
     assert code == 0
     first, (second, meta), third = create_model("R50x0.25", 7), load_checkpoint(folder), None
     load_npz(first, file)
@@ -107,7 +67,7 @@ def test_there_and_back_is_the_same_function(
     assert torch.equal(first(x), second(x))
     assert torch.equal(first(x), third(x))
     assert meta["classes"] == list("abcdefg")
-    code, out, _ = call(capsys, "show", folder)
+    code, out, _ = heard(capsys, "weights", "show", folder)
     assert meta["digest"] in out
 
 
@@ -124,7 +84,7 @@ def test_conversion_that_cannot_be(
     source: str, target: str, message: str, mirror: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    code, _, err = call(capsys, "convert", tmp_path / source, tmp_path / target)
+    code, _, err = heard(capsys, "weights", "convert", tmp_path / source, tmp_path / target)
     assert (code, err.count("\n")) == (2, 1)
     assert message in err
 
@@ -133,8 +93,7 @@ def test_wrong_number_of_names(
     mirror: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "names").write_text("a\nb\n")
-    code, _, err = call(
-        capsys, "convert", mirror / "BiT-M-R50x1.npz", tmp_path / "out",
+    code, _, err = heard(capsys, "weights", "convert", mirror / "BiT-M-R50x1.npz", tmp_path / "out",
         "--classes", tmp_path / "names",
     )  # fmt: skip
     assert code == 2

@@ -3,34 +3,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bigtransfer import config
 from bigtransfer.errors import ConfigError, InfrastructureError, StoppedError
 from bigtransfer.storage import digest_of, new_folder
 from components import executor
 from components.executor import ExecutorInput, patiently
-from fixtures.project import PROJECT
-
-
-def given(folder: Path, **kinds: str) -> str:
-    """Return what KFP passes for outputs of some kinds."""
-    artifacts = {
-        name: {"artifacts": [{
-            "name": name, "uri": str(folder / name), "metadata": {},
-            "type": {"schemaTitle": f"system.{kind}"},
-        }]}
-        for name, kind in kinds.items()
-    }  # fmt: skip
-    outputs = {"artifacts": artifacts, "outputFile": str(folder / "task" / "executor_output.json")}
-    return json.dumps({"inputs": {}, "outputs": outputs})
-
-
-def said(folder: Path) -> dict[str, dict[str, Any]]:
-    written = json.loads((folder / "task" / "executor_output.json").read_text())["artifacts"]
-    return {name: listed["artifacts"][0] for name, listed in written.items()}
+from fixtures.executor import given, said
 
 
 def test_outputs_carry_digests_figures_and_the_matrix(tmp_path: Path) -> None:
@@ -103,20 +83,3 @@ def test_what_will_not_is_not(error: Exception) -> None:
     with pytest.raises(type(error)):
         patiently(run, print)
     assert calls == [1]
-
-
-def test_a_component_reports_what_it_wrote(
-    photos: Path, run_line: Callable[..., Any], tmp_path: Path
-) -> None:
-    section = config.load(PROJECT / "params.yaml").datasets["digits"].model_dump()
-    section |= {"name": "photos", "path": "photos"}
-    section["min_examples_per_class"] = 3
-    out = tmp_path / "out"
-    text = given(tmp_path, manifest="Dataset", validation="Dataset")
-    done = run_line(
-        "components.validate", "--params-json", json.dumps(section), "--dataset", str(photos),
-        "--manifest", str(out / "manifest"), "--validation", str(out / "validation"),
-        "--executor-input", text,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert said(tmp_path)["manifest"]["metadata"]["digest"] == digest_of(out / "manifest")

@@ -1,0 +1,45 @@
+"""The fused kernels in Triton's interpreter.
+
+It is chosen when Triton is imported; so its cases run in a process of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from fixtures.processes.interpreted_kernels import CASES
+from fixtures.project import PROJECT
+
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton (Linux)")
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict[str, dict[str, float]]:
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "fixtures.processes.interpreted_kernels"],
+        cwd=PROJECT / "tests", env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    found: dict[str, dict[str, float]] = json.loads(result.stdout)
+    return found
+
+
+@needs_triton
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fused_kernel_equals_the_plain_operations(
+    case: str, dtype: str, interpreted: dict[str, dict[str, float]]
+) -> None:
+    found = interpreted[f"{case} {dtype}"]
+    mean = CASES[case][-1]
+    tolerance = 2e-6 * (1 + mean) if dtype == "float32" else 2e-2
+    for name in ("y", "dx", "dgain", "doffset"):
+        assert found.pop(name) < tolerance, name
+    assert not [name for name, holds in found.items() if not holds]
