@@ -8,6 +8,8 @@ A short training on the CPU is run once undisturbed, then again and again under 
 of the kills anywhere after the first step, a third while a checkpoint is being written, a third
 during an evaluation. Every start is the same command. At the end weights and momentum must be equal
 bit for bit and the metrics journal point by point, and no start may repeat more than an interval.
+Moments and, under torchrun, victims come in turn, each turn in an order of its own: three kills are
+one of each moment, four under torchrun one of each victim.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ SECONDS = 60
 """A start that neither ends nor does a step for so long is hung."""
 EVALUATE_EVERY = 10
 TARGETS = ("anywhere", "checkpoint", "evaluation")
+VICTIMS = ("rank 0", "rank 1", "all ranks", "torchrun")
 BUCKET = "kill-test"
 
 
@@ -72,6 +75,7 @@ class KillTest:
     def __init__(self, work: Path, arguments: argparse.Namespace, more: dict[str, str]) -> None:
         self._work, self._arguments = work, arguments
         self._rng = random.Random(arguments.seed)
+        self._targets, self._victims = self._in_turn(TARGETS), self._in_turn(VICTIMS)
         self._environment = {
             **os.environ, **more, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1", "MLFLOW_TRACKING_URI": "sqlite:///tracking.db",
@@ -79,6 +83,11 @@ class KillTest:
         self._killed: Counter[tuple[str, str]] = Counter()
         self._behind: list[int] = []
         self._hung = 0
+
+    def _in_turn(self, kinds: Sequence[str]) -> Iterator[str]:
+        """Yield each kind once, in an order drawn anew, again and again."""
+        while True:
+            yield from self._rng.sample(kinds, len(kinds))
 
     def run(self) -> int:
         """Return 0 if everything survived."""
@@ -164,7 +173,7 @@ class KillTest:
 
     def _wait_for_moment(self, process: subprocess.Popen[bytes]) -> str | None:
         """Wait until it is time to kill; return what is going on then, None if it has ended."""
-        target = self._rng.choice(TARGETS)
+        target = next(self._targets)
         first = self._steps_noted()
         while process.poll() is None and self._steps_noted() == first and not self._partial():
             time.sleep(0.002)
@@ -211,7 +220,7 @@ class KillTest:
             process.kill()
             return "the process"
         workers = self._workers(process)
-        who = self._rng.choice(["rank 0", "rank 1", "all ranks", "torchrun"])
+        who = next(self._victims)
         chosen = {"rank 0": workers[:1], "rank 1": workers[1:2], "all ranks": workers}.get(who, [])
         for pid in chosen:
             with suppress(ProcessLookupError):

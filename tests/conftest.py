@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+# One thread per worker: two workers with two threads each are slower than with one each. (Before
+# torch is imported; a command that is told its threads, as `make run` is, keeps to that.)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 pytest.register_assert_rewrite("fixtures")
 pytest_plugins = [
     "fixtures.datasets",
@@ -17,3 +22,19 @@ pytest_plugins = [
     "fixtures.training",
     "fixtures.workflow",
 ]
+_LONGEST_FIRST = ("e2e", "containers", "integration", "contract", "golden", "unit")
+_SHARED = {"s3_server": "s3", "empty_database": "mlflow"}
+"""Fixture of a session -> group of the tests that share it: they run in one worker."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Put tests that share a slow fixture into one group."""
+    fixtures = getattr(item, "fixturenames", ())
+    for name, group in _SHARED.items():
+        if name in fixtures and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes minutes, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: _LONGEST_FIRST.index(item.nodeid.split("/")[1]))

@@ -37,7 +37,7 @@ _COMMANDS: dict[str, Any] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         sys.exit(_call(arguments))
     except BigTransferError as error:
@@ -69,12 +69,13 @@ def _call(arguments: argparse.Namespace) -> int:
     return run(Path.cwd(), arguments.targets)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command line of `bigtransfer`."""
+    result = argparse.ArgumentParser(
         prog="bigtransfer", description="Big Transfer as a workflow.", allow_abbrev=False
     )
-    parser.add_argument("--version", action="version", version=bigtransfer.__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    result.add_argument("--version", action="version", version=bigtransfer.__version__)
+    commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
     check = commands.add_parser(
         "check-params",
         help="check all of params.yaml and the paths in it; every fault in one report",
@@ -173,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
     )
-    return parser
+    return result
 
 
 if __name__ == "__main__":

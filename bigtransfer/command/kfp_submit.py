@@ -66,23 +66,24 @@ def submit(
         InfrastructureError: If the server does not answer.
         BigTransferError: With `--wait`, if the run fails.
     """
+    package = arguments.file
+    name = package.stem
+    values: dict[str, Any] = dict(pairs_of(arguments.values))
+    if package.suffix != ".py" and (arguments.params or any("." in key for key in values)):
+        raise ConfigError(
+            "a package is compiled already: --params and values of params.yaml (KEY with a "
+            "dot) go with a pipeline file (.py)"
+        )
+    _refuse_secrets(values)
+    several_users = _require_api(endpoint, arguments.existing_token)  # before seconds of compiling
     with tempfile.TemporaryDirectory() as scratch:
-        package = arguments.file
-        name = package.stem
-        values = pairs_of(arguments.values)
-        if package.suffix != ".py" and (arguments.params or any("." in key for key in values)):
-            raise ConfigError(
-                "a package is compiled already: --params and values of params.yaml (KEY with a "
-                "dot) go with a pipeline file (.py)"
-            )
         if package.suffix == ".py":
             loaded = PipelineFile(project, arguments)
             with loaded.building():
                 name, package, values = loaded.compiled(Path(scratch) / "pipeline.yaml")
             _refuse_local_places(loaded, values)
         notes = list(_notes(package))
-        _refuse_secrets({**pairs_of(arguments.values), **values})
-        several_users = _require_api(endpoint, arguments.existing_token)
+        _refuse_secrets(values)
         with _explained(endpoint):
             client = _client(endpoint, cluster, arguments)
             run = client.create_run_from_pipeline_package(

@@ -20,6 +20,8 @@ from bigtransfer.config import read_yaml
 from fixtures.project import PROJECT, environment
 from fixtures.stages import declaration, stages
 
+pytestmark = pytest.mark.xdist_group("one-dag")
+
 PIPELINES = ("quickstart", "transfer", "bit_s", "bit_m", "bit_l", "vtab")
 GIVEN_WEIGHTS = ("transfer", "vtab")
 LOCAL_ONLY = {

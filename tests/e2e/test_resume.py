@@ -17,7 +17,7 @@ import pytest
 from fixtures.project import environment
 from fixtures.workflow import call, edit_params, run_workflow
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-resume")]
 WEIGHTS = Path("artifacts/pretrain/checkpoint/weights.safetensors")
 _SECONDS = 120
 

@@ -12,6 +12,7 @@ from fixtures.datasets import planted
 from fixtures.workflow import edit_params, mlflow_client, run_workflow
 
 pytestmark = [
+    pytest.mark.xdist_group("e2e-workflow"),
     pytest.mark.e2e,
     pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning"),  # MLflow's import of itself
 ]

@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.workflow import Finished, call, edit_params, mlflow_client, ran, run_workflow
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-workflow")]
 
 
 def median(rows: list[dict[str, Any]], task: str, init: str, shots: int) -> float:

@@ -30,7 +30,7 @@ def mine(text: str, times: int = 2, sure: bool = True):
     say(text=text, times=times)
 """
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = [pytest.mark.usefixtures("here"), pytest.mark.xdist_group("kfp")]
 
 
 def own(folder: Path, text: str = OWN) -> Path:

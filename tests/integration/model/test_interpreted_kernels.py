@@ -16,6 +16,8 @@ import pytest
 from fixtures.processes.interpreted_kernels import CASES
 from fixtures.project import PROJECT
 
+pytestmark = pytest.mark.xdist_group("kernels")
+
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton (Linux)")
 
 

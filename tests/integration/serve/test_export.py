@@ -52,7 +52,8 @@ def test_a_program_that_answers_otherwise_is_not_written(
     whole = exporting._run_torch
 
     def turned(path: Path) -> Any:
-        return lambda images: whole(path)(images)[:, ::-1]
+        answer = whole(path)
+        return lambda images: answer(images)[:, ::-1]
 
     monkeypatch.setitem(exporting._WAYS, "torch", (exporting._write_torch, turned))
     with pytest.raises(BigTransferError, match=r"of 64 images have the same top-1.*nothing was"):

@@ -16,6 +16,8 @@ from fixtures.project import TESTS, environment
 from fixtures.servers import MlflowServer
 from fixtures.tracking import kept, runs
 
+pytestmark = pytest.mark.xdist_group("outage")
+
 
 @pytest.fixture
 def client(mlflow_server: MlflowServer) -> Any:

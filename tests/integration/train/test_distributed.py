@@ -23,6 +23,8 @@ from fixtures.project import TESTS, environment
 from fixtures.servers import reserved_port, wait_for_port
 from fixtures.training import STEPS
 
+pytestmark = pytest.mark.xdist_group("distributed")
+
 _alone: dict[str, Any] = {}
 Start = Callable[..., Ended]
 

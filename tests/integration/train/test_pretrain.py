@@ -27,9 +27,21 @@ from bigtransfer.storage import read_json
 from bigtransfer.train.group import Group
 from bigtransfer.train.pretrain import uneven_lanes
 from bigtransfer.train.schedule import planned_schedule
-from fixtures.datasets import pack, validate_table
+from fixtures.datasets import pack, packed_in, validate_table
 from fixtures.project import PROJECT, environment
 from fixtures.training import STEPS, Trained, small_params
+
+pytestmark = pytest.mark.xdist_group("pretrain")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The same training, run to its end without a disturbance."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    torch.set_num_threads(1)
+    result = Trained(folder / "run", packed_in(folder))
+    result.train()
+    return result
 
 
 def signal_at(step: int, number: int) -> Any:
