@@ -22,7 +22,10 @@ pytest_plugins = [
     "fixtures.training",
     "fixtures.workflow",
 ]
-_LONGEST_FIRST = ("e2e", "containers", "integration", "contract", "golden", "unit")
+_LONGEST_FIRST = (
+    "e2e/test_workflow", "e2e/test_several_labels", "e2e/test_kills", "e2e/test_sources",
+    "e2e/test_bad_input", "e2e", "containers", "integration", "contract", "golden", "unit",
+)  # fmt: skip
 _SHARED = {"s3_server": "s3", "empty_database": "mlflow"}
 """Fixture of a session -> group of the tests that share it: they run in one worker."""
 
@@ -37,4 +40,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes minutes, so that no worker is left alone with it at the end."""
-    items.sort(key=lambda item: _LONGEST_FIRST.index(item.nodeid.split("/")[1]))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    path = item.nodeid.removeprefix("tests/")
+    return next(n for n, start in enumerate(_LONGEST_FIRST) if path.startswith(start))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +22,13 @@ def test_imports_point_down() -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.xdist_group("guard")
+def test_groups_of_tests_are_kept_together(request: pytest.FixtureRequest) -> None:
+    """Fails where pytest and pytest-xdist do not fit: then groups are lost without a word."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@guard")
 
 
 def test_changelog_and_package_agree_on_the_version() -> None:
