@@ -206,7 +206,9 @@ TWO = OWN + "\n@dsl.pipeline\ndef other(text: str):\n    say(text=text, times=1)
         (OWN, ["text=AKIAABCDEFGHIJKLMNOP"], "parameter 'text' looks like a secret"),
         (OWN, ["a.b=1"], "are for a checkout of bigtransfer; this is none"),
     ],
-)
+    ids=["none", "two", "misnamed", "syntax", "error", "parameter", "whole number", "truth",
+         "no value", "secret", "no checkout"],
+)  # fmt: skip
 def test_a_wrong_file_or_value_is_one_line(
     text: str, words: list[str], message: str, api: Api, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,

@@ -342,7 +342,7 @@ def test_damage_of_what_lists_the_images_is_one_line(tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
-@pytest.mark.parametrize("label", ["²", "[" * 200_000])
+@pytest.mark.parametrize("label", ["²", "[" * 200_000], ids=["superscript", "deep"])
 def test_strange_labels_are_no_bug_of_ours(tmp_path: Path, label: str) -> None:
     suffix = "json" if label.startswith("[") else "cls"
     write_tar(tmp_path / "d.tar", {"a.png": picture(0), f"a.{suffix}": label.encode()})
