@@ -19,8 +19,8 @@ import torch
 from input_pipeline import parse, photographs
 
 from bigtransfer.data.decoding import useful_threads
-from bigtransfer.evaluate.prediction import to_network
 from bigtransfer.model import create_model
+from bigtransfer.model.inference import to_network
 from bigtransfer.serve.deployed import Deployed
 from bigtransfer.serve.prediction import _read_into, answers
 

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from bigtransfer.data.sources.opening import open_source
     from bigtransfer.evaluate.class_map import read_class_map, same_names
-    from bigtransfer.evaluate.prediction import device_named
+    from bigtransfer.model.processor import device_named
     from bigtransfer.serve.deployed import load_any
     from bigtransfer.serve.labelled import counted_images, judged
     from bigtransfer.serve.prediction import Framing

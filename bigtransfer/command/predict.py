@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         BigTransferError: If the model or a place cannot be used, or no image could be read.
     """
-    from bigtransfer.evaluate.prediction import device_named
+    from bigtransfer.model.processor import device_named
     from bigtransfer.serve.deployed import load_deployed
     from bigtransfer.serve.prediction import answers, as_row, image_files
     from bigtransfer.storage import new_file

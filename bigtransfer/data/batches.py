@@ -252,6 +252,11 @@ def evaluation_batches(squares: Squares, batch_size: int) -> Iterator[Batch]:
         yield Batch(squares.get(positions), squares.labels[positions], squares.rows[positions])
 
 
+def evaluation_images(squares: Squares, batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield the same images (B, H, W, 3) without what is known of them."""
+    return (batch.images for batch in evaluation_batches(squares, batch_size))
+
+
 def few_shot_rows(
     labels: NDArray[np.int64], examples_per_class: int, seed: int
 ) -> NDArray[np.int64]:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bigtransfer.data.batches import RAM_BYTES, Squares, few_shot_rows
+from bigtransfer.data.batches import RAM_BYTES, Squares, evaluation_images, few_shot_rows
 from bigtransfer.data.shards import Shards
 from bigtransfer.evaluate.calibration import calibrated
 from bigtransfer.evaluate.metrics import topk_accuracy
 from bigtransfer.evaluate.multilabel import mean_average_precision, micro_f1, multi_hot, sigmoid
-from bigtransfer.evaluate.prediction import predict
 from bigtransfer.model.checkpoint import load_checkpoint, read_meta
+from bigtransfer.model.inference import predict
 
 
 class Scorer:
@@ -42,7 +42,7 @@ class Scorer:
         model, meta = load_checkpoint(self._checkpoints / cell)
         model.to(self._device)
         squares = self._split(split, meta["crop"])
-        logits = predict(model, squares, self._batch_size, self._device)
+        logits = predict(model, evaluation_images(squares, self._batch_size), self._device)
         held = sum(kept.nbytes for kept in self._kept.values())
         if split == "test" and cell in self._keep and held + logits.nbytes <= RAM_BYTES:
             self._kept[cell] = logits

@@ -25,11 +25,10 @@ from bigtransfer.evaluate.metrics import (
     softmax,
 )
 from bigtransfer.evaluate.multilabel import average_precision, multi_hot, sigmoid
-from bigtransfer.evaluate.prediction import device_named
 from bigtransfer.evaluate.scoring import Scorer
 from bigtransfer.evaluate.suspects import find_suspects
 from bigtransfer.evaluate.table import by_shots
-from bigtransfer.model.processor import use_cpu
+from bigtransfer.model.processor import device_named, use_cpu
 from bigtransfer.progress import tracked
 from bigtransfer.storage import (
     as_csv,

@@ -1,4 +1,4 @@
-"""How the network uses a CPU: its threads, and the memory that it keeps between steps."""
+"""What the network runs on: a device by its name; a CPU's threads, and the memory kept there."""
 
 from __future__ import annotations
 
@@ -8,9 +8,25 @@ import sys
 
 import torch
 
+from bigtransfer.errors import ConfigError
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _MOST = (1 << 31) - 1
 _LARGEST_BLOCK = 32 << 20  # glibc takes no more
+
+
+def device_named(wanted: str) -> torch.device:
+    """Return the device that `auto`, `cpu` or `cuda` means here.
+
+    Raises:
+        ConfigError: If PyTorch sees no GPU.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device: cuda, but PyTorch sees no GPU here; choose device: auto, or install PyTorch's "
+            "CUDA build"
+        )
+    return torch.device("cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda")
 
 
 def use_cpu(threads: int) -> None:

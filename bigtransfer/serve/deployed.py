@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bigtransfer.errors import CheckpointError
 from bigtransfer.model.checkpoint import load_checkpoint
+from bigtransfer.model.inference import normalize_
 from bigtransfer.model.resnet import ResNetV2
 
 
@@ -32,7 +33,7 @@ class Deployed(nn.Module):
         x = images.permute(0, 3, 1, 2).float()
         x = _resized(x, (x.shape[2], self.crop))
         x = _resized(x, (self.crop, self.crop))
-        return self.probabilities((x - 127.5) / 127.5)
+        return self.probabilities(normalize_(x))
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Return the probabilities (B, classes) of float32 squares (B, 3, crop, crop) in [-1, 1].

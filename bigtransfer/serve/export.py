@@ -24,7 +24,7 @@ from bigtransfer.data.transforms import resize_into
 from bigtransfer.errors import BigTransferError, ConfigError
 from bigtransfer.evaluate.calibration import calibrated
 from bigtransfer.evaluate.multilabel import sigmoid
-from bigtransfer.evaluate.prediction import to_network
+from bigtransfer.model.inference import to_network
 from bigtransfer.serve.deployed import Deployed, facts_of, load_deployed, load_tuned
 from bigtransfer.storage import new_file
 

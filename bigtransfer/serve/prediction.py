@@ -25,7 +25,7 @@ from bigtransfer.data.decoding import (
 )
 from bigtransfer.data.transforms import resize_into
 from bigtransfer.errors import ConfigError, DatasetError
-from bigtransfer.evaluate.prediction import to_network
+from bigtransfer.model.inference import to_network
 from bigtransfer.serve.deployed import Deployed
 
 _BATCHES_AHEAD = 2

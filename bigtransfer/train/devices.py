@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from bigtransfer.errors import ConfigError
-from bigtransfer.evaluate.prediction import device_named
+from bigtransfer.model.processor import device_named
 
 # Dense bfloat16 (Volta, Turing: float16) peaks that NVIDIA's data sheets give, FLOP/s.
 _PEAKS = {

@@ -16,10 +16,9 @@ from bigtransfer.config import TaskParams
 from bigtransfer.data.places import Place
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import CheckpointError, ConfigError
-from bigtransfer.evaluate.prediction import device_named
 from bigtransfer.model.checkpoint import read_meta, write_checkpoint
 from bigtransfer.model.costs import forward_macs
-from bigtransfer.model.processor import use_cpu
+from bigtransfer.model.processor import device_named, use_cpu
 from bigtransfer.model.resnet import create_model
 from bigtransfer.progress import duration, progress
 from bigtransfer.storage import (

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigtransfer.config import TaskParams
-from bigtransfer.data.batches import Squares, few_shot_rows
+from bigtransfer.data.batches import Squares, evaluation_images, few_shot_rows
 from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.evaluate.calibration import calibration_of
-from bigtransfer.evaluate.prediction import predict
+from bigtransfer.model.inference import predict
 from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.train.cell import FULL, Cell, Start
 from bigtransfer.train.hyperrule import HyperRule, hyperrule
@@ -83,7 +83,7 @@ class Grid:
         if self._val is None or self._val.side != rule.crop:
             self._val = Squares(self._shards, self._shards.rows("val"), rule.crop)
         size = machine.micro_batch_size or min(rule.batch_size, _VALIDATION_BATCH)
-        logits = predict(model, self._val, size, machine.device.torch)
+        logits = predict(model, evaluation_images(self._val, size), machine.device.torch)
         return calibration_of(
             logits, self._val.labels, multi_label=self._shards.summary["multi_label"],
             abstain_accuracy=self._params.abstain_accuracy,

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bigtransfer.config.sections import ProbeParams
-from bigtransfer.data.batches import Squares
+from bigtransfer.data.batches import Squares, evaluation_images
 from bigtransfer.data.shards import Shards
 from bigtransfer.errors import DatasetError
 from bigtransfer.evaluate.metrics import topk_hits
-from bigtransfer.evaluate.prediction import predicted
 from bigtransfer.evaluate.probe import few_shot_accuracy, probe_subsets
+from bigtransfer.model.inference import predicted
 from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.train.group import Group, lost_peers
 
@@ -67,7 +67,7 @@ class Health:
         """
         device = self._group.device
         hits, start = 0, 0
-        for logits in predicted(model, self._val, _BATCH, device):
+        for logits in predicted(model, evaluation_images(self._val, _BATCH), device):
             between()
             labels = self._val.labels[start : start + len(logits)]
             hits += int(topk_hits(logits, labels, 1).sum())
@@ -124,7 +124,8 @@ class _Probe:
     ) -> Floats:
         """Return the features of all images, in order, in every process."""
         parts = []
-        for features in predicted(model.features, squares, _BATCH, self._group.device):
+        images = evaluation_images(squares, _BATCH)
+        for features in predicted(model.features, images, self._group.device):
             between()
             parts.append(features)
         own = np.concatenate(parts) if parts else np.empty((0, model.num_features), np.float32)

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
-from bigtransfer.evaluate.prediction import normalized, to_network
+from bigtransfer.model.inference import normalized, to_network
 from bigtransfer.model.resnet import Recompute, ResNetV2
 from bigtransfer.train.cuda_graph import CapturedStep
 from bigtransfer.train.devices import Device, is_out_of_memory

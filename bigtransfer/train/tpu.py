@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 from bigtransfer.errors import ConfigError
-from bigtransfer.evaluate.prediction import normalized
+from bigtransfer.model.inference import normalized
 from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.train.loss import Loss
 from bigtransfer.train.state import MOMENTUM_BUFFER

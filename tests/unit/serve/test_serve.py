@@ -9,8 +9,8 @@ from PIL import Image
 
 from bigtransfer.errors import CheckpointError, DatasetError
 from bigtransfer.evaluate.calibration import calibrated
-from bigtransfer.evaluate.prediction import to_network
 from bigtransfer.model import create_model, load_checkpoint, write_checkpoint
+from bigtransfer.model.inference import to_network
 from bigtransfer.serve import export as exporting
 from bigtransfer.serve.deployed import load_deployed
 from bigtransfer.serve.export import drawn_images

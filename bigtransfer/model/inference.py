@@ -1,0 +1,66 @@
+"""How pixels enter a network, and what it makes of them, wherever that is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+_MIDDLE = 127.5
+"""Of uint8. BiT's published weights expect (x - 127.5) / 127.5, without statistics per channel."""
+
+
+def normalize_(x: Tensor) -> Tensor:
+    """Bring floating values from [0, 255] to [-1, 1], in place; returns them."""
+    return x.sub_(_MIDDLE).div_(_MIDDLE)
+
+
+def normalized(images: Tensor) -> Tensor:
+    """Return uint8 images (B, H, W, 3) as float32 (B, 3, H, W) in [-1, 1], channels last."""
+    return normalize_(images.permute(0, 3, 1, 2).float())
+
+
+def to_network(images: NDArray[np.uint8], device: torch.device | None = None) -> Tensor:
+    """Return uint8 images (B, H, W, 3) as float32 (B, 3, H, W) in [-1, 1], on a device."""
+    forward = images.copy() if images.strides[0] < 0 else images
+    x = torch.from_numpy(forward)
+    return normalized(x if device is None else x.to(device, non_blocking=True))
+
+
+def predict(
+    model: nn.Module,
+    batches: Iterable[NDArray[np.uint8]],
+    device: torch.device | None = None,
+) -> NDArray[np.float32]:
+    """Return the logits (N, C) of all images, in their order."""
+    return np.concatenate(list(predicted(model, batches, device)))
+
+
+def predicted(
+    model: Callable[[Tensor], Tensor],
+    batches: Iterable[NDArray[np.uint8]],
+    device: torch.device | None = None,
+) -> Iterator[NDArray[np.float32]]:
+    """Yield what the network makes of the images, batch by batch.
+
+    Args:
+        model: A network, or one of its methods, e.g. `features`; a network is set to evaluation
+            for as long.
+        batches: Images (B, H, W, 3), resized and cropped.
+        device: Of the network; None: the CPU.
+    """
+    module = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    was_training = module.training if isinstance(module, nn.Module) else False
+    if isinstance(module, nn.Module):
+        module.eval()
+    try:
+        for images in batches:
+            with torch.no_grad():
+                result = model(to_network(images, device))
+            yield result.float().cpu().numpy()
+    finally:
+        if isinstance(module, nn.Module):
+            module.train(was_training)
