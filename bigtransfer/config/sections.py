@@ -210,6 +210,7 @@ class FinetuneParams(Section):
     recompute: Literal["none", "norms", "units"]
     compile: bool
     checkpoint_seconds: Positive
+    resume: Literal["same_code", "any_code"]
 
     @model_validator(mode="after")
     def _possible(self) -> FinetuneParams:

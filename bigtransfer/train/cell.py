@@ -24,7 +24,7 @@ from bigtransfer.train.loop import Machine, Watcher, run_steps
 from bigtransfer.train.loss import loss_named
 from bigtransfer.train.parallel import spread, whole_state
 from bigtransfer.train.saver import Saver
-from bigtransfer.train.state import code_version, require_fit
+from bigtransfer.train.state import require_fit
 
 MOMENTUM = 0.9  # arXiv 1912.11370, section 3.3; no weight decay, no dropout, nothing frozen
 FULL = "full"
@@ -84,6 +84,8 @@ class Keeping:
     """Of this cell alone; the caller removes it once the network is safe."""
     seconds: float
     interrupts: Interrupts
+    code: str
+    """Version of the code that trains."""
 
 
 def train_cell(
@@ -119,7 +121,7 @@ def train_cell(
     model = start.network(cell).to(machine.device.torch).recompute(machine.recompute)
     checkpoints = Checkpoints(keeping.folder, None, _say)
     keeping.folder.mkdir(parents=True, exist_ok=True)
-    found = checkpoints.newest(lambda folder, _: _fitting(folder, model))
+    found = checkpoints.newest(lambda folder, meta: _fitting(folder, meta, model, keeping.code))
     with closing(Curve(keeping.folder / JOURNAL)) as curve:
         step, state = 0, None
         if found is not None:
@@ -153,9 +155,14 @@ def train_cell(
     return model.requires_grad_(True), float(np.mean(last))
 
 
-def _fitting(folder: Path, model: ResNetV2) -> State:
+def _fitting(folder: Path, meta: dict[str, Any], model: ResNetV2, code: str) -> State:
     state = read_state(folder)
     require_fit(state, model, repr(str(folder)))
+    if meta.get("code") != code:
+        _say(
+            f"{folder.name} was written by another version of this program or of PyTorch; "
+            "going on with it (resume: any_code), no longer bit for bit"
+        )
     return state
 
 
@@ -197,7 +204,7 @@ class _CellWatcher(Watcher):
         _say(f"memory ran out; going on with {micro_batch_size} images per forward pass")
 
     def _save(self, step: int) -> None:
-        meta = {"cell": self._cell.name, "code": code_version()}
+        meta = {"cell": self._cell.name, "code": self._keeping.code}
         self._curve.fsync()
         state = whole_state(self._model, self._optimizer)
         self._saver.begin(step, state, meta, self._curve.path, None)

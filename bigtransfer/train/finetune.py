@@ -30,6 +30,7 @@ from bigtransfer.storage import (
     verify_folder,
 )
 from bigtransfer.train.cell import Cell, Keeping, Start, train_cell
+from bigtransfer.train.code import code_version
 from bigtransfer.train.devices import Device, choose_device
 from bigtransfer.train.fitting import images_per_second, images_that_fit
 from bigtransfer.train.grid import Grid, cells_of, recipe_of
@@ -62,7 +63,8 @@ def finetune(
     Each cell starts from the upstream weights (or, for `scratch`, from fresh ones of the same
     architecture) with a zero head, and trains by HyperRule's schedule. Finished cells are kept
     under `work`, and the state of those that are being trained: an interrupted run goes on at the
-    step where it was. Cells of `output` that this very recipe made are taken over.
+    step where it was. Cells of `output` that this very recipe and this very code made are taken
+    over (with `resume: any_code`, of any code); the others stay until the new ones are complete.
 
     Args:
         params: Of the task.
@@ -90,8 +92,18 @@ def finetune(
         )
     grid = Grid(params, Start(pretrained, upstream, shards, params.trained))
     made = _origin(params, upstream["digest"], shards.digest)
-    done = work / fingerprint(**made)
-    _take_over(output, _made_before(output, made), done)
+    code = code_version(__name__)
+    done = work / fingerprint(code if params.resume == "same_code" else None, **made)
+    there = _made_before(output, made)
+    usable = _of_this_code(there, code, params)
+    if outdated := len(there) - len(usable):
+        print(
+            f"{params.name}: {outdated} networks of {str(output)!r} were made by other code "
+            "(another version of this program, or of PyTorch) and are trained again; "
+            "resume: any_code keeps them",
+            flush=True,
+        )
+    _take_over(output, usable, done)
     for line in grid.explained():
         print(line, flush=True)
     steps = [grid.rule(cell.examples_per_class).total_steps for cell in grid.cells]
@@ -114,7 +126,7 @@ def finetune(
             reached[number] = step
             advance(sum(reached), grid.cells[number].name)
 
-        make = partial(_Worker, params, pretrained, shards_place, done)
+        make = partial(_Worker, params, pretrained, shards_place, done, code)
         for number, figures in in_workers(make, missing, _workers(params), interrupts, tell):
             log(number, figures)
             on_cell(grid.cells[number], figures)
@@ -123,6 +135,7 @@ def finetune(
         "dataset": shards.summary["dataset"],
         "multi_label": shards.summary["multi_label"],
         **made,
+        "code": {cell.name: read_meta(done / cell.name).get("code") for cell in grid.cells},
         "cells": [{**asdict(cell), "folder": cell.name} for cell in grid.cells],
     }
     with new_folder(output) as partial_output:
@@ -160,7 +173,7 @@ def is_done(output: Path, params: TaskParams, pretrained: Path, shards_digest: s
     """Say whether `output` holds these very networks already."""
     cells = [cell.name for cell in cells_of(params)]
     there = _made_before(output, _origin(params, digest_of(pretrained), shards_digest))
-    return there == cells
+    return _of_this_code(there, code_version(__name__), params) == cells
 
 
 def _origin(params: TaskParams, upstream_digest: str, shards_digest: str) -> dict[str, Any]:
@@ -171,14 +184,20 @@ def _origin(params: TaskParams, upstream_digest: str, shards_digest: str) -> dic
     }  # fmt: skip
 
 
-def _made_before(output: Path, origin: dict[str, Any]) -> list[str]:
-    """Return the cells of an output that were made of the same."""
+def _made_before(output: Path, origin: dict[str, Any]) -> dict[str, str | None]:
+    """Return the cells of an output that were made of the same -> by which code, if known."""
     if not (output / "cells.json").is_file():
-        return []
+        return {}
     listed = read_json(output / "cells.json")
     if any(listed.get(key) != value for key, value in origin.items()):
-        return []
-    return [cell["folder"] for cell in listed["cells"]]
+        return {}
+    codes = listed.get("code", {})
+    return {cell["folder"]: codes.get(cell["folder"]) for cell in listed["cells"]}
+
+
+def _of_this_code(there: dict[str, str | None], code: str, params: TaskParams) -> list[str]:
+    """Return the cells that may stand for what this code would make of them."""
+    return [name for name, own in there.items() if params.resume == "any_code" or own == code]
 
 
 def _take_over(output: Path, names: list[str], done: Path) -> None:
@@ -202,7 +221,13 @@ class _Worker:
     """Trains the cells of a grid, one after another, on one device."""
 
     def __init__(
-        self, params: TaskParams, pretrained: Path, shards_place: Place, done: Path, number: int
+        self,
+        params: TaskParams,
+        pretrained: Path,
+        shards_place: Place,
+        done: Path,
+        code: str,
+        number: int,
     ) -> None:
         use_cpu(params.threads)
         gpus = torch.cuda.device_count()
@@ -211,7 +236,7 @@ class _Worker:
             precision=params.precision, micro_batch_size=params.micro_batch_size,
             recompute=params.recompute, compiled=params.compile,
         )  # fmt: skip
-        self._params, self._done = params, done
+        self._params, self._done, self._code = params, done, code
         shards = open_shards(shards_place)
         self._start = Start(pretrained, read_meta(pretrained), shards, params.trained)
         self._grid = Grid(params, self._start)
@@ -230,10 +255,11 @@ class _Worker:
             model, loss = train_cell(
                 cell, self._start, grid.rows(cell), verdict, flip=params.flip,
                 machine=self._machine,
-                keeping=Keeping(state, params.checkpoint_seconds, interrupts), advance=tell,
+                keeping=Keeping(state, params.checkpoint_seconds, interrupts, self._code),
+                advance=tell,
             )  # fmt: skip
             validation = grid.validation(model, verdict, self._machine)
-            meta = _meta(params, cell, self._start, verdict, validation)
+            meta = {**_meta(params, cell, self._start, verdict, validation), "code": self._code}
             write_checkpoint(self._done / cell.name, model.cpu(), meta)
             shutil.rmtree(state, ignore_errors=True)
         return {"final_loss": loss, **_figures(validation)}

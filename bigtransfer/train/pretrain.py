@@ -29,6 +29,7 @@ from bigtransfer.progress import progress
 from bigtransfer.storage import as_csv, as_json, lock, write_text
 from bigtransfer.storage.s3 import S3Path
 from bigtransfer.train.checkpoints import JOURNAL, Checkpoints, State, read_state
+from bigtransfer.train.code import code_version
 from bigtransfer.train.curve import Curve
 from bigtransfer.train.devices import choose_device
 from bigtransfer.train.group import Group, environment_local_rank, lost_peers, open_group
@@ -39,7 +40,7 @@ from bigtransfer.train.loss import loss_named
 from bigtransfer.train.parallel import spread, whole_state
 from bigtransfer.train.saver import Saver
 from bigtransfer.train.schedule import planned_schedule
-from bigtransfer.train.state import code_version, fingerprint, require_fit, state_bytes
+from bigtransfer.train.state import fingerprint, require_fit, state_bytes
 from bigtransfer.train.watching import Speed, TrainingWatcher
 
 Log = Callable[[int, dict[str, float]], None]
@@ -131,9 +132,11 @@ class Training:
         self._recipe = {
             **{key: getattr(params, key) for key in RECIPE}, "schedule": repr(self._schedule)
         }  # fmt: skip
+        self._code = code_version(__name__)
         self.key = fingerprint(
-            with_code=params.resume == "same_code", recipe=self._recipe, shards=shards.digest
-        )
+            self._code if params.resume == "same_code" else None, recipe=self._recipe,
+            shards=shards.digest,
+        )  # fmt: skip
         self._folder = work / self.key
         self.model = create_model(
             params.architecture, len(shards.classes), params.root, params.seed, norm=params.norm
@@ -206,7 +209,7 @@ class Training:
             raise CheckpointError(f"{str(folder)!r} holds step {meta['step']}, beyond the last")
         state = read_state(folder)
         require_fit(state, self.model, repr(str(folder)))
-        if meta.get("code") != code_version():
+        if meta.get("code") != self._code:
             _say(
                 f"{folder.name} was written by another version of this program or of PyTorch; "
                 "going on with it (resume: any_code), no longer bit for bit"
@@ -302,7 +305,7 @@ class Training:
             return
         self.curve.fsync()
         meta = {
-            "fingerprint": self.key, "code": code_version(), "recipe": self._recipe,
+            "fingerprint": self.key, "code": self._code, "recipe": self._recipe,
             "shards_digest": self._shards.digest, "world_size": self._group.world_size,
             "draws": "keyed by seed and step: no generator has a state",
         }  # fmt: skip

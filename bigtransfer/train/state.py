@@ -5,36 +5,22 @@ All other state is a function of the step: order, augmentation and MixUp are key
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import SGD
 
 from bigtransfer.errors import CheckpointError
-from bigtransfer.storage import digest_of, sha256_json
+from bigtransfer.storage import sha256_json
 from bigtransfer.train.checkpoints import State, is_finite
 
 MOMENTUM_BUFFER = "momentum_buffer"
 """Key of a parameter's momentum in the state of `torch.optim.SGD`."""
 
 
-def fingerprint(*, with_code: bool = True, **parts: Any) -> str:
-    """Return 16 hex digits over JSON values and, where asked, over the code that trains."""
-    code = code_version() if with_code else None
+def fingerprint(code: str | None, **parts: Any) -> str:
+    """Return 16 hex digits over JSON values and, where given, over the version of the code."""
     return sha256_json({"code": code, **parts})[:16]
-
-
-def code_version() -> str:
-    """Return a digest over the rooms that train and over PyTorch's version."""
-    package = Path(__file__).parents[1]
-    files = [
-        digest_of(file)
-        for room in ("train", "model", "data")
-        for file in sorted((package / room).glob("*.py"))
-    ]
-    return sha256_json({"code": files, "torch": torch.__version__})[:16]
 
 
 def live_state(model: nn.Module, optimizer: SGD) -> State:

@@ -12,6 +12,7 @@ from bigtransfer.data.packing import write_shards
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import ConfigError, DatasetError, InfrastructureError
 from bigtransfer.model import load_checkpoint
+from bigtransfer.storage import as_json, read_json, seal
 from bigtransfer.train import cell as cells
 from bigtransfer.train import finetune as finetuning
 from bigtransfer.train.fitting import images_that_fit
@@ -221,3 +222,100 @@ def test_a_long_run_is_foretold(
     monkeypatch.setattr(finetuning, "_TRIAL_SECONDS", 0.1)
     tune(pretrained, packed, tmp_path / "long")
     assert "about 0 s on this CPU (8 images at " in capsys.readouterr().out
+
+
+@pytest.fixture
+def trained_cells(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the cells that are trained, in order."""
+    names: list[str] = []
+    whole = finetuning.train_cell
+
+    def noted(cell: Any, *rest: Any, **named: Any) -> Any:
+        names.append(cell.name)
+        return whole(cell, *rest, **named)
+
+    monkeypatch.setattr(finetuning, "train_cell", noted)
+    return names
+
+
+def test_networks_of_other_code_are_trained_again_unless_they_are_to_be_kept(
+    pretrained: Path, packed: Path, tmp_path: Path, trained_cells: list[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "out"
+    tune(pretrained, packed, out, seeds=(0, 1))
+    first = read_json(out / "cells.json")["code"]
+    assert list(first) == ["upstream-2-0", "upstream-2-1"] and len(set(first.values())) == 1
+    monkeypatch.setattr(finetuning, "code_version", lambda recipe: "another")
+    trained_cells.clear()
+    capsys.readouterr()
+    tune(pretrained, packed, out, seeds=(0, 1, 2), resume="any_code")
+    assert trained_cells == ["upstream-2-2"]
+    assert read_json(out / "cells.json")["code"] == {**first, "upstream-2-2": "another"}
+    assert "other code" not in capsys.readouterr().out
+    trained_cells.clear()
+    tune(pretrained, packed, out, seeds=(0, 1, 2))
+    assert trained_cells == ["upstream-2-0", "upstream-2-1"]
+    assert "photos: 2 networks of " in (said := capsys.readouterr().out)
+    assert "were made by other code" in said and "resume: any_code keeps them" in said
+    assert set(read_json(out / "cells.json")["code"].values()) == {"another"}
+
+
+def test_networks_from_before_codes_were_noted_are_of_other_code(
+    pretrained: Path, packed: Path, tmp_path: Path, trained_cells: list[str]
+) -> None:
+    out = tmp_path / "out"
+    tune(pretrained, packed, out)
+    listed = read_json(out / "cells.json")
+    del listed["code"]
+    (out / "cells.json").write_text(as_json(listed))
+    (out / "MANIFEST.json").unlink()
+    seal(out)
+    tune(pretrained, packed, out)
+    assert trained_cells == ["upstream-2-0"] * 2
+
+
+def test_old_networks_stay_until_the_new_ones_are_complete(
+    pretrained: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    tune(pretrained, packed, out)
+    before = weights_of(out)
+    monkeypatch.setattr(finetuning, "code_version", lambda recipe: "another")
+    with monkeypatch.context() as patch:
+
+        def fails(*_: Any, **__: Any) -> Any:
+            raise InfrastructureError("the disk is full")
+
+        patch.setattr(finetuning, "train_cell", fails)
+        with pytest.raises(InfrastructureError):
+            tune(pretrained, packed, out)
+    after = weights_of(out)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_interrupted_cell_of_other_code_begins_anew_or_says_that_it_goes_on(
+    pretrained: Path, packed: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    recipe: dict[str, Any] = {"total_steps": 8}
+    whole = cells._CellWatcher.after_step
+
+    def stopped(self: Any, step: int, *rest: Any) -> None:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        whole(self, step, *rest)
+
+    for resume, goes_on in (("same_code", False), ("any_code", True)):
+        out = tmp_path / resume / "out"
+        with monkeypatch.context() as patch:
+            patch.setattr(cells._CellWatcher, "after_step", stopped)
+            with pytest.raises(InfrastructureError, match="SIGTERM at step 5"):
+                tune(pretrained, packed, out, resume=resume, **recipe)
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(finetuning, "code_version", lambda recipe: "another")
+            tune(pretrained, packed, out, resume=resume, **recipe)
+        said = capsys.readouterr().out
+        assert ("step-00000005 was written by another version" in said) == goes_on
+        assert ("resuming at step 5 of 8" in said) == goes_on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,11 +123,52 @@ def test_another_version_goes_on_only_where_that_is_asked_for(
 ) -> None:
     with pytest.raises(InfrastructureError):
         trained.train(signal_at(6, signal.SIGTERM), resume="any_code")
-    monkeypatch.setattr("bigtransfer.train.pretrain.code_version", lambda: "another")
+    monkeypatch.setattr("bigtransfer.train.pretrain.code_version", lambda recipe: "another")
     trained.train(resume="any_code")
     said = capsys.readouterr().out
     assert "step-00000006 was written by another version of this program or of PyTorch" in said
     assert f"resuming at step 6 of {STEPS}" in said
+
+
+CODE_THAT_TRAINS = """
+import sys
+from pathlib import Path
+from fixtures.training import Trained
+from bigtransfer.errors import InfrastructureError
+import os, signal
+def log(step, values):
+    if step == 6 and "loss" in values and sys.argv[3] == "stop":
+        os.kill(os.getpid(), signal.SIGTERM)
+try:
+    Trained(Path(sys.argv[1]), Path(sys.argv[2])).train(log)
+except InfrastructureError as error:
+    print(error)
+"""
+
+
+def test_other_normalisation_between_two_starts_is_another_training(
+    packed: Path, tmp_path: Path
+) -> None:
+    """Stopped at step 6, x/255 in the place of (x-127.5)/127.5, started again."""
+    shutil.copytree(PROJECT / "bigtransfer", tmp_path / "library" / "bigtransfer")
+    library = tmp_path / "library"
+    env = environment(PYTHONPATH=f"{library}{os.pathsep}{PROJECT / 'tests'}")
+
+    def start(how: str) -> str:
+        line = [sys.executable, "-c", CODE_THAT_TRAINS, str(tmp_path / "run"), str(packed), how]
+        done = subprocess.run(line, env=env, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    assert "stopped by SIGTERM at step 6" in start("stop")
+    inference = library / "bigtransfer" / "model" / "inference.py"
+    text = inference.read_text()
+    inference.write_text(text.replace("x.sub_(_MIDDLE).div_(_MIDDLE)", "x.div_(255.0)"))
+    assert inference.read_text() != text
+    said = start("go on")
+    assert "resuming" not in said
+    assert "holds checkpoints of other params, data or code" in said
+    inference.write_text(f"# A comment more.\n{text}")
+    assert "stopped by" not in start("go on")
 
 
 def test_a_second_training_of_the_same_is_locked_out(trained: Trained) -> None:
