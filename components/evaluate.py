@@ -46,9 +46,9 @@ def run(
     model: Path,
 ) -> None:
     """Evaluate one task."""
-    from bigtransfer.evaluate.report import render_report
-    from bigtransfer.evaluate.table import METRICS
     from bigtransfer.evaluate.task import confusion_to_show, evaluate
+    from bigtransfer.report.summary import render_report
+    from bigtransfer.report.table import METRICS
     from bigtransfer.serve.deployed import facts_of, load_deployed
     from bigtransfer.storage import as_json, write_text
     from bigtransfer.track.model_folder import write_model

@@ -36,7 +36,7 @@ def run(
 ) -> None:
     """Register one task's model."""
     from bigtransfer.errors import CheckpointError
-    from bigtransfer.evaluate.table import METRICS
+    from bigtransfer.report.table import METRICS
     from bigtransfer.storage import as_json, digest_of, read_json, verify_folder, write_text
     from bigtransfer.track.origin import git_commit
     from bigtransfer.track.registry import register

@@ -38,7 +38,7 @@ def run(
     report: Path,
 ) -> None:
     """Summarize all tasks."""
-    from bigtransfer.evaluate.report import write_report
+    from bigtransfer.report.summary import write_report
     from bigtransfer.track.origin import git_commit
 
     used = {params.upstream, *params.tasks.values()}

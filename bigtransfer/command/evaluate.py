@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
         BigTransferError: If the model, the map or the images cannot be used.
     """
     from bigtransfer.data.sources.opening import open_source
-    from bigtransfer.evaluate.class_map import read_class_map, same_names
     from bigtransfer.model.processor import device_named
+    from bigtransfer.serve.class_map import read_class_map, same_names
     from bigtransfer.serve.deployed import load_any
     from bigtransfer.serve.labelled import counted_images, judged
     from bigtransfer.serve.prediction import Framing

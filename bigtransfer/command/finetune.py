@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         BigTransferError: One line that says what is wrong with the input.
         GateError: If the images should not be used as they are.
     """
-    from bigtransfer.evaluate.table import METRICS
+    from bigtransfer.report.table import METRICS
     from bigtransfer.storage import lock, new_folder
 
     images: Path = arguments.images

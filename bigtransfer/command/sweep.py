@@ -24,7 +24,7 @@ from bigtransfer.command.transfer import (
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError, did_you_mean
 
 if TYPE_CHECKING:
-    from bigtransfer.evaluate.sweep import Published, SweptTask
+    from bigtransfer.report.sweep import Published, SweptTask
     from bigtransfer.train.cell import Cell
 
 _TOP = ("data", "finetune", "published", "tasks")
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         BigTransferError: At the end, if a task failed.
     """
     from bigtransfer.config import read_yaml
-    from bigtransfer.evaluate.sweep import SweptTask
+    from bigtransfer.report.sweep import SweptTask
     from bigtransfer.storage import lock
 
     file = _CATALOGUES.get(str(arguments.file), arguments.file)
@@ -142,8 +142,8 @@ class _Tables:
 
     def add(self, task: SweptTask, cells: Sequence[dict[str, Any]] = ()) -> None:
         """Take a task that is finished, or missing, and write all tables."""
-        from bigtransfer.evaluate.report import write_report
-        from bigtransfer.evaluate.sweep import as_latex, table_rows
+        from bigtransfer.report.summary import write_report
+        from bigtransfer.report.sweep import as_latex, table_rows
         from bigtransfer.storage import as_csv, write_text
 
         self.done.append(task)
@@ -166,7 +166,7 @@ class _Tables:
 
     def markdown(self) -> str:
         """Return the tables for people."""
-        from bigtransfer.evaluate.sweep import as_markdown
+        from bigtransfer.report.sweep import as_markdown
 
         return as_markdown(self.done, self._published, self._sizes)
 
@@ -181,7 +181,7 @@ class _Tables:
 
 
 def _published(raw: dict[str, Any], source: str) -> list[Published]:
-    from bigtransfer.evaluate.sweep import Published
+    from bigtransfer.report.sweep import Published
 
     found = []
     rows = raw.get("published", [])

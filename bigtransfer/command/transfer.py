@@ -133,8 +133,8 @@ def transfer(
     from bigtransfer.data.packing import write_shards
     from bigtransfer.data.shards import describe_shards
     from bigtransfer.data.validation import asked_of, validate
-    from bigtransfer.evaluate.report import write_report
     from bigtransfer.evaluate.task import evaluate
+    from bigtransfer.report.summary import write_report
     from bigtransfer.train.finetune import finetune, is_done
 
     rules, task, name = settings.data, settings.task, settings.task.name

@@ -64,7 +64,7 @@ def _explain(failure: Path, code: int) -> int:
 
 
 def _show(project: Path, params: Params) -> None:
-    from bigtransfer.evaluate.table import headline_rows, metric_names
+    from bigtransfer.report.table import headline_rows, metric_names
 
     rows = read_json(project / _REPORT / "metrics.json")["rows"]
     print(f"\nTest {metric_names(rows)}, median ± standard deviation over seeds\n")

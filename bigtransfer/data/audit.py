@@ -17,11 +17,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigtransfer import page
 from bigtransfer.data.copies import find_between
 from bigtransfer.data.fingerprint import THUMB_SIDE, Fingerprints
 from bigtransfer.data.manifest import column, comparable, fingerprints, read_manifest
 from bigtransfer.errors import ConfigError, GateError
+from bigtransfer.report import page
 from bigtransfer.storage import as_json, new_folder, sha256_file
 
 _SHOWN = 60

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from bigtransfer import page
 from bigtransfer.config import DatasetRules
 from bigtransfer.data import expectations, manifest
 from bigtransfer.data.copies import Copies, describe, find_copies
@@ -23,6 +22,7 @@ from bigtransfer.data.sources.listing import SPLITS, Source
 from bigtransfer.data.sources.opening import open_source
 from bigtransfer.data.splits import make_splits
 from bigtransfer.errors import DatasetError, GateError
+from bigtransfer.report import page
 from bigtransfer.storage import as_json, new_folder, sha256_file, sha256_json
 
 _BAR_PIXELS = 160

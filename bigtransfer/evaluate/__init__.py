@@ -1,1 +1,1 @@
-"""What a checkpoint is worth on a split, in numbers and as a report."""
+"""What a checkpoint is worth on a split, scored and told to a report."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from bigtransfer.data.batches import RAM_BYTES, Squares, evaluation_images, few_shot_rows
 from bigtransfer.data.shards import Shards
-from bigtransfer.evaluate.calibration import calibrated
-from bigtransfer.evaluate.metrics import topk_accuracy
-from bigtransfer.evaluate.multilabel import mean_average_precision, micro_f1, multi_hot, sigmoid
+from bigtransfer.metrics.accuracy import topk_accuracy
+from bigtransfer.metrics.calibration import calibrated
+from bigtransfer.metrics.multilabel import mean_average_precision, micro_f1, multi_hot, sigmoid
 from bigtransfer.model.checkpoint import load_checkpoint, read_meta
 from bigtransfer.model.inference import predict
 

@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigtransfer import page
 from bigtransfer.config import EvaluateParams
 from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.places import Place
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import CheckpointError
-from bigtransfer.evaluate.calibration import calibrated, calibration_error, reliability
-from bigtransfer.evaluate.metrics import (
+from bigtransfer.evaluate.scoring import Scorer
+from bigtransfer.metrics.accuracy import (
     confusion_matrix,
     median_and_sd,
     per_class_recall,
     softmax,
 )
-from bigtransfer.evaluate.multilabel import average_precision, multi_hot, sigmoid
-from bigtransfer.evaluate.scoring import Scorer
-from bigtransfer.evaluate.suspects import find_suspects
-from bigtransfer.evaluate.table import by_shots
+from bigtransfer.metrics.calibration import calibrated, calibration_error, reliability
+from bigtransfer.metrics.multilabel import average_precision, multi_hot, sigmoid
+from bigtransfer.metrics.suspects import find_suspects
 from bigtransfer.model.processor import device_named, use_cpu
 from bigtransfer.progress import tracked
+from bigtransfer.report import page
+from bigtransfer.report.table import by_shots
 from bigtransfer.storage import (
     as_csv,
     as_json,

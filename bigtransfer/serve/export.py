@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from bigtransfer.data.transforms import resize_into
 from bigtransfer.errors import BigTransferError, ConfigError
-from bigtransfer.evaluate.calibration import calibrated
-from bigtransfer.evaluate.multilabel import sigmoid
+from bigtransfer.metrics.calibration import calibrated
+from bigtransfer.metrics.multilabel import sigmoid
 from bigtransfer.model.inference import to_network
 from bigtransfer.serve.deployed import Deployed, facts_of, load_deployed, load_tuned
 from bigtransfer.storage import new_file

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bigtransfer.config import TaskParams
 from bigtransfer.data.batches import Squares, evaluation_images, few_shot_rows
 from bigtransfer.errors import ConfigError, DatasetError
-from bigtransfer.evaluate.calibration import calibration_of
+from bigtransfer.metrics.calibration import calibration_of
 from bigtransfer.model.inference import predict
 from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.train.cell import FULL, Cell, Start

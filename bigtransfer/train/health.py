@@ -17,11 +17,11 @@ from bigtransfer.config.sections import ProbeParams
 from bigtransfer.data.batches import Squares, evaluation_images
 from bigtransfer.data.shards import Shards
 from bigtransfer.errors import DatasetError
-from bigtransfer.evaluate.metrics import topk_hits
-from bigtransfer.evaluate.probe import few_shot_accuracy, probe_subsets
+from bigtransfer.metrics.accuracy import topk_hits
 from bigtransfer.model.inference import predicted
 from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.train.group import Group, lost_peers
+from bigtransfer.train.probe import few_shot_accuracy, probe_subsets
 
 _BATCH = 256
 _MOST_TESTED = 10_000

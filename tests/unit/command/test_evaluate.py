@@ -13,8 +13,8 @@ from PIL import Image
 
 from bigtransfer.data.decoding import UndecodableError
 from bigtransfer.errors import ConfigError
-from bigtransfer.evaluate.class_map import read_class_map
 from bigtransfer.model import create_model, write_checkpoint
+from bigtransfer.serve.class_map import read_class_map
 from bigtransfer.serve.prediction import Framing
 from fixtures.commands import call
 from fixtures.models import CLASSES

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from bigtransfer.errors import CheckpointError, DatasetError
-from bigtransfer.evaluate.calibration import calibrated
+from bigtransfer.metrics.calibration import calibrated
 from bigtransfer.model import create_model, load_checkpoint, write_checkpoint
 from bigtransfer.model.inference import to_network
 from bigtransfer.serve import export as exporting

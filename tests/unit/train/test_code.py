@@ -25,7 +25,7 @@ ON_THE_WAY = {
     "bigtransfer.train.loss": RECIPES, "bigtransfer.train.mixup": RECIPES,
     "bigtransfer.train.optimizer": RECIPES, "bigtransfer.train.hyperrule": RECIPES[1:],
     "bigtransfer.train.grid": RECIPES[1:], "bigtransfer.train.cell": RECIPES[1:],
-    "bigtransfer.evaluate.metrics": RECIPES, "bigtransfer.evaluate.calibration": RECIPES[1:],
+    "bigtransfer.metrics.accuracy": RECIPES, "bigtransfer.metrics.calibration": RECIPES[1:],
 }  # fmt: skip
 """Module on the way of an image -> the recipes that it belongs to."""
 
@@ -62,7 +62,7 @@ def test_a_constant_on_the_way_of_an_image_is_another_version(module: str) -> No
 def test_what_says_and_stores_is_no_part_of_it() -> None:
     found = {name for recipe in RECIPES for name in modules_of(recipe)}
     rooms = {name.split(".")[1] for name in found if "." in name}
-    assert rooms >= {"data", "model", "train", "evaluate"}
+    assert rooms >= {"data", "model", "train", "metrics"}
     assert not rooms & {"errors", "progress", "storage", "config", "track", "command", "serve"}
     assert "bigtransfer.data.validation" not in found, "it is over before shards exist"
 

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bigtransfer
-from bigtransfer import page
-from bigtransfer.evaluate import charts
-from bigtransfer.evaluate.table import METRICS, by_shots, headline_rows, metric_names
+from bigtransfer.report import charts, page
+from bigtransfer.report.table import METRICS, by_shots, headline_rows, metric_names
 from bigtransfer.storage import as_json, digest_of, new_folder, read_json
 
 _CONFUSED_SHOWN = 8
@@ -87,7 +86,7 @@ def render_report(
     rows = _rows(results)
     headline = headline_rows(rows)
     return page.render(
-        Path(__file__).with_name("report.html"),
+        Path(__file__).with_name("summary.html"),
         tasks=[_task(name, result, registered.get(name)) for name, result in results.items()],
         cards=_cards(headline, results, registered),
         headline=headline,

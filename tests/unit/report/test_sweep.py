@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bigtransfer.evaluate.sweep import (
+from bigtransfer.report.sweep import (
     Published,
     SweptTask,
     as_latex,

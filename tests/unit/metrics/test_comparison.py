@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bigtransfer.errors import ConfigError
-from bigtransfer.evaluate.comparison import compare_reports
+from bigtransfer.metrics.comparison import compare_reports
 from bigtransfer.storage import as_json, new_folder
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from bigtransfer.evaluate.table import METRICS
+from bigtransfer.report.table import METRICS
 
 ALL = "all groups"
 _SPECIAL = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"}

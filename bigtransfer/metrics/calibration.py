@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigtransfer.evaluate.metrics import softmax, topk_accuracy
-from bigtransfer.evaluate.multilabel import (
+from bigtransfer.metrics.accuracy import softmax, topk_accuracy
+from bigtransfer.metrics.multilabel import (
     best_thresholds,
     mean_average_precision,
     micro_f1,

@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from bigtransfer.evaluate.table import METRICS, by_shots
+from bigtransfer.report.table import METRICS, by_shots
 
 # Stand-ins that the page's style sheet replaces, so that a chart follows light and dark.
 _INK, _DIM, _LINE, _BLUE, _ORANGE = "#010101", "#020202", "#030303", "#040404", "#050505"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bigtransfer.evaluate.suspects import find_suspects
+from bigtransfer.metrics.suspects import find_suspects
 
 
 def test_planted_wrong_labels_are_found_first() -> None:

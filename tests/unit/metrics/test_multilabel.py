@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score
 
-from bigtransfer.evaluate.multilabel import (
+from bigtransfer.metrics.multilabel import (
     average_precision,
     best_thresholds,
     mean_average_precision,

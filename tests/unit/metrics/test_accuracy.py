@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bigtransfer.evaluate import metrics
-from bigtransfer.evaluate.table import headline_rows
 from bigtransfer.evaluate.task import choose, median_cell, summary_rows
+from bigtransfer.metrics import accuracy as metrics
+from bigtransfer.report.table import headline_rows
 
 
 def test_topk_counts_the_k_best_and_works_with_fewer_classes() -> None:

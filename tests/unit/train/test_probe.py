@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bigtransfer.evaluate.probe import few_shot_accuracy
+from bigtransfer.train.probe import few_shot_accuracy
 
 RNG = np.random.default_rng(0)
 CENTRES = RNG.normal(size=(5, 40)) * 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bigtransfer.evaluate.calibration import (
+from bigtransfer.metrics.calibration import (
     abstain_threshold,
     calibrated,
     calibration_error,

@@ -1,0 +1,1 @@
+"""Numpy in, numbers out: accuracy, mAP, calibration, label suspects, comparison."""
