@@ -8,50 +8,22 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kfp import compiler, dsl
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
-import bigtransfer
 from bigtransfer import config
 from bigtransfer.config import Params, Section
+from bigtransfer.kubeflow.submission import Submission, current
 from pipelines import containers
 from pipelines.placement import image_of, let_long_tasks_be_retried, place, processes_of
 
 PROJECT = Path(__file__).parents[1]
 EMBEDDED = {f"data/{name}": name for name in containers.KINDS["materialize"].writes}
 """Path of a dataset -> output of `materialize`, which makes it on the spot."""
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What a submission changes in every pipeline that is built while it lasts."""
-
-    tag: str = bigtransfer.__version__
-    """Of the images."""
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    """Laid over the params, above the pipeline's own overlay."""
-    fresh: bool = False
-    """Whether sources are listed anew, where their address is the same as before."""
-
-
-_submission = Submission()
-
-
-@contextmanager
-def submitting(submission: Submission) -> Iterator[None]:
-    """Build pipelines for a submission within the block."""
-    global _submission
-    before, _submission = _submission, submission
-    try:
-        yield
-    finally:
-        _submission = before
 
 
 def build(name: str, overlay: Path | None = None, *, pretrained: str | None = None) -> Any:
@@ -65,8 +37,8 @@ def build(name: str, overlay: Path | None = None, *, pretrained: str | None = No
     Raises:
         ConfigError: If the params do not fit the schema.
     """
-    params = config.load(PROJECT / "params.yaml", overlay, _submission.changes)
-    wiring = _Wiring(params, _submission, pretrained)
+    params = config.load(PROJECT / "params.yaml", overlay, current().changes)
+    wiring = _Wiring(params, current(), pretrained)
 
     def pipeline(*arguments: Any) -> None:
         wiring.wire(dict(zip(wiring.defaults, arguments, strict=True)))
@@ -102,7 +74,7 @@ def compile_beside(pipeline: Any, file: str) -> None:
     compiler.Compiler().compile(
         pipeline, str(target), kubernetes_manifest_format=namespace is not None,
         kubernetes_manifest_options=None if namespace is None else KubernetesManifestOptions(
-            pipeline_name=pipeline.name, pipeline_version_name=f"{pipeline.name}-{_submission.tag}",
+            pipeline_name=pipeline.name, pipeline_version_name=f"{pipeline.name}-{current().tag}",
             namespace=namespace, include_pipeline_manifest=True,
         ),
     )  # fmt: skip

@@ -26,7 +26,7 @@ def main() -> NoReturn:
     words = ours(sys.argv[1:])
     if words is None:
         sys.path.insert(0, str(Path.cwd()))  # for `kfp dsl compile --py pipelines/bit_l.py`
-        from kfp.cli.__main__ import main as upstream
+        from bigtransfer.kubeflow.upstream import main as upstream
 
         sys.exit(upstream())
     try:
@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
 def _submit(arguments: argparse.Namespace) -> int:
     project = Path.cwd()
     _check_words(arguments)
-    from bigtransfer.command import kfp_submit
+    from bigtransfer.kubeflow import submit as kfp_submit
 
     if arguments.local:
         kfp_submit.run_here(project, arguments)

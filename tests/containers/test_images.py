@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bigtransfer.command.image_tag import source_tag
+from bigtransfer.kubeflow.image_tag import source_tag
 from fixtures.project import PROJECT, environment
 
 BUILT = bool(os.environ.get("BIGTRANSFER_IMAGES"))
@@ -141,7 +141,7 @@ def test_a_missing_image_is_one_line(checkout: Path) -> None:
 def test_the_exit_code_of_a_container_is_never_lost() -> None:
     import docker as sdk
 
-    from bigtransfer.command.docker_runner import _run_to_the_end
+    from bigtransfer.kubeflow.docker_runner import _run_to_the_end
 
     client, line = sdk.from_env(), ["python", "-c", "import sys; sys.exit(7)"]
     codes = [_run_to_the_end(client, image("registry"), line, {}) for _ in range(5)]

@@ -13,8 +13,9 @@ import pytest
 from ruamel.yaml import YAML
 
 import bigtransfer
-from bigtransfer.command import doctor, kfp_submit
-from bigtransfer.command.image_tag import source_tag
+from bigtransfer.command import doctor
+from bigtransfer.kubeflow import submit as kfp_submit
+from bigtransfer.kubeflow.image_tag import source_tag
 from fixtures.kfp_api import BIT_L, Api, submit
 from fixtures.project import PROJECT, environment
 

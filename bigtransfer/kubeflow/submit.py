@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer import config
-from bigtransfer.command.image_tag import CONTENT
-from bigtransfer.command.pipeline_file import PipelineFile, pairs_of
 from bigtransfer.config import ClusterParams, looks_secret
 from bigtransfer.errors import (
     BigTransferError,
@@ -29,6 +27,8 @@ from bigtransfer.errors import (
     InfrastructureError,
     StorageError,
 )
+from bigtransfer.kubeflow.image_tag import CONTENT
+from bigtransfer.kubeflow.pipeline_file import PipelineFile, pairs_of
 
 _ENDPOINTS = ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT")
 _SECONDS = 20.0
@@ -279,7 +279,7 @@ def run_here(project: Path, arguments: argparse.Namespace) -> None:
         InfrastructureError: If Docker does not run.
         BigTransferError: If a task fails; what it said stands above.
     """
-    from bigtransfer.command import docker_runner
+    from bigtransfer.kubeflow import docker_runner
 
     for name in (*CONTENT, "params.yaml"):
         if not (project / name).exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import json
 import os
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer import config
-from bigtransfer.command.image_tag import source_tag
 from bigtransfer.errors import BigTransferError, ConfigError, did_you_mean
+from bigtransfer.kubeflow.image_tag import source_tag
+from bigtransfer.kubeflow.submission import Submission, submitting
 
 _OURS = str(Path(__file__).parents[1]) + os.sep
 
@@ -53,14 +53,10 @@ class PipelineFile:
                 sys.path.insert(0, str(place))
         with ExitStack() as held:
             if (self._project / "pipelines" / "dag.py").is_file():
-                dag = importlib.import_module("pipelines.dag")
-                held.enter_context(
-                    dag.submitting(
-                        dag.Submission(
-                            source_tag(self._project), self.changes, self._arguments.fresh
-                        )
-                    )
+                submission = Submission(
+                    source_tag(self._project), self.changes, self._arguments.fresh
                 )
+                held.enter_context(submitting(submission))
             elif self.changes:
                 raise ConfigError(
                     "values of params.yaml (--params, or KEY with a dot) are for a checkout of "
