@@ -215,7 +215,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
     from bigtransfer.data.shards import open_shards
     from bigtransfer.storage.s3 import S3Path
-    from bigtransfer.storage.trees import safe_name
+    from bigtransfer.storage.tree import safe_name
 
     text: str = arguments.place
     if text.startswith("s3://"):

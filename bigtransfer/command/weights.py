@@ -73,8 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _fetch(name: str, folder: Path, source: str, sha256: str | None) -> None:
-    from bigtransfer.download import fetch
     from bigtransfer.model.published import describe_npz
+    from bigtransfer.storage.download import fetch
 
     name = name.removesuffix(".npz")
     if name not in PUBLISHED_FILES and not _OTHER_FOLDERS.fullmatch(name):

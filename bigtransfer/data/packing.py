@@ -29,7 +29,6 @@ from PIL import Image
 
 from bigtransfer.data.decoding import SUFFIXES, decode_rgb
 from bigtransfer.data.manifest import read_manifest
-from bigtransfer.data.places import Folder, Place, Target, target_at
 from bigtransfer.data.sources.listing import Read
 from bigtransfer.data.sources.opening import open_source
 from bigtransfer.errors import ConfigError, DatasetError
@@ -42,6 +41,7 @@ from bigtransfer.storage import (
     sha256_file,
     sha256_json,
 )
+from bigtransfer.storage.places import Folder, Place, Target, target_at
 from bigtransfer.storage.s3 import S3Path
 
 INDEX_SCHEMA = pa.schema(

@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bigtransfer.data.packing import INDEX_SCHEMA, shard_name
-from bigtransfer.data.places import Place
 from bigtransfer.errors import BigTransferError, DatasetError, InfrastructureError
 from bigtransfer.storage import (
     MANIFEST_NAME,
@@ -36,6 +35,7 @@ from bigtransfer.storage import (
     sha256_file,
     verify_folder,
 )
+from bigtransfer.storage.places import Place
 from bigtransfer.storage.s3 import S3Path, client, download
 
 CACHE = Path(".work") / "cache" / "shards"

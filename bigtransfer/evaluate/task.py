@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from bigtransfer.config import EvaluateParams
 from bigtransfer.data.decoding import decode_rgb
-from bigtransfer.data.places import Place
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import CheckpointError
 from bigtransfer.evaluate.scoring import Scorer
@@ -38,6 +37,7 @@ from bigtransfer.storage import (
     verify_folder,
     write_text,
 )
+from bigtransfer.storage.places import Place
 
 _MISTAKES_SHOWN = 24
 _SUSPECTS_SHOWN = 24

@@ -1,7 +1,8 @@
 """What every room does to the disk and to remote storage, done once.
 
-`local`: atomic files and sealed folders. `trees`: reading files below an address, wherever it is.
-`s3` and `dvc_version`: the only places that talk to boto3 and to DVC.
+`local`: atomic files and sealed folders. `tree`, `trees`: reading files below an address, wherever
+it is. `places`: writing there. `download`: one file by HTTP. `s3`, `dvc_version`: the only places
+that talk to boto3 and to DVC.
 """
 
 from bigtransfer.storage.local import (

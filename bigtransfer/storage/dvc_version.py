@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer.errors import ConfigError, InfrastructureError, StorageError
-from bigtransfer.storage.trees import Contents, TreeFile, all_of
+from bigtransfer.storage.tree import Contents, TreeFile, all_of
 
 _THREADS = 16
 _DOT_GIT = re.compile(r"(?P<repository>.+?\.git)(@(?P<revision>[^/]+))?/(?P<path>.*)")

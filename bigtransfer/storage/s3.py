@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from bigtransfer.errors import ConfigError, InfrastructureError, StorageError
 from bigtransfer.storage.local import sha256_file
-from bigtransfer.storage.trees import Contents, TreeFile, all_of
+from bigtransfer.storage.tree import Contents, TreeFile, all_of
 
 _TRIES = 5
 _POOL = 64

@@ -14,65 +14,16 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from bigtransfer.errors import ConfigError, StorageError, did_you_mean
 from bigtransfer.storage.local import as_json, new_folder, read_json, sha256_json, verify_folder
+from bigtransfer.storage.tree import Contents, Tree, TreeFile, all_of, is_litter, safe_name
 
 INDEX_NAME = "source.json"
 FILES_NAME = "files.csv"
 _MIRROR = "files"
 _SCHEMES = ("s3", "dvc")
-_LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 _THREADS = 16
-
-
-@dataclass(frozen=True)
-class TreeFile:
-    """One file, as listed: nothing was opened yet."""
-
-    path: str
-    """Relative to the address, with forward slashes; valid text even if the name on disk is not."""
-    bytes: int
-    digest: str = ""
-    """ETag or MD5 where the storage keeps one."""
-    fault: str | None = None
-    """Why it cannot be read, where that shows in the listing already."""
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What lies below an address."""
-
-    files: list[TreeFile]
-    """By path."""
-    folders: list[str]
-    """By path; storage without folders has those of its files."""
-    ignored: int = 0
-    """Files passed over: hidden ones and what operating systems leave behind."""
-
-
-class Tree(Protocol):
-    """Files below one address."""
-
-    @property
-    def address(self) -> str:
-        """As it was resolved."""
-        ...
-
-    def contents(self) -> Contents:
-        """List everything, in a fixed order."""
-        ...
-
-    def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
-        """Return bytes of a file.
-
-        Raises:
-            OSError: If the file cannot be read or is shorter than asked for.
-            StorageError: If it is no longer what was listed, or may not be read.
-            InfrastructureError: If the storage does not answer.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -134,11 +85,6 @@ def _listed(path: Path, name: str) -> TreeFile:
 
 def _text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def is_litter(name: str) -> bool:
-    """Say whether a name is hidden or one of those that operating systems leave behind."""
-    return name.startswith(".") or name.lower() in _LITTER
 
 
 @dataclass(frozen=True)
@@ -257,11 +203,6 @@ def write_index(url: str, folder: Path, *, mirror: bool) -> dict[str, object]:
     return source
 
 
-def safe_name(path: str) -> bool:
-    """Say whether a relative path stays below the folder it is joined to."""
-    return bool(path) and not path.startswith("/") and ".." not in path.split("/")
-
-
 def _mirror(remote: Tree, files: list[TreeFile], folder: Path) -> None:
     def copy(file: TreeFile) -> None:
         if not safe_name(file.path):
@@ -289,14 +230,3 @@ def _remote(url: str, known: dict[str, TreeFile]) -> Tree:
         f"address {url!r}: unknown scheme {scheme!r}{did_you_mean(scheme, _SCHEMES)}; "
         "addresses begin with s3:// or dvc://"
     )
-
-
-def all_of(data: bytes, length: int | None) -> bytes:
-    """Return the bytes if they are as many as were asked for.
-
-    Raises:
-        OSError: If they are not.
-    """
-    if length is not None and len(data) != length:
-        raise OSError(f"only {len(data):,} of {length:,} bytes are there")
-    return data

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from bigtransfer.config import TaskParams
-from bigtransfer.data.places import Place
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import CheckpointError, ConfigError
 from bigtransfer.model.checkpoint import read_meta, write_checkpoint
@@ -29,6 +28,7 @@ from bigtransfer.storage import (
     read_json,
     verify_folder,
 )
+from bigtransfer.storage.places import Place
 from bigtransfer.train.cell import Cell, Keeping, Start, train_cell
 from bigtransfer.train.code import code_version
 from bigtransfer.train.devices import Device, choose_device

@@ -18,7 +18,6 @@ from torch import nn
 
 from bigtransfer.config import PretrainParams
 from bigtransfer.data.batches import Squares, TrainBatches
-from bigtransfer.data.places import Place
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import CheckpointError, ConfigError
 from bigtransfer.model.checkpoint import write_checkpoint
@@ -27,6 +26,7 @@ from bigtransfer.model.processor import use_cpu
 from bigtransfer.model.resnet import create_model
 from bigtransfer.progress import progress
 from bigtransfer.storage import as_csv, as_json, lock, write_text
+from bigtransfer.storage.places import Place
 from bigtransfer.storage.s3 import S3Path
 from bigtransfer.train.checkpoints import JOURNAL, Checkpoints, State, read_state
 from bigtransfer.train.code import code_version

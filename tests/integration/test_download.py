@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from bigtransfer import download
-from bigtransfer.download import fetch
 from bigtransfer.errors import (
     CheckpointError,
     ConfigError,
@@ -23,7 +21,8 @@ from bigtransfer.errors import (
     LockError,
     StorageError,
 )
-from bigtransfer.storage import lock
+from bigtransfer.storage import download, lock
+from bigtransfer.storage.download import fetch
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB: several chunks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -20,7 +20,7 @@ from PIL import Image
 
 from bigtransfer.data.sources.listing import ListedImage, Source
 from bigtransfer.errors import DatasetError
-from bigtransfer.storage.trees import Contents, Tree
+from bigtransfer.storage.tree import Contents, Tree
 
 _PIXELS = 32 * 32 * 3
 _PYTHON = {f"data_batch_{i}": "train" for i in range(1, 6)} | {

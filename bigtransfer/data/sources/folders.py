@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bigtransfer.data.sources.listing import SPLIT_NAMES, ListedImage, Read, Source
 from bigtransfer.errors import DatasetError
-from bigtransfer.storage.trees import Contents, Tree
+from bigtransfer.storage.tree import Contents, Tree
 
 UNNAMED = "(unnamed)"
 """The class of the images of a flat folder."""

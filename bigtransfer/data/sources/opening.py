@@ -10,7 +10,8 @@ from bigtransfer.data.sources.listing import Source
 from bigtransfer.data.sources.table import SUFFIXES, list_table
 from bigtransfer.data.sources.tars import list_class_tars, list_ilsvrc2012, list_webdataset
 from bigtransfer.errors import DatasetError
-from bigtransfer.storage.trees import Contents, Tree, open_tree
+from bigtransfer.storage.tree import Contents, Tree
+from bigtransfer.storage.trees import open_tree
 
 _LIST = {
     "folders": list_folders, "flat": list_flat, "cifar": list_cifar,

@@ -9,7 +9,7 @@ from typing import Any
 from bigtransfer.data.sources.folders import reader
 from bigtransfer.data.sources.listing import ListedImage, Source, split_of
 from bigtransfer.errors import DatasetError
-from bigtransfer.storage.trees import Contents, Tree, safe_name
+from bigtransfer.storage.tree import Contents, Tree, safe_name
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 _SEPARATORS = "|;"

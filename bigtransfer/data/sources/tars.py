@@ -18,7 +18,8 @@ from bigtransfer.data.decoding import SUFFIXES
 from bigtransfer.data.sources.folders import reader
 from bigtransfer.data.sources.listing import SPLIT_NAMES, ListedImage, Source
 from bigtransfer.errors import DatasetError
-from bigtransfer.storage.trees import Contents, Tree, TreeFile, TreeReader, is_litter, safe_name
+from bigtransfer.storage.tree import Contents, Tree, TreeFile, is_litter, safe_name
+from bigtransfer.storage.trees import TreeReader
 
 _READ_AHEAD = 1 << 16
 _IMAGES = {suffix for known in SUFFIXES.values() for suffix in known}

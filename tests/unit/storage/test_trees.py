@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bigtransfer.storage.dvc_version import split_address
-from bigtransfer.storage.trees import LocalTree, safe_name
+from bigtransfer.storage.tree import safe_name
+from bigtransfer.storage.trees import LocalTree
 
 
 def test_local_files_folders_and_what_is_passed_over(tmp_path: Path) -> None:
