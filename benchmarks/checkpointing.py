@@ -32,9 +32,10 @@ from bigtransfer.train.state import live_state, state_bytes
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False,
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--model", default="R50x2", help="architecture (default: R50x2)")
     parser.add_argument("--classes", type=int, default=5000, help="of the head (default: 5000)")
     parser.add_argument("--size", type=int, default=64, help="pixels (default: 64)")

@@ -43,38 +43,48 @@ def main() -> None:
     files = photographs(arguments.images, arguments.most)
     print(f"{len(files)} photographs, {sum(map(len, files)) / len(files) / 1e3:.0f} KB on average")
     compare(
-        "decode, inception crop to 224, flip", arguments.rounds,
-        {"Pillow, float, normalised": lambda: run_usual(files, usual_inception),
-         "Pillow, uint8": lambda: [usual_inception(data, i) for i, data in enumerate(files)],
-         "ours": lambda: ours_inception(files),
-         "decode alone": lambda: [decode_rgb(data) for data in files]},
+        "decode, inception crop to 224, flip",
+        arguments.rounds,
+        {
+            "Pillow, float, normalised": lambda: run_usual(files, usual_inception),
+            "Pillow, uint8": lambda: [usual_inception(data, i) for i, data in enumerate(files)],
+            "ours": lambda: ours_inception(files),
+            "decode alone": lambda: [decode_rgb(data) for data in files],
+        },
         "Pillow, float, normalised",
-    )  # fmt: skip
+    )
     compare(
-        "decode, resize to 448 square, crop 384, flip", arguments.rounds,
-        {"Pillow, float, normalised": lambda: run_usual(files, usual_square),
-         "Pillow, uint8": lambda: [usual_square(data, i) for i, data in enumerate(files)],
-         "ours": lambda: ours_square(files),
-         "decode alone": lambda: [decode_rgb(data) for data in files]},
+        "decode, resize to 448 square, crop 384, flip",
+        arguments.rounds,
+        {
+            "Pillow, float, normalised": lambda: run_usual(files, usual_square),
+            "Pillow, uint8": lambda: [usual_square(data, i) for i, data in enumerate(files)],
+            "ours": lambda: ours_square(files),
+            "decode alone": lambda: [decode_rgb(data) for data in files],
+        },
         "Pillow, float, normalised",
-    )  # fmt: skip
+    )
     small = small_images(2000)
     encoded = [as_png(pixels) for pixels in small]
     compare(
-        "32 px: crop 28 and flip into a uint8 batch", arguments.rounds,
-        {"Pillow, each decoded": lambda: usual_small(encoded),
-         "ours, from memory": lambda: ours_small(small)},
+        "32 px: crop 28 and flip into a uint8 batch",
+        arguments.rounds,
+        {
+            "Pillow, each decoded": lambda: usual_small(encoded),
+            "ours, from memory": lambda: ours_small(small),
+        },
         "Pillow, each decoded",
-    )  # fmt: skip
+    )
     plan()
 
 
 def parse(description: str | None, most: int) -> argparse.Namespace:
     """Parse the flags of the benchmarks over photographs."""
     parser = argparse.ArgumentParser(
-        description=description, allow_abbrev=False,
+        description=description,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="photographs")
     parser.add_argument("--most", type=int, default=most, help="of them (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="(default: %(default)s)")

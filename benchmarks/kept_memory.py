@@ -30,9 +30,10 @@ WAYS = ("returned", "kept")
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False,
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--model", default="R14x0.25", help="architecture (default: R14x0.25)")
     parser.add_argument("--root", default="small", help="small or imagenet (default: small)")
     parser.add_argument("--size", type=int, default=24, help="pixels (default: 24)")
@@ -70,8 +71,10 @@ def main() -> None:
 def _child(way: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *sys.argv, "--way", way],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _round(child: subprocess.Popen[str]) -> list[float]:

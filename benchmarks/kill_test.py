@@ -50,13 +50,17 @@ BUCKET = "kill-test"
 def main() -> None:
     """Run the test and print its table; exit 1 if anything differed."""
     parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False,
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--kills", type=int, default=50, help="to survive (default: 50)")
     parser.add_argument("--processes", type=int, default=1, help="more than 1: under torchrun")
-    parser.add_argument("--s3", action="store_true", help="checkpoints go to a loopback S3 server "
-                        "too, and the local ones vanish at every kill")  # fmt: skip
+    parser.add_argument(
+        "--s3",
+        action="store_true",
+        help="checkpoints go to a loopback S3 server too, and the local ones vanish at every kill",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument("--steps", type=int, default=60, help="of the training (default: 60)")
     parser.add_argument("--interval", type=int, default=4, help="steps between checkpoints")
@@ -77,9 +81,13 @@ class KillTest:
         self._rng = random.Random(arguments.seed)
         self._targets, self._victims = self._in_turn(TARGETS), self._in_turn(VICTIMS)
         self._environment = {
-            **os.environ, **more, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1",
-            "PYTHONUNBUFFERED": "1", "MLFLOW_TRACKING_URI": "sqlite:///tracking.db",
-        }  # fmt: skip
+            **os.environ,
+            **more,
+            "PYTHONPATH": str(PROJECT),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+            "MLFLOW_TRACKING_URI": "sqlite:///tracking.db",
+        }
         self._killed: Counter[tuple[str, str]] = Counter()
         self._behind: list[int] = []
         self._hung = 0
@@ -119,15 +127,27 @@ class KillTest:
     def _overlay(self) -> Path:
         arguments = self._arguments
         pretrain: dict[str, Any] = {
-            "dataset": "noise", "probe": {"dataset": "noise", "examples_per_class": [5]},
-            "batch_size": 32, "epochs": arguments.steps * 32 / 280, "decay_epochs": [],
-            "warmup_steps": 5, "threads": 1, "device": "cpu", "evaluation_steps": EVALUATE_EVERY,
-            "checkpoint_steps": arguments.interval, "checkpoint_seconds": None,
-        }  # fmt: skip
+            "dataset": "noise",
+            "probe": {"dataset": "noise", "examples_per_class": [5]},
+            "batch_size": 32,
+            "epochs": arguments.steps * 32 / 280,
+            "decay_epochs": [],
+            "warmup_steps": 5,
+            "threads": 1,
+            "device": "cpu",
+            "evaluation_steps": EVALUATE_EVERY,
+            "checkpoint_steps": arguments.interval,
+            "checkpoint_seconds": None,
+        }
         if arguments.s3:
             pretrain["checkpoint_mirror"] = f"s3://{BUCKET}/state"
-        dataset = {"path": "noise", "splits": {"val": 0.3, "test": 0.0}, "near_duplicate_side": 0,
-                   "required_splits": ["train", "val"], "small_side_pixels": 8}  # fmt: skip
+        dataset = {
+            "path": "noise",
+            "splits": {"val": 0.3, "test": 0.0},
+            "near_duplicate_side": 0,
+            "required_splits": ["train", "val"],
+            "small_side_pixels": 8,
+        }
         path = self._work / "overlay.yaml"
         path.write_text(json.dumps({"datasets": {"noise": dataset}, "pretrain": pretrain}))
         return path
@@ -136,11 +156,23 @@ class KillTest:
         many = self._arguments.processes
         head = [*TORCHRUN, str(many)] if many > 1 else PYTHON
         line = [
-            *head, str(PROJECT / "benchmarks" / "kill_worker.py"),
-            "--params", str(PROJECT / "params.yaml"), "--overlay", "overlay.yaml",
-            "--shards", "shards", "--probe", "shards", "--checkpoint", "out/checkpoint",
-            "--metrics", "out/metrics.json", "--history", "out/history.csv",
-        ]  # fmt: skip
+            *head,
+            str(PROJECT / "benchmarks" / "kill_worker.py"),
+            "--params",
+            str(PROJECT / "params.yaml"),
+            "--overlay",
+            "overlay.yaml",
+            "--shards",
+            "shards",
+            "--probe",
+            "shards",
+            "--checkpoint",
+            "out/checkpoint",
+            "--metrics",
+            "out/metrics.json",
+            "--history",
+            "out/history.csv",
+        ]
         with (self._work / "log").open("wb") as log:
             return subprocess.Popen(
                 line, cwd=self._work, env=self._environment, stdout=log, stderr=log
@@ -306,14 +338,25 @@ def make_shards(work: Path, environment: dict[str, str], overlay: Path) -> None:
             pixels = rng.integers(0, 200, (20, 20, 3)).astype(np.uint8)
             pixels[label * 5 : label * 5 + 5] += 55
             Image.fromarray(pixels).save(folder / f"{number}.png")
-    common = ["--params", str(PROJECT / "params.yaml"), "--overlay", str(overlay), "--section",
-              "datasets.noise", "--dataset", "noise", "--manifest", "manifest.parquet"]  # fmt: skip
+    common = [
+        "--params",
+        str(PROJECT / "params.yaml"),
+        "--overlay",
+        str(overlay),
+        "--section",
+        "datasets.noise",
+        "--dataset",
+        "noise",
+        "--manifest",
+        "manifest.parquet",
+    ]
     for line in (
         ["components.validate", *common, "--validation", "validation"],
         ["components.shard", *common, "--shards", "shards"],
     ):
-        subprocess.run([*PYTHON, "-m", *line], cwd=work, env=environment, check=True,
-                       stdout=subprocess.DEVNULL)  # fmt: skip
+        subprocess.run(
+            [*PYTHON, "-m", *line], cwd=work, env=environment, check=True, stdout=subprocess.DEVNULL
+        )
 
 
 @contextmanager
@@ -326,9 +369,11 @@ def s3_server() -> Iterator[dict[str, str]]:
     server.start()
     host, port = server.get_host_and_port()
     environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1",
-    }  # fmt: skip
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }
     os.environ.update(environment)
     import boto3
 

@@ -125,9 +125,20 @@ def _stand_in_for_torchvision() -> None:
             setattr(self, name, made)
             return made
 
-    parts = ("", ".transforms", ".transforms.functional", ".transforms.v2", ".datasets",
-             ".datasets.folder", ".models", ".models.feature_extraction", ".ops", ".ops.misc",
-             ".utils", ".io")  # fmt: skip
+    parts = (
+        "",
+        ".transforms",
+        ".transforms.functional",
+        ".transforms.v2",
+        ".datasets",
+        ".datasets.folder",
+        ".models",
+        ".models.feature_extraction",
+        ".ops",
+        ".ops.misc",
+        ".utils",
+        ".io",
+    )
     for part in parts:
         name = f"torchvision{part}"
         module = Anything(name)
@@ -156,5 +167,5 @@ if __name__ == "__main__":
                 str(FOLDER),
                 TIMM,
             ]
-        )  # fmt: skip
+        )
     )

@@ -38,17 +38,19 @@ class Row:
 def common_arguments(description: str) -> argparse.ArgumentParser:
     """Return a parser of the flags that every benchmark has."""
     parser = argparse.ArgumentParser(
-        description=description, allow_abbrev=False,
+        description=description,
+        allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run")
     parser.add_argument("--model", default="R50x1", help="architecture")
     parser.add_argument("--size", type=int, default=128, help="image height and width, pixels")
     parser.add_argument("--batch", type=int, default=4, help="images per step or micro-batch")
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"],
+        "--dtype",
+        choices=["float32", "bfloat16"],
         help="bfloat16: autocast, float32 masters (default: float32 on a CPU, bfloat16 on a GPU)",
-    )  # fmt: skip
+    )
     parser.add_argument("--rounds", type=int, default=15, help="rounds of A B C")
     parser.add_argument(
         "--steps", type=int, help="steps per round (default: 1 on a CPU, 5 on a GPU)"
@@ -59,9 +61,11 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
         "--only", nargs="+", metavar="TEXT", help="rows whose names hold one of these"
     )
     parser.add_argument(
-        "--peak-tflops", type=float, default=790.0,
+        "--peak-tflops",
+        type=float,
+        default=790.0,
         help="what 100 %% MFU is on this GPU: its measured bfloat16 product",
-    )  # fmt: skip
+    )
     return parser
 
 

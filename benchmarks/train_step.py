@@ -32,8 +32,13 @@ Built = tuple[Step, nn.Module]
 def main() -> None:
     """Measure and print."""
     parser = rounds.common_arguments("Training step: ours against peers.")
-    parser.add_argument("--micro-batches", type=int, default=1, metavar="N",
-                        help="gradients of N batches are added up per step")  # fmt: skip
+    parser.add_argument(
+        "--micro-batches",
+        type=int,
+        default=1,
+        metavar="N",
+        help="gradients of N batches are added up per step",
+    )
     parser.add_argument("--cuda-graph", action="store_true", help="ours as one CUDA graph as well")
     arguments = parser.parse_args()
     rounds.settle(arguments)

@@ -38,8 +38,13 @@ _MIXUP_ALPHA = 0.1
 def main() -> None:
     """Measure and print."""
     parser = rounds.common_arguments("A fine-tuning step against a pretraining step.")
-    parser.add_argument("--micro-batches", type=int, default=1, metavar="N",
-                        help="forward passes per step; --batch images each")  # fmt: skip
+    parser.add_argument(
+        "--micro-batches",
+        type=int,
+        default=1,
+        metavar="N",
+        help="forward passes per step; --batch images each",
+    )
     parser.add_argument("--classes", type=int, default=100, help="of both heads")
     parser.add_argument(
         "--upstream-classes", type=int, help="of the pretraining head (default: as --classes)"
@@ -83,20 +88,34 @@ def _build(
     compiled: bool,
 ) -> tuple[Step, nn.Module]:
     machine = Machine(
-        Device(torch.device(arguments.device)), precision=arguments.dtype,
-        micro_batch_size=arguments.batch, compiled=compiled,
-    )  # fmt: skip
+        Device(torch.device(arguments.device)),
+        precision=arguments.dtype,
+        micro_batch_size=arguments.batch,
+        compiled=compiled,
+    )
     model = create_model(arguments.model, classes).to(machine.device.torch)
     called, optimizer = spread(
-        model, None, machine.group, parallel="ddp", compiled=compiled, momentum=0.9,
+        model,
+        None,
+        machine.group,
+        parallel="ddp",
+        compiled=compiled,
+        momentum=0.9,
         weight_decay=weight_decay,
-    )  # fmt: skip
+    )
     batch: Any = _SameBatch(arguments.batch * arguments.micro_batches, arguments.size, classes)
     schedule = Schedule(total_steps=1 << 30, base_lr=_RATE, warmup_steps=0, decay_steps=())
     steps = Steps(
-        called, optimizer, batch, schedule, machine, loss_named("softmax"), Watcher(),
-        lambda: float("inf"), lambda step: mixup_lambda(mixup_alpha, 0, step),
-    )  # fmt: skip
+        called,
+        optimizer,
+        batch,
+        schedule,
+        machine,
+        loss_named("softmax"),
+        Watcher(),
+        lambda: float("inf"),
+        lambda step: mixup_lambda(mixup_alpha, 0, step),
+    )
     called.train()
     steps.prepare()
     numbers: Iterator[int] = count()

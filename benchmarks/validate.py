@@ -31,29 +31,37 @@ def main() -> None:
     print(f"{len(files)} photographs")
 
     compare(
-        "validation: time of a Pillow decode / own time", arguments.rounds,
-        {"Pillow decode": lambda: [Image.open(io.BytesIO(data)).load() for data in files],
-         "one pass, all checks": lambda: [inspect(data) for data in files],
-         "  strict decode": lambda: [decode_checked(data) for data in files],
-         "  header": lambda: [read_header(data) for data in files],
-         "  sha256 of the file": lambda: [hashlib.sha256(data).digest() for data in files],
-         "  sha256 of the pixels": lambda: [hashlib.sha256(p.data).digest() for p in pixels],
-         "  hashes of the looks": lambda: [looks_of(p) for p in pixels]},
+        "validation: time of a Pillow decode / own time",
+        arguments.rounds,
+        {
+            "Pillow decode": lambda: [Image.open(io.BytesIO(data)).load() for data in files],
+            "one pass, all checks": lambda: [inspect(data) for data in files],
+            "  strict decode": lambda: [decode_checked(data) for data in files],
+            "  header": lambda: [read_header(data) for data in files],
+            "  sha256 of the file": lambda: [hashlib.sha256(data).digest() for data in files],
+            "  sha256 of the pixels": lambda: [hashlib.sha256(p.data).digest() for p in pixels],
+            "  hashes of the looks": lambda: [looks_of(p) for p in pixels],
+        },
         "Pillow decode",
-    )  # fmt: skip
+    )
     for side in (32, 128, 512):
         small = [encoded(p[:side, :side]) for p in pixels]
         compare(
             f"validation, PNG of {sum(map(len, small)) // len(small):,} bytes: one thread / two",
             arguments.rounds,
-            {"one": lambda: inspect_in(1, small),  # noqa: B023  # called at once
-             "two": lambda: inspect_in(2, small)},  # noqa: B023
-            "one", time.perf_counter,
-        )  # fmt: skip
+            {
+                "one": lambda: inspect_in(1, small),  # noqa: B023  # called at once
+                "two": lambda: inspect_in(2, small),  # noqa: B023
+            },
+            "one",
+            time.perf_counter,
+        )
     compare(
-        "comparison by looks: 1,000 images with 100,000 / with 50,000", arguments.rounds,
-        {"100,000": lambda: search(100_000), "50,000": lambda: search(50_000)}, "100,000",
-    )  # fmt: skip
+        "comparison by looks: 1,000 images with 100,000 / with 50,000",
+        arguments.rounds,
+        {"100,000": lambda: search(100_000), "50,000": lambda: search(50_000)},
+        "100,000",
+    )
 
 
 def inspect(data: bytes) -> object:

@@ -56,9 +56,14 @@ def _bar(label: str, total: int, unit: str, start: int) -> Iterator[Advance]:
     from tqdm import tqdm
 
     with tqdm(
-        total=total, initial=start, desc=label, unit=f" {unit}", delay=_SECONDS_BEFORE_SHOWN,
-        leave=False, dynamic_ncols=True,
-    ) as bar:  # fmt: skip
+        total=total,
+        initial=start,
+        desc=label,
+        unit=f" {unit}",
+        delay=_SECONDS_BEFORE_SHOWN,
+        leave=False,
+        dynamic_ncols=True,
+    ) as bar:
 
         def advance(done: int, note: str) -> None:
             if note:

@@ -77,10 +77,11 @@ def run(
     write_text(
         page,
         render_report(
-            {result["task"]: result}, params=as_json(meta["hyperrule"]),
+            {result["task"]: result},
+            params=as_json(meta["hyperrule"]),
             commit=git_commit(stage.project),
         ),
-    )  # fmt: skip
+    )
     for path in (metrics, cells, predictions, page):
         stage.journal.file(path)
 

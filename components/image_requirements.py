@@ -55,10 +55,20 @@ def _install(target: str) -> None:
 def _pip_install(python: Path, names: list[str]) -> None:
     subprocess.run([python, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--no-cache-dir",
-         "--disable-pip-version-check", "--constraint", str(_HERE / "requirements.lock"), *names],
+        [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-cache-dir",
+            "--disable-pip-version-check",
+            "--constraint",
+            str(_HERE / "requirements.lock"),
+            *names,
+        ],
         check=True,
-    )  # fmt: skip
+    )
 
 
 def _strip(python: Path, *, keep_setuptools: bool) -> None:
@@ -78,23 +88,31 @@ def _site() -> Path:
 def _write_sbom(target: str) -> None:
     """Write what is installed, as CycloneDX JSON (ECMA-424)."""
     parts = sorted(
-        {(d.metadata["Name"], d.version, str(d.metadata.json.get("license_expression") or ""))
-         for d in metadata.distributions()}
-    )  # fmt: skip
+        {
+            (d.metadata["Name"], d.version, str(d.metadata.json.get("license_expression") or ""))
+            for d in metadata.distributions()
+        }
+    )
     lock = hashlib.sha256((_HERE / "requirements.lock").read_bytes()).hexdigest()
     sbom = {
-        "bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1,
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "version": 1,
         "metadata": {
             "component": {"type": "container", "name": f"bigtransfer-{target}"},
             "properties": [{"name": "requirements.lock sha256", "value": lock}],
         },
         "components": [
-            {"type": "library", "name": name, "version": version,
-             "purl": f"pkg:pypi/{name.lower()}@{version}"}
+            {
+                "type": "library",
+                "name": name,
+                "version": version,
+                "purl": f"pkg:pypi/{name.lower()}@{version}",
+            }
             | ({"licenses": [{"expression": licence}]} if licence else {})
             for name, version, licence in parts
         ],
-    }  # fmt: skip
+    }
     _SBOM.write_text(json.dumps(sbom, indent=1), "utf-8")
 
 

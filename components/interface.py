@@ -147,10 +147,11 @@ def parser(component: Component) -> argparse.ArgumentParser:
     for flag, text in component.options.items():
         result.add_argument(_flag(flag), metavar="TEXT", help=text)
     result.add_argument(
-        EXECUTOR_INPUT, metavar="JSON",
+        EXECUTOR_INPUT,
+        metavar="JSON",
         help="what Kubeflow Pipelines fills in: then outputs are reported to it, and what may work "
         "the next time (75) is tried five times",
-    )  # fmt: skip
+    )
     return result
 
 

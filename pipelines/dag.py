@@ -65,19 +65,26 @@ def compile_beside(pipeline: Any, file: str) -> None:
     """
     parser = argparse.ArgumentParser(description=f"Compile {Path(file).name}.", allow_abbrev=False)
     parser.add_argument(
-        "--kubernetes", metavar="NAMESPACE",
+        "--kubernetes",
+        metavar="NAMESPACE",
         help="write custom resources for `kubectl apply` instead (KFP in Kubernetes-native mode)",
-    )  # fmt: skip
+    )
     namespace = parser.parse_args().kubernetes
     suffix = ".kfp.yaml" if namespace is None else ".k8s.yaml"
     target = Path(file).with_suffix(suffix)
     compiler.Compiler().compile(
-        pipeline, str(target), kubernetes_manifest_format=namespace is not None,
-        kubernetes_manifest_options=None if namespace is None else KubernetesManifestOptions(
-            pipeline_name=pipeline.name, pipeline_version_name=f"{pipeline.name}-{current().tag}",
-            namespace=namespace, include_pipeline_manifest=True,
+        pipeline,
+        str(target),
+        kubernetes_manifest_format=namespace is not None,
+        kubernetes_manifest_options=None
+        if namespace is None
+        else KubernetesManifestOptions(
+            pipeline_name=pipeline.name,
+            pipeline_version_name=f"{pipeline.name}-{current().tag}",
+            namespace=namespace,
+            include_pipeline_manifest=True,
         ),
-    )  # fmt: skip
+    )
     print(target)
 
 
@@ -92,13 +99,15 @@ class _Wiring:
             wanted |= {params.pretrain.dataset, params.pretrain.probe.dataset}
         self._datasets = {name: d for name, d in params.datasets.items() if name in wanted}
         self._embedded = {
-            name: EMBEDDED[d.path] for name, d in self._datasets.items()
+            name: EMBEDDED[d.path]
+            for name, d in self._datasets.items()
             if d.source is None and d.path in EMBEDDED
-        }  # fmt: skip
+        }
         self._given = {
-            name: d.path for name, d in self._datasets.items()
+            name: d.path
+            for name, d in self._datasets.items()
             if d.source is None and d.path not in EMBEDDED
-        }  # fmt: skip
+        }
         self.defaults = self._defaults()
 
     def _defaults(self) -> dict[str, str]:
@@ -145,33 +154,47 @@ class _Wiring:
             manifest = self._task(f"validate@{name}", params=section, dataset=source)
             manifests.append(manifest.outputs["manifest"])
             shards[name] = self._task(
-                f"shard@{name}", params=section, dataset=source,
+                f"shard@{name}",
+                params=section,
+                dataset=source,
                 manifest=manifest.outputs["manifest"],
-            ).outputs["shards"]  # fmt: skip
+            ).outputs["shards"]
         audited = self._task(
-            "audit", {"datasets": len(manifests)}, params=arguments["audit"],
+            "audit",
+            {"datasets": len(manifests)},
+            params=arguments["audit"],
             **{f"datasets_{number}": found for number, found in enumerate(manifests)},
-        ).outputs["audit"]  # fmt: skip
+        ).outputs["audit"]
         if self._pretrained is None:
             upstream = self._task(
-                "pretrain", params=arguments["pretrain"], shards=shards[params.pretrain.dataset],
+                "pretrain",
+                params=arguments["pretrain"],
+                shards=shards[params.pretrain.dataset],
                 probe=shards[params.pretrain.probe.dataset],
-            ).outputs["checkpoint"]  # fmt: skip
+            ).outputs["checkpoint"]
         else:
             upstream = _imported("pretrained", arguments["pretrained"], dsl.Model)
         for name, task in params.tasks.items():
             checkpoints = self._task(
-                f"finetune@{name}", params=arguments[_key("task", name)], pretrained=upstream,
-                shards=shards[task.dataset], audit=audited,
-            ).outputs["checkpoints"]  # fmt: skip
-            evaluated = self._task(
-                f"evaluate@{name}", params=arguments["evaluate"], checkpoints=checkpoints,
+                f"finetune@{name}",
+                params=arguments[_key("task", name)],
+                pretrained=upstream,
                 shards=shards[task.dataset],
-            )  # fmt: skip
+                audit=audited,
+            ).outputs["checkpoints"]
+            evaluated = self._task(
+                f"evaluate@{name}",
+                params=arguments["evaluate"],
+                checkpoints=checkpoints,
+                shards=shards[task.dataset],
+            )
             registered = self._task(
-                f"register@{name}", params=arguments["register"], checkpoints=checkpoints,
-                model=evaluated.outputs["model"], report=evaluated.outputs["report"],
-            )  # fmt: skip
+                f"register@{name}",
+                params=arguments["register"],
+                checkpoints=checkpoints,
+                model=evaluated.outputs["model"],
+                report=evaluated.outputs["report"],
+            )
             registered.set_caching_options(False)  # it speaks of MLflow, not of its inputs alone
 
     def _task(self, stage: str, several: Mapping[str, int] | None = None, **inputs: Any) -> Any:

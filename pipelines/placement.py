@@ -33,9 +33,7 @@ def place(task: Any, component: str, cluster: ClusterParams) -> None:
     for taint in pool.tolerations:
         kubernetes.add_toleration(task, taint.key, taint.operator, taint.value or "", taint.effect)
     if pool.shm is not None:
-        kubernetes.empty_dir_mount(
-            task, "shm", "/dev/shm", medium="Memory", size_limit=pool.shm
-        )  # fmt: skip
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pool.shm)
     hours = cluster.timeout_hours.get(component)
     if hours is not None:
         kubernetes.set_timeout(task, round(3600 * hours))

@@ -82,18 +82,23 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     check.add_argument(
-        "--params", type=Path, default=Path("params.yaml"), metavar="FILE",
+        "--params",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
         help="file to check (default: %(default)s)",
-    )  # fmt: skip
+    )
     run = commands.add_parser(
         "run",
         help="check-params, then dvc repro, then what was made (this is `make run`)",
         allow_abbrev=False,
     )
     run.add_argument(
-        "targets", nargs="*", metavar="STAGE",
+        "targets",
+        nargs="*",
+        metavar="STAGE",
         help="only these stages and what they need, e.g. shard@photos (default: all)",
-    )  # fmt: skip
+    )
     data.add_arguments(
         commands.add_parser(
             "data",

@@ -10,9 +10,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     for name in ("first", "second"):
         parser.add_argument(
-            name, type=Path, metavar=name.upper(),
+            name,
+            type=Path,
+            metavar=name.upper(),
             help="report folder written by evaluate, e.g. artifacts/evaluate/digits/report",
-        )  # fmt: skip
+        )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -25,11 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser(
-        "check", allow_abbrev=False,
+        "check",
+        allow_abbrev=False,
         help="decode every image, find bad files, copies and leaks; exit 3 if the gate says no",
         description="Check a dataset without a project: folder of class folders (with or without "
         "train/val/test), flat folder, table (CSV, Parquet), tars, CIFAR; nothing is changed.",
-    )  # fmt: skip
+    )
     check.add_argument("path", type=Path, metavar="FOLDER", help="folder, table or archive")
     check.add_argument("--layout", choices=LAYOUTS, default="auto", help="default: %(default)s")
     check.add_argument(
@@ -39,9 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report", type=Path, metavar="FOLDER", help="write the page with pictures (index.html)"
     )
     check.add_argument(
-        "--quarantine", type=float, metavar="SHARE", default=0.0,
+        "--quarantine",
+        type=float,
+        metavar="SHARE",
+        default=0.0,
         help="accept so large a share of unusable files, e.g. 0.01 (default: none)",
-    )  # fmt: skip
+    )
     show = actions.add_parser("show", help="look into shards", allow_abbrev=False)
     show.add_argument(
         "place", metavar="INDEX", help="shards folder, the index.parquet in it, or s3:// prefix"
@@ -49,9 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--split", choices=["train", "val", "test"], help="only this split")
     show.add_argument("--label", metavar="NAME", help="only this class")
     show.add_argument(
-        "--limit", type=int, default=_SAMPLES_SHOWN, metavar="N",
+        "--limit",
+        type=int,
+        default=_SAMPLES_SHOWN,
+        metavar="N",
         help="samples shown (default: %(default)s)",
-    )  # fmt: skip
+    )
     show.add_argument(
         "--extract", type=Path, metavar="FOLDER", help="write the shown samples there as files"
     )
@@ -137,9 +144,12 @@ def _as_json(checked: Checked) -> dict[str, Any]:
     files = []
     table = checked.table
     for path, fault, flags, leak in zip(
-        column(table, "path"), column(table, "fault"), column(table, "flags"), checked.leaks,
+        column(table, "path"),
+        column(table, "fault"),
+        column(table, "flags"),
+        checked.leaks,
         strict=True,
-    ):  # fmt: skip
+    ):
         reasons = [fault] if fault else []
         reasons += [f"leak: {leak}"] if leak else []
         verdict = "reject" if reasons else "flag" if flags else "pass"
@@ -188,9 +198,10 @@ def _print(checked: Checked) -> None:
     faults = list(zip(column(table, "path"), column(table, "fault"), strict=True))
     _print_files("unusable", [(path, fault) for path, fault in faults if fault])
     flags = [
-        (path, "; ".join(flags)) for path, flags in
-        zip(column(table, "path"), column(table, "flags"), strict=True) if flags
-    ]  # fmt: skip
+        (path, "; ".join(flags))
+        for path, flags in zip(column(table, "path"), column(table, "flags"), strict=True)
+        if flags
+    ]
     _print_files("odd, but used", flags)
     exact = sum(pair.how == SAME_PIXELS for pair in checked.copies.pairs)
     print(
@@ -248,8 +259,10 @@ def _show(arguments: argparse.Namespace) -> None:
     reader = shards.reader()
     for row in shards.index.take(rows[: arguments.limit]).to_pylist():
         labels = ", ".join(shards.classes[i] for i in row["labels"]) or "no label"
-        print(f"  {row['key']}  {row['split']:<6}{row['width']}x{row['height']:<6}"
-              f"{row['length']:>10,} bytes  {labels}  ({row['path']})")  # fmt: skip
+        print(
+            f"  {row['key']}  {row['split']:<6}{row['width']}x{row['height']:<6}"
+            f"{row['length']:>10,} bytes  {labels}  ({row['path']})"
+        )
     if arguments.extract:
         arguments.extract.mkdir(parents=True, exist_ok=True)
         for number in rows[: arguments.limit]:

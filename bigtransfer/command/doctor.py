@@ -59,9 +59,11 @@ def kfp_script() -> Finding:
         other = "" if on_path in (None, str(path)) else f" (on the PATH is {on_path})"
         return Finding("kfp", True, f"{path} takes pipeline files{other}")
     return Finding(
-        "kfp", False, f"{path} is Kubeflow's own, which takes no pipeline files; {_cure()}, or "
+        "kfp",
+        False,
+        f"{path} is Kubeflow's own, which takes no pipeline files; {_cure()}, or "
         f"use `python -m {_OURS}`",
-    )  # fmt: skip
+    )
 
 
 def _cure() -> str:
@@ -70,8 +72,16 @@ def _cure() -> str:
 
 def _reinstall() -> None:
     project = Path(__file__).parents[2]
-    line = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps",
-            "--disable-pip-version-check", "--no-build-isolation"]  # fmt: skip
+    line = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--disable-pip-version-check",
+        "--no-build-isolation",
+    ]
     if (project / "pyproject.toml").is_file():
         line += ["--editable", str(project)]
     else:

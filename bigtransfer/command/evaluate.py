@@ -26,27 +26,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
-        "images", type=Path, metavar="IMAGES",
+        "images",
+        type=Path,
+        metavar="IMAGES",
         help="a folder per class, or another layout that `data check` reads; of splits, test",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--class-map", type=Path, metavar="FILE",
+        "--class-map",
+        type=Path,
+        metavar="FILE",
         help="YAML or JSON, `name: class` or `name: [class, …]`: which answers are right for a "
         "name; names that are not in it are left out. Or ObjectNet's folder `mappings` "
         "(default: names are the model's classes)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--short-side", type=int, metavar="N",
+        "--short-side",
+        type=int,
+        metavar="N",
         help="resize so that the shorter side is N and cut the middle, in place of squeezing the "
         "whole image into a square",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--crop", type=int, metavar="N", help="side of the square (default: the model's own)"
     )
     parser.add_argument(
-        "--border", type=int, default=0, metavar="N",
+        "--border",
+        type=int,
+        default=0,
+        metavar="N",
         help="cut off so many pixels all around first (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="CSV file, a row per image")
     add_device(parser)
 
@@ -91,19 +100,24 @@ def run(arguments: argparse.Namespace) -> None:
     found = list(
         tracked(
             judged(deployed.to(device), source, images, counts_as, _BATCH, device, framing),
-            "evaluate", len(images), unit="image",
+            "evaluate",
+            len(images),
+            unit="image",
         )
-    )  # fmt: skip
+    )
     if arguments.out:
         rows = [
             {
-                "path": one.image.path, "actual": one.image.labels[0],
+                "path": one.image.path,
+                "actual": one.image.labels[0],
                 "predicted": "" if one.predicted is None else classes[one.predicted],
-                "probability": f"{one.probability:.4f}", "right": int(one.right),
-                "in_top5": int(one.in_top5), "fault": one.fault or "",
+                "probability": f"{one.probability:.4f}",
+                "right": int(one.right),
+                "in_top5": int(one.in_top5),
+                "fault": one.fault or "",
             }
             for one in found
-        ]  # fmt: skip
+        ]
         write_text(arguments.out, as_csv(rows))
         print(f"{arguments.out}: {len(rows):,} rows")
     _sum_up(found, arguments.images)

@@ -17,13 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write")
     parser.add_argument(
-        "--format", default="onnx", choices=_FORMATS,
+        "--format",
+        default="onnx",
+        choices=_FORMATS,
         help="onnx: for any runtime; torch: a program of torch.export (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--images", type=Path, metavar="FOLDER",
+        "--images",
+        type=Path,
+        metavar="FOLDER",
         help="compare on images of yours, up to 64 (default: drawn ones of many sizes)",
-    )  # fmt: skip
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -30,10 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images", type=Path, metavar="FOLDER", help="a folder per class, or a table"
     )
     parser.add_argument(
-        "--weights", type=Path, required=True, metavar="W",
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="W",
         help="what to start from: a published file (.npz; `bigtransfer weights fetch`) or an "
         "upstream checkpoint folder",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--to", type=Path, metavar="RUN", help="folder to write (default: runs/<name of FOLDER>)"
     )
@@ -41,9 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds", type=int, default=3, metavar="N", help="runs; the median counts (default: 3)"
     )
     parser.add_argument(
-        "--quarantine", type=float, default=0.0, metavar="SHARE",
+        "--quarantine",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
         help="leave out so large a share of unusable files, e.g. 0.01 (default: none)",
-    )  # fmt: skip
+    )
     add_settings(parser)
 
 

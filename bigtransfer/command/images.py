@@ -15,14 +15,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the files in them, the same that `kfp run submit` names. Push them with the engine."
     )
     parser.add_argument(
-        "--target", action="append", choices=TARGETS, metavar="TARGET",
+        "--target",
+        action="append",
+        choices=TARGETS,
+        metavar="TARGET",
         help=f"one of {', '.join(TARGETS)}; may be repeated (default: {' '.join(BY_DEFAULT)})",
-    )  # fmt: skip
+    )
     parser.add_argument("--base", metavar="IMAGE", help="base image (default: the Dockerfile's)")
     parser.add_argument(
-        "--train-base", metavar="IMAGE",
+        "--train-base",
+        metavar="IMAGE",
         help="base of the train images: one that holds PyTorch, e.g. with CUDA (default: --base)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--network", metavar="NAME", help="network of the build, e.g. host (default: the engine's)"
     )
@@ -34,6 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Build what was asked for."""
     build(
-        Path.cwd(), arguments.target or (), engine=arguments.engine, base=arguments.base,
-        train_base=arguments.train_base, network=arguments.network,
-    )  # fmt: skip
+        Path.cwd(),
+        arguments.target or (),
+        engine=arguments.engine,
+        base=arguments.base,
+        train_base=arguments.train_base,
+        network=arguments.network,
+    )

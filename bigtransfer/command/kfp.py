@@ -53,9 +53,10 @@ def ours(words: Sequence[str]) -> list[str] | None:
     files = [
         word
         for previous, word in zip(["", *own], own, strict=False)
-        if word.endswith(_SUFFIXES) and "=" not in word
+        if word.endswith(_SUFFIXES)
+        and "=" not in word
         and previous not in ("-f", "--package-file", "--params")
-    ]  # fmt: skip
+    ]
     if files or not own or "--help" in own or "-h" in own or "--local" in own:
         return [*own, *before]
     return None
@@ -64,41 +65,46 @@ def ours(words: Sequence[str]) -> list[str] | None:
 def parser() -> argparse.ArgumentParser:
     """Return the command line of `kfp run submit`."""
     result = argparse.ArgumentParser(
-        prog="kfp run submit", allow_abbrev=False,
+        prog="kfp run submit",
+        allow_abbrev=False,
         description="Compile a pipeline file and submit it to Kubeflow Pipelines, or run it on "
         "this machine's Docker. KEY=VALUE is a parameter of the pipeline, or, with a dot in KEY, "
         "a value of params.yaml, e.g. pretrain.epochs=3.",
         epilog="Exit codes: 0 done, 2 yours to mend, 75 try again. Options of upstream's own "
         "`kfp run create -f PACKAGE …` stay what they are.",
-    )  # fmt: skip
+    )
     add = result.add_argument
     add("file", type=Path, metavar="FILE", help="pipeline (.py) or package (.yaml)")
     add("values", nargs="*", metavar="KEY=VALUE", help="parameters")
     add(
-        "--endpoint", metavar="URL",
+        "--endpoint",
+        metavar="URL",
         help="of the KFP API (default: KFP_ENDPOINT, KF_PIPELINES_ENDPOINT, params.yaml: "
         "cluster.endpoint)",
-    )  # fmt: skip
+    )
     add("-n", "--namespace", metavar="NAME", help="(default: params.yaml: cluster.namespace)")
     add("--existing-token", metavar="TOKEN", help="bearer token")
     add("-e", "--experiment-name", metavar="NAME", help="(default: the pipeline's name)")
     add("-r", "--run-name", metavar="NAME", help="(default: pipeline and time)")
     add("--pipeline", metavar="NAME", help="which one, where FILE holds several")
     add(
-        "--params", type=Path, metavar="FILE",
+        "--params",
+        type=Path,
+        metavar="FILE",
         help="YAML laid over params.yaml and the pipeline's own overlay",
-    )  # fmt: skip
+    )
     add(
-        "-w", "--wait", action="store_true",
+        "-w",
+        "--wait",
+        action="store_true",
         help="show the tasks until the run ends; a failed one is exit 2",
-    )  # fmt: skip
+    )
     add(
-        "--fresh", action="store_true",
+        "--fresh",
+        action="store_true",
         help="list the sources anew, though their addresses are the same (else cached)",
-    )  # fmt: skip
-    add(
-        "--local", action="store_true", help="run it here, in Docker, instead of on a cluster"
-    )  # fmt: skip
+    )
+    add("--local", action="store_true", help="run it here, in Docker, instead of on a cluster")
     return result
 
 

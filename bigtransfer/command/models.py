@@ -33,6 +33,8 @@ def checkpoint_at(place: str) -> Path:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Declare `--device`."""
     parser.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"),
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
         help="auto: a GPU where there is one (default: %(default)s)",
-    )  # fmt: skip
+    )

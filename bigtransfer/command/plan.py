@@ -27,20 +27,46 @@ _CLASSES = {1_281_167: 1000, 14_197_122: 21_843, 300_000_000: 18_291}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `bigtransfer plan`."""
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE",
-                        help="params file (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--overlay", type=Path, metavar="FILE",
-                        help="YAML laid over it, e.g. pipelines/bit_m.yaml")  # fmt: skip
-    parser.add_argument("--devices", type=int, default=1, metavar="N",
-                        help="processes, one device each (default: 1)")  # fmt: skip
-    parser.add_argument("--memory", type=float, metavar="GIB",
-                        help="memory of a device (default: of this machine's GPU)")  # fmt: skip
-    parser.add_argument("--classes", type=int, metavar="N",
-                        help="outputs of the head (default: as the shards say)")  # fmt: skip
-    parser.add_argument("--probe-seconds", type=float, default=5.0, metavar="S",
-                        help="to try the speed of this machine; 0: not (default: 5)")  # fmt: skip
-    parser.add_argument("--price", action="append", default=[], metavar="DEVICE=PER_HOUR",
-                        help="e.g. H100=2.49, may be given several times")  # fmt: skip
+    parser.add_argument(
+        "--params",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="params file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--overlay", type=Path, metavar="FILE", help="YAML laid over it, e.g. pipelines/bit_m.yaml"
+    )
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes, one device each (default: 1)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="memory of a device (default: of this machine's GPU)",
+    )
+    parser.add_argument(
+        "--classes", type=int, metavar="N", help="outputs of the head (default: as the shards say)"
+    )
+    parser.add_argument(
+        "--probe-seconds",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="to try the speed of this machine; 0: not (default: 5)",
+    )
+    parser.add_argument(
+        "--price",
+        action="append",
+        default=[],
+        metavar="DEVICE=PER_HOUR",
+        help="e.g. H100=2.49, may be given several times",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -66,18 +92,27 @@ def run(arguments: argparse.Namespace) -> None:
     _print("network", f"{params.architecture}, {classes:,} classes, {made.parameters:,} parameters")
     _print("data", f"{examples:,} training images, {params.epochs:g} epochs, crop {params.crop} px")
     _print("steps", f"{schedule.total_steps:,} of {params.batch_size:,} images")
-    _print("learning rate", f"{params.base_lr:g} after {params.warmup_steps:,} steps of warm-up, "
-                            f"/ 10 after {decays or 'none'}")  # fmt: skip
+    _print(
+        "learning rate",
+        f"{params.base_lr:g} after {params.warmup_steps:,} steps of warm-up, "
+        f"/ 10 after {decays or 'none'}",
+    )
     _print("images", f"{made.images:,}")
     _print("training FLOPs", f"{made.flops:.2g}")
-    _print("devices", f"{arguments.devices}, each {made.share:,} images per step"
-                      + _how(params, arguments.devices))  # fmt: skip
+    _print(
+        "devices",
+        f"{arguments.devices}, each {made.share:,} images per step"
+        + _how(params, arguments.devices),
+    )
     if made.micro_batch_size is None:
         _print("micro-batch", _too_big(params, made, memory or 0))
     else:
         passes = made.accumulation_steps
-        _print("micro-batch", f"{made.micro_batch_size:,} images, {passes:,} "
-                              f"forward pass{'es' if passes > 1 else ''} per step")  # fmt: skip
+        _print(
+            "micro-batch",
+            f"{made.micro_batch_size:,} images, {passes:,} "
+            f"forward pass{'es' if passes > 1 else ''} per step",
+        )
     total = f" of {memory / _GIB:.1f} GiB" if memory else ""
     _print(
         "memory per device",
@@ -174,9 +209,14 @@ def _print_times(
             use_cpu(params.threads)
             model = create_model(params.architecture, classes, params.root, norm=params.norm)
             rate = images_per_second(
-                model.recompute(params.recompute), params.crop, device, images,
-                arguments.probe_seconds, precision=params.precision, loss=loss_named(params.loss),
-            )  # fmt: skip
+                model.recompute(params.recompute),
+                params.crop,
+                device,
+                images,
+                arguments.probe_seconds,
+                precision=params.precision,
+                loss=loss_named(params.loss),
+            )
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

@@ -24,9 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images", type=Path, nargs="+", metavar="IMAGES", help="image files, or folders of them"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="CSV file to write, a row per image "
-        "(default: a table on the terminal)",
-    )  # fmt: skip
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="CSV file to write, a row per image (default: a table on the terminal)",
+    )
     parser.add_argument(
         "--top", type=int, default=1, metavar="K", help="guesses per image (default: %(default)s)"
     )

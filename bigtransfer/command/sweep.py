@@ -45,21 +45,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the tasks; or the word vtab")
     parser.add_argument(
-        "--data", type=Path, default=Path(), metavar="FOLDER",
+        "--data",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
         help="where the paths in FILE begin (default: here)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--only", action="append", metavar="TASK", help="only this task; may be repeated"
     )
     parser.add_argument(
-        "--weights", type=Path, required=True, metavar="W",
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="W",
         help="published file (.npz) or upstream checkpoint folder",
-    )  # fmt: skip
+    )
     add_settings(parser)
     parser.add_argument(
-        "--to", type=Path, default=Path("runs/sweep"), metavar="FOLDER",
+        "--to",
+        type=Path,
+        default=Path("runs/sweep"),
+        metavar="FOLDER",
         help="folder to write (default: %(default)s)",
-    )  # fmt: skip
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -86,9 +95,11 @@ def run(arguments: argparse.Namespace) -> None:
         upstream = upstream_of(arguments.weights, tables.folder)
         for name, (entry, settings) in entries.items():
             task = SweptTask(
-                name, entry.get("group", ""), official=entry.get("official", True),
+                name,
+                entry.get("group", ""),
+                official=entry.get("official", True),
                 reference={str(k): v for k, v in entry.get("reference", {}).items()},
-            )  # fmt: skip
+            )
             path = arguments.data / entry["path"]
             print(f"\n{name}", flush=True)
             if not path.exists():
@@ -160,9 +171,14 @@ class _Tables:
         self._write_cells()
         if finished := {t.name: self.folder / t.name for t in self.done if t.rows}:
             write_report(
-                self.folder / "page", pretrain=None, datasets=finished, evaluations=finished,
-                registrations={}, params=markdown, commit="",
-            )  # fmt: skip
+                self.folder / "page",
+                pretrain=None,
+                datasets=finished,
+                evaluations=finished,
+                registrations={},
+                params=markdown,
+                commit="",
+            )
 
     def markdown(self) -> str:
         """Return the tables for people."""

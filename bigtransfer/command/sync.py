@@ -45,7 +45,11 @@ def _sent(project: Path, journal: Path) -> bool:
     with journal.with_suffix(".log").open("wb") as log:
         code = subprocess.run(
             [sys.executable, "-m", "bigtransfer.track.shipper", str(project), str(journal)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=project,
-            env=quiet_environment(), check=False,
-        ).returncode  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=project,
+            env=quiet_environment(),
+            check=False,
+        ).returncode
     return code == 0

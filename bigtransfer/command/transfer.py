@@ -58,10 +58,14 @@ def settings_of(
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Declare `--set`."""
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
         help="a value of section `finetune` of params.yaml in place of the HyperRule's, e.g. "
         + _EXAMPLE,
-    )  # fmt: skip
+    )
 
 
 def settings_in(texts: list[str]) -> dict[str, Any]:
@@ -141,16 +145,25 @@ def transfer(
     print(f"1 check      {images}", flush=True)
     manifest, shards = folder / "manifest.parquet", folder / "shards"
     counts = validate(
-        images, name, layout=rules.layout, manifest_path=manifest, report=folder / "validation",
-        asked=asked_of(rules), params=rules.model_dump(mode="json"),
-    )  # fmt: skip
+        images,
+        name,
+        layout=rules.layout,
+        manifest_path=manifest,
+        report=folder / "validation",
+        asked=asked_of(rules),
+        params=rules.model_dump(mode="json"),
+    )
     splits = ", ".join(f"{split} {n:,}" for split, n in counts["splits"].items())
     print(f"             {counts['images']:,} images of {counts['classes']} classes ({splits})")
     print(f"2 pack       {shards}", flush=True)
     write_shards(
-        images, manifest, shards, shard_bytes=rules.shard_bytes,
-        short_side=rules.short_side_pixels, seed=rules.seed,
-    )  # fmt: skip
+        images,
+        manifest,
+        shards,
+        shard_bytes=rules.shard_bytes,
+        short_side=rules.short_side_pixels,
+        seed=rules.seed,
+    )
     digest, _ = describe_shards(shards)
     print(f"             sha256 {digest[:16]}")
     cells = len(task.inits) * len(task.examples_per_class) * len(task.seeds)
@@ -162,13 +175,24 @@ def transfer(
         finetune(task, upstream, shards, checkpoints, folder / ".work", _no_log, on_cell)
     print("4 evaluate", flush=True)
     result = evaluate(
-        settings.scoring, checkpoints, shards, folder / "report", folder / "metrics.json",
-        folder / "cells.csv", folder / "predictions.csv", _no_log,
-    )  # fmt: skip
+        settings.scoring,
+        checkpoints,
+        shards,
+        folder / "report",
+        folder / "metrics.json",
+        folder / "cells.csv",
+        folder / "predictions.csv",
+        _no_log,
+    )
     write_report(
-        folder / "page", pretrain=None, datasets={name: folder}, evaluations={name: folder},
-        registrations={}, params=json.dumps(task.model_dump(mode="json"), indent=2), commit="",
-    )  # fmt: skip
+        folder / "page",
+        pretrain=None,
+        datasets={name: folder},
+        evaluations={name: folder},
+        registrations={},
+        params=json.dumps(task.model_dump(mode="json"), indent=2),
+        commit="",
+    )
     return {**result, "splits": counts["splits"]}
 
 

@@ -23,20 +23,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommands of `weights`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     fetch = actions.add_parser(
-        "fetch", allow_abbrev=False,
+        "fetch",
+        allow_abbrev=False,
         help="download a published file, resumable and checked",
         description="Names: " + ", ".join(PUBLISHED_FILES) + ", vtab/…, distill/…",
-    )  # fmt: skip
+    )
     fetch.add_argument("name", metavar="NAME", help="e.g. BiT-M-R50x1")
     fetch.add_argument(
-        "--to", type=Path, default=Path("data/weights"), metavar="FOLDER",
+        "--to",
+        type=Path,
+        default=Path("data/weights"),
+        metavar="FOLDER",
         help="folder to write to (default: %(default)s)",
-    )  # fmt: skip
+    )
     fetch.add_argument(
-        "--source", default=BUCKET, metavar="URL",
-        help="mirror of the bucket: a URL, or a folder that holds the files "
-        "(default: %(default)s)",
-    )  # fmt: skip
+        "--source",
+        default=BUCKET,
+        metavar="URL",
+        help="mirror of the bucket: a URL, or a folder that holds the files (default: %(default)s)",
+    )
     fetch.add_argument(
         "--sha256", metavar="HEX", help="what the file must be; without it, what came is recorded"
     )
@@ -45,17 +50,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     show.add_argument("file", type=Path, metavar="FILE", help=".npz file or checkpoint folder")
     convert = actions.add_parser(
-        "convert", allow_abbrev=False,
+        "convert",
+        allow_abbrev=False,
         help="between published files (.npz) and checkpoint folders",
-    )  # fmt: skip
+    )
     convert.add_argument("source", type=Path, metavar="IN", help=".npz file or checkpoint folder")
     convert.add_argument(
         "target", type=Path, metavar="OUT", help="a name that ends in .npz, or a folder"
     )
     convert.add_argument(
-        "--classes", type=Path, metavar="FILE",
+        "--classes",
+        type=Path,
+        metavar="FILE",
         help="one class name per line, in the order of the head (default: 0, 1, 2, …)",
-    )  # fmt: skip
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -171,8 +171,10 @@ class PretrainParams(Section):
         if epochs and epochs[-1] >= self.epochs:
             raise ValueError(f"decay_epochs must stay below epochs ({self.epochs:g})")
         if self.checkpoint_steps is None and self.checkpoint_seconds is None:
-            raise ValueError("give checkpoint_steps or checkpoint_seconds; without either nothing "
-                             "is kept of an interrupted run")  # fmt: skip
+            raise ValueError(
+                "give checkpoint_steps or checkpoint_seconds; without either nothing "
+                "is kept of an interrupted run"
+            )
         if self.checkpoint_mirror is not None and not self.checkpoint_mirror.startswith("s3://"):
             raise ValueError("checkpoint_mirror must be s3://<bucket>/<prefix> or null")
         if self.recompute != "none" and self.norm in ("bn", "bn_ws"):

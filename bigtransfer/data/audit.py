@@ -74,20 +74,26 @@ def audit(
         off = 0 in (metadata["near_duplicate_side"], own["near_duplicate_side"])
         found = find_between(_columns(table, side, off), _columns(source, side, off))
         compared.append(
-            {"upstream": upstream, "downstream": name, "upstream_images": len(source),
-             "downstream_images": len(table), "leaks": len({c.first for c in found}),
-             "by_looks": not off}
-        )  # fmt: skip
+            {
+                "upstream": upstream,
+                "downstream": name,
+                "upstream_images": len(source),
+                "downstream_images": len(table),
+                "leaks": len({c.first for c in found}),
+                "by_looks": not off,
+            }
+        )
         leaks += [
             {
-                "downstream": name, "how": copy.how,
+                "downstream": name,
+                "how": copy.how,
                 "downstream_path": table["path"][copy.first].as_py(),
                 "downstream_split": table["split"][copy.first].as_py(),
                 "upstream_path": source["path"][copy.second].as_py(),
                 "pictures": [_thumb(table, copy.first), _thumb(source, copy.second)],
             }
             for copy in found
-        ]  # fmt: skip
+        ]
     result = {
         "success": not leaks,
         "datasets": {name: sha256_file(known[name]) for name in sides},
@@ -97,9 +103,13 @@ def audit(
     with new_folder(output) as folder:
         (folder / "audit.json").write_text(as_json(result), "utf-8")
         html = page.render(
-            Path(__file__).with_name("audit.html"), **result | {"leaks": leaks[:_SHOWN]},
-            num_leaks=len(leaks), exclude=_exclude(leaks), upstream=upstream, on_leak=on_leak,
-        )  # fmt: skip
+            Path(__file__).with_name("audit.html"),
+            **result | {"leaks": leaks[:_SHOWN]},
+            num_leaks=len(leaks),
+            exclude=_exclude(leaks),
+            upstream=upstream,
+            on_leak=on_leak,
+        )
         (folder / "index.html").write_text(html, "utf-8")
     if leaks and upstream is not None and on_leak == "error":
         raise GateError(_refusal(leaks, upstream, output))

@@ -174,10 +174,14 @@ class TrainBatches:
         else:
             kept = self._squares.kept
             images = random_crop_flip(
-                self._squares.get(samples) if kept is None else kept, self._crop,
-                flip=self._flip, seed=self._seed, epochs=epochs, samples=samples,
+                self._squares.get(samples) if kept is None else kept,
+                self._crop,
+                flip=self._flip,
+                seed=self._seed,
+                epochs=epochs,
+                samples=samples,
                 rows=None if kept is None else samples,
-            )  # fmt: skip
+            )
         return Batch(images, self._squares.labels[samples], self._squares.rows[samples])
 
     @property
@@ -228,9 +232,12 @@ class TrainBatches:
         squares = self._squares
         result = np.empty((len(samples), self._crop, self._crop, 3), np.uint8)
         boxes = inception_boxes(
-            squares.heights[samples], squares.widths[samples], seed=self._seed, epochs=epochs,
+            squares.heights[samples],
+            squares.widths[samples],
+            seed=self._seed,
+            epochs=epochs,
             samples=samples,
-        ).tolist()  # fmt: skip
+        ).tolist()
         turned = mirrored(self._seed, epochs, samples).tolist()
 
         def fill(i: int) -> None:

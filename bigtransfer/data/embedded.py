@@ -122,9 +122,13 @@ def _glyph(character: str, fonts: _Fonts, rng: np.random.Generator) -> Image.Ima
     middle = _CANVAS_PIXELS / 2
     image = Image.new("L", (_CANVAS_PIXELS, _CANVAS_PIXELS))
     ImageDraw.Draw(image).text(
-        (middle, middle), character, fill=255, font=fonts.pick(rng), anchor="mm",
+        (middle, middle),
+        character,
+        fill=255,
+        font=fonts.pick(rng),
+        anchor="mm",
         stroke_width=int(rng.integers(0, 2)),
-    )  # fmt: skip
+    )
     image = image.transform(
         image.size, Image.Transform.AFFINE, tuple(_affine(middle, rng)), Image.Resampling.BILINEAR
     )

@@ -100,23 +100,29 @@ def check(
         gate.expect_null(bad, "fault", "path", "every file is a usable image")
         if rules.bad_budget == 0
         else gate.expect_between(
-            pd.DataFrame({"dataset": ["share of unusable images"], "share": [share]}), "share",
-            "dataset", f"at most {100 * rules.bad_budget:g} % unusable images",
+            pd.DataFrame({"dataset": ["share of unusable images"], "share": [share]}),
+            "share",
+            "dataset",
+            f"at most {100 * rules.bad_budget:g} % unusable images",
             max_value=rules.bad_budget,
         ),
         gate.expect_unique(bad, "path", "every path is listed once"),
         gate.expect_null(leaking, "leak", "path", "no image is in two splits"),
         gate.expect_between(
-            pd.DataFrame({"dataset": ["classes"], "classes": [len(labels)]}), "classes", "dataset",
-            f"at least {rules.min_classes} classes", min_value=rules.min_classes,
+            pd.DataFrame({"dataset": ["classes"], "classes": [len(labels)]}),
+            "classes",
+            "dataset",
+            f"at least {rules.min_classes} classes",
+            min_value=rules.min_classes,
         ),
         gate.expect_between(
             pd.DataFrame({"class": list(labels), "examples": [counts.get(n, 0) for n in labels]}),
-            "examples", "class",
+            "examples",
+            "class",
             f"at least {rules.min_examples_per_class} images in every class",
             min_value=rules.min_examples_per_class,
         ),
-    ]  # fmt: skip
+    ]
     if rules.required_splits:
         needed = [splits.get(name, 0) for name in rules.required_splits]
         frame = pd.DataFrame({"split": list(rules.required_splits), "examples": needed})

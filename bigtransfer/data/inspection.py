@@ -93,9 +93,18 @@ def inspect_image(name: str, size: int, read: Callable[[], bytes], limits: Limit
     digest.update(np.ascontiguousarray(pixels).data)
     flags = _flags(name, header, looks.contrast, warning, limits)
     return ImageFacts(
-        len(data), sha256, digest.hexdigest(), *_of(header), looks.phash, looks.phash_mirrored,
-        looks.thumb, looks.brightness, looks.contrast, None, flags,
-    )  # fmt: skip
+        len(data),
+        sha256,
+        digest.hexdigest(),
+        *_of(header),
+        looks.phash,
+        looks.phash_mirrored,
+        looks.thumb,
+        looks.brightness,
+        looks.contrast,
+        None,
+        flags,
+    )
 
 
 def _of(header: Header) -> tuple[int, int, str, str, int]:

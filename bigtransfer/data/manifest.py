@@ -63,21 +63,32 @@ def inspect_all(source: Source, limits: Limits, name: str) -> pa.Table:
         if image.fault:
             return ImageFacts(image.bytes, "", fault=image.fault)
         return inspect_image(
-            image.path, image.bytes, lambda: source.read(image.file, image.offset, image.length),
+            image.path,
+            image.bytes,
+            lambda: source.read(image.file, image.offset, image.length),
             limits,
-        )  # fmt: skip
+        )
 
     found = tracked(
-        _in_threads(look, source.images, _threads(source)), f"check {name}", len(source.images),
+        _in_threads(look, source.images, _threads(source)),
+        f"check {name}",
+        len(source.images),
         unit="image",
-    )  # fmt: skip
+    )
     batches = []
     for start in range(0, len(source.images), _CHUNK_ROWS):
         rows = [
-            {"path": image.path, "labels": list(image.labels), "split": image.split,
-             "file": image.file, "offset": image.offset, "length": image.length, **vars(facts)}
+            {
+                "path": image.path,
+                "labels": list(image.labels),
+                "split": image.split,
+                "file": image.file,
+                "offset": image.offset,
+                "length": image.length,
+                **vars(facts),
+            }
             for image, facts in zip(source.images[start : start + _CHUNK_ROWS], found, strict=False)
-        ]  # fmt: skip
+        ]
         batches.append(pa.RecordBatch.from_pylist(rows, INSPECTED))
     return pa.Table.from_batches(batches, INSPECTED)
 

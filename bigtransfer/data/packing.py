@@ -122,9 +122,15 @@ def make_plan(manifest_path: Path, *, shard_bytes: int, short_side: int | None, 
         edges = np.arange(1, shards + 1) * len(rows) // shards
         bounds += (bounds[-1] + edges).tolist()
     digest = sha256_json(
-        {"schema": _SCHEMA, "manifest": sha256_file(manifest_path), "shard_bytes": shard_bytes,
-         "short_side": short_side, "seed": seed, "quality": _JPEG_QUALITY}
-    )  # fmt: skip
+        {
+            "schema": _SCHEMA,
+            "manifest": sha256_file(manifest_path),
+            "shard_bytes": shard_bytes,
+            "short_side": short_side,
+            "seed": seed,
+            "quality": _JPEG_QUALITY,
+        }
+    )
     return Plan(table, metadata, np.concatenate(order), np.array(bounds), digest, short_side)
 
 
@@ -302,12 +308,19 @@ def _write_tar(
             labels = [label_of[name] for name in row["labels"]]
             index.append(
                 {
-                    "key": member.name, "shard": number, "offset": offset, "length": len(data),
-                    "label": labels[0] if labels else -1, "labels": labels, "split": row["split"],
-                    "height": height, "width": width,
-                    "sha256": hashlib.sha256(data).hexdigest(), "path": row["path"],
+                    "key": member.name,
+                    "shard": number,
+                    "offset": offset,
+                    "length": len(data),
+                    "label": labels[0] if labels else -1,
+                    "labels": labels,
+                    "split": row["split"],
+                    "height": height,
+                    "width": width,
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "path": row["path"],
                 }
-            )  # fmt: skip
+            )
     return index
 
 
@@ -318,9 +331,11 @@ def _smaller(data: bytes, short_side: int) -> tuple[bytes, int, int]:
     size = (round(width * factor), round(height * factor))
     small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
     encoded: bytes = simplejpeg.encode_jpeg(
-        np.ascontiguousarray(small), quality=_JPEG_QUALITY, colorspace="RGB",
+        np.ascontiguousarray(small),
+        quality=_JPEG_QUALITY,
+        colorspace="RGB",
         colorsubsampling="420",
-    )  # fmt: skip
+    )
     return encoded, size[1], size[0]
 
 

@@ -42,9 +42,13 @@ def resize_into(out: Pixels, pixels: Pixels) -> None:
 
     height, width = out.shape[:2]
     torch.ops.aten._upsample_bilinear2d_aa.out(
-        _as_images(np.ascontiguousarray(pixels)), [height, width], False, None, None,
+        _as_images(np.ascontiguousarray(pixels)),
+        [height, width],
+        False,
+        None,
+        None,
         out=_as_images(out),
-    )  # fmt: skip
+    )
 
 
 def mirror(out: Pixels) -> None:

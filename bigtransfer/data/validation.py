@@ -55,17 +55,27 @@ def asked_of(rules: DatasetRules) -> Asked:
     quarantine = rules.on_bad == "quarantine"
     return Asked(
         limits=Limits(
-            rules.min_side_pixels, rules.max_side_pixels, rules.max_image_pixels,
-            rules.max_file_bytes, rules.small_side_pixels,
+            rules.min_side_pixels,
+            rules.max_side_pixels,
+            rules.max_image_pixels,
+            rules.max_file_bytes,
+            rules.small_side_pixels,
         ),
         rules=Rules(
-            rules.required_splits, rules.min_classes, rules.min_examples_per_class,
-            rules.bad_budget if quarantine else 0.0, rules.classes, rules.expectations,
+            rules.required_splits,
+            rules.min_classes,
+            rules.min_examples_per_class,
+            rules.bad_budget if quarantine else 0.0,
+            rules.classes,
+            rules.expectations,
         ),
-        val=rules.splits.val, test=rules.splits.test, seed=rules.seed,
-        near_duplicate_side=rules.near_duplicate_side, exclude=rules.exclude,
+        val=rules.splits.val,
+        test=rules.splits.test,
+        seed=rules.seed,
+        near_duplicate_side=rules.near_duplicate_side,
+        exclude=rules.exclude,
         quarantine=quarantine,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -173,9 +183,11 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
     table = manifest.inspect_all(source, asked.limits, name)
     mask = manifest.comparable(table, asked.near_duplicate_side)
     copies = find_copies(
-        column(table, "pixel_sha256"), manifest.fingerprints(table), mask,
+        column(table, "pixel_sha256"),
+        manifest.fingerprints(table),
+        mask,
         near=asked.near_duplicate_side > 0,
-    )  # fmt: skip
+    )
     made = _lacking(source, table, asked)
     if made:
         table = with_column(table, "split", _made_splits(table, copies, asked, made))
@@ -205,9 +217,15 @@ def _without(source: Source, exclude: Sequence[str]) -> Source:
         )
     kept = [image for image in source.images if image.path not in unwanted]
     return Source(
-        source.address, source.layout, kept, source.labels, source.has_splits, source.multi_label,
-        source.ignored + len(unwanted), source.read,
-    )  # fmt: skip
+        source.address,
+        source.layout,
+        kept,
+        source.labels,
+        source.has_splits,
+        source.multi_label,
+        source.ignored + len(unwanted),
+        source.read,
+    )
 
 
 def _lacking(source: Source, table: pa.Table, asked: Asked) -> tuple[str, ...]:
@@ -234,9 +252,12 @@ def _made_splits(table: pa.Table, copies: Copies, asked: Asked, made: tuple[str,
     faults = column(table, "fault")
     usable = [i for i, split in enumerate(result) if split == "train" and faults[i] is None]
     dealt = make_splits(
-        [labels[i] for i in usable], [smallest[int(copies.groups[i])] for i in usable],
-        val=asked.val, test=asked.test if whole else 0.0, seed=asked.seed,
-    )  # fmt: skip
+        [labels[i] for i in usable],
+        [smallest[int(copies.groups[i])] for i in usable],
+        val=asked.val,
+        test=asked.test if whole else 0.0,
+        seed=asked.seed,
+    )
     for i, split in zip(usable, dealt, strict=True):
         result[i] = split
     return result

@@ -350,6 +350,8 @@ def _nested(result: dict[str, Any]) -> dict[str, Any]:
         name = k if k == "full" else f"{k}_per_class"
         kept = {key: row[key] for key in row if key.endswith("_median")}
         metrics.setdefault(row["init"], {})[name] = {
-            f"{metric}_median": row["median"], f"{metric}_sd": row["sd"], **kept,
-        }  # fmt: skip
+            f"{metric}_median": row["median"],
+            f"{metric}_sd": row["sd"],
+            **kept,
+        }
     return metrics

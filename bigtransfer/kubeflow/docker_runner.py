@@ -63,11 +63,13 @@ def run(project: Path, pipeline: Any, values: dict[str, Any], mounts: list[Path]
             docker_task_handler.run_docker_container = _run_to_the_end
             local.init(
                 runner=local.DockerRunner(
-                    network_mode="host", environment=environment, **_user(),
+                    network_mode="host",
+                    environment=environment,
+                    **_user(),
                     mounts=[_mount(artifacts), *(_mount(path, read_only=True) for path in mounts)],
                 ),
                 pipeline_root=str(root),
-            )  # fmt: skip
+            )
             try:
                 pipeline(**values)
             except docker.errors.DockerException as error:
@@ -130,10 +132,22 @@ def _mlflow(project: Path, artifacts: Path) -> Iterator[str]:
     log = project / ".work" / "mlflow-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     line = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--backend-store-uri", uri, "--workers", "1",
-        "--no-serve-artifacts", "--default-artifact-root", artifacts.as_uri(),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--backend-store-uri",
+        uri,
+        "--workers",
+        "1",
+        "--no-serve-artifacts",
+        "--default-artifact-root",
+        artifacts.as_uri(),
+    ]
     with log.open("w") as out:
         # Its jobs score language models: eight more processes, and twice the time to start.
         env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

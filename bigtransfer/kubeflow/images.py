@@ -58,8 +58,19 @@ def build(
         name = f"{cluster.image}-{target}:{tag}"
         began = time.monotonic()
         version = f"{cluster.image}-{target}:{bigtransfer.__version__}"  # of compiled packages
-        line = [engine, "build", "--file", "components/Dockerfile", "--target", target,
-                "--tag", name, "--tag", version, *_labels(project, target)]  # fmt: skip
+        line = [
+            engine,
+            "build",
+            "--file",
+            "components/Dockerfile",
+            "--target",
+            target,
+            "--tag",
+            name,
+            "--tag",
+            version,
+            *_labels(project, target),
+        ]
         if network:
             line += ["--network", network]
         for key, value in (("BASE", base), ("TRAIN_BASE", train_base)):
@@ -97,6 +108,8 @@ def _labels(project: Path, target: str) -> list[str]:
 def _megabytes(engine: str, name: str) -> float:
     said = subprocess.run(
         [engine, "image", "inspect", "--format", "{{.Size}}", name],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     return int(said) / 1e6

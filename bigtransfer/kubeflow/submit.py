@@ -87,11 +87,12 @@ def submit(
         with _explained(endpoint):
             client = _client(endpoint, cluster, arguments)
             run = client.create_run_from_pipeline_package(
-                str(package), arguments=values, run_name=arguments.run_name
-                or f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}",
+                str(package),
+                arguments=values,
+                run_name=arguments.run_name or f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}",
                 experiment_name=arguments.experiment_name or name,
                 namespace=_namespace(cluster, arguments) if several_users else None,
-            )  # fmt: skip
+            )
     for note in notes:
         print(f"note: {note}", file=sys.stderr, flush=True)
     print(f"run      {run.run_id}")
@@ -219,9 +220,10 @@ def _client(endpoint: str, cluster: ClusterParams | None, arguments: argparse.Na
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # says that it needs API v2, as we did
         return client.Client(
-            host=endpoint, namespace=_namespace(cluster, arguments),
+            host=endpoint,
+            namespace=_namespace(cluster, arguments),
             existing_token=arguments.existing_token,
-        )  # fmt: skip
+        )
 
 
 def _namespace(cluster: ClusterParams | None, arguments: argparse.Namespace) -> str:

@@ -36,10 +36,13 @@ def to_checkpoint(source: Path, target: Path, classes: Path | None) -> None:
     model = create_model(found.architecture, found.num_classes, root=found.root)
     load_npz(model, source)
     meta: dict[str, Any] = {
-        "architecture": found.architecture, "root": found.root, "norm": "gn_ws",
-        "classes": names, "crop": _CROP,
+        "architecture": found.architecture,
+        "root": found.root,
+        "norm": "gn_ws",
+        "classes": names,
+        "crop": _CROP,
         "source": {"file": source.name, "sha256": found.sha256},
-    }  # fmt: skip
+    }
     write_checkpoint(target, model, meta)
 
 

@@ -77,9 +77,7 @@ def kept_per_image(
         norm: Of the network.
         recompute: What is made again in backward.
     """
-    one, three = (
-        kept_bytes(name, num_classes, size, n, root, norm, recompute) for n in (1, 3)
-    )  # fmt: skip
+    one, three = (kept_bytes(name, num_classes, size, n, root, norm, recompute) for n in (1, 3))
     per_image = (three - one) // 2
     return per_image, one - per_image
 

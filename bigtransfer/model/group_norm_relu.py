@@ -57,9 +57,15 @@ def group_norm_relu_convs(
         paddings: One per kernel, pixels.
     """
     outputs: tuple[Tensor, ...] = _Recomputed.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        x, norm.weight, norm.bias, norm.num_groups, norm.eps,
-        tuple(strides), tuple(paddings), *kernels,
-    )  # fmt: skip
+        x,
+        norm.weight,
+        norm.bias,
+        norm.num_groups,
+        norm.eps,
+        tuple(strides),
+        tuple(paddings),
+        *kernels,
+    )
     return outputs
 
 

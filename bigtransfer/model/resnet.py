@@ -334,9 +334,12 @@ def create_model(
 def _lean_convs(norm: nn.Module, x: Tensor, *convs: Conv) -> tuple[Tensor, ...]:
     assert isinstance(norm, nn.GroupNorm)
     return group_norm_relu_convs(
-        norm, x, [conv.kernel(x) for conv in convs],
-        [_pair(conv.stride) for conv in convs], [_pair(conv.padding) for conv in convs],
-    )  # fmt: skip
+        norm,
+        x,
+        [conv.kernel(x) for conv in convs],
+        [_pair(conv.stride) for conv in convs],
+        [_pair(conv.padding) for conv in convs],
+    )
 
 
 def _pair(value: object) -> tuple[int, int]:

@@ -58,8 +58,20 @@ def _statistics(x, part, rows, C, per_split, S, BC: tl.constexpr, BR: tl.constex
 
 
 @triton.jit
-def _merge(part, mean_out, rstd_out, rows, C, per_split, S, eps,
-           G: tl.constexpr, CPG: tl.constexpr, CPP: tl.constexpr, BG: tl.constexpr):  # fmt: skip
+def _merge(
+    part,
+    mean_out,
+    rstd_out,
+    rows,
+    C,
+    per_split,
+    S,
+    eps,
+    G: tl.constexpr,
+    CPG: tl.constexpr,
+    CPP: tl.constexpr,
+    BG: tl.constexpr,
+):
     """Merge channels and splits into one mean and 1/deviation per group."""
     n, pid = tl.program_id(0), tl.program_id(1)
     group = pid * BG + tl.arange(0, BG)
@@ -89,8 +101,21 @@ def _merge(part, mean_out, rstd_out, rows, C, per_split, S, eps,
 
 
 @triton.jit
-def _apply(x, y, mean, rstd, gain, offset, rows, C, per_split,
-           G: tl.constexpr, CPG: tl.constexpr, BC: tl.constexpr, BR: tl.constexpr):  # fmt: skip
+def _apply(
+    x,
+    y,
+    mean,
+    rstd,
+    gain,
+    offset,
+    rows,
+    C,
+    per_split,
+    G: tl.constexpr,
+    CPG: tl.constexpr,
+    BC: tl.constexpr,
+    BR: tl.constexpr,
+):
     n, split, pid = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     channel = pid * BC + tl.arange(0, BC)
     ok = channel < C
@@ -112,9 +137,23 @@ def _apply(x, y, mean, rstd, gain, offset, rows, C, per_split,
 
 
 @triton.jit
-def _backward_sums(x, dy, part, mean, rstd, gain, offset, rows, C, per_split, S,
-                   G: tl.constexpr, CPG: tl.constexpr, BC: tl.constexpr,
-                   BR: tl.constexpr):  # fmt: skip
+def _backward_sums(
+    x,
+    dy,
+    part,
+    mean,
+    rstd,
+    gain,
+    offset,
+    rows,
+    C,
+    per_split,
+    S,
+    G: tl.constexpr,
+    CPG: tl.constexpr,
+    BC: tl.constexpr,
+    BR: tl.constexpr,
+):
     """Write each channel's sums of dy and of dy * normal(x), where the ReLU is open."""
     n, split, pid = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     channel = pid * BC + tl.arange(0, BC)
@@ -145,9 +184,18 @@ def _backward_sums(x, dy, part, mean, rstd, gain, offset, rows, C, per_split, S,
 
 
 @triton.jit
-def _backward_merge(part, gain, sums, rows, C, S,
-                    G: tl.constexpr, CPG: tl.constexpr, CPP: tl.constexpr,
-                    BG: tl.constexpr):  # fmt: skip
+def _backward_merge(
+    part,
+    gain,
+    sums,
+    rows,
+    C,
+    S,
+    G: tl.constexpr,
+    CPG: tl.constexpr,
+    CPP: tl.constexpr,
+    BG: tl.constexpr,
+):
     """Write each group's means of dy * gain and of dy * gain * normal(x)."""
     n, pid = tl.program_id(0), tl.program_id(1)
     group = pid * BG + tl.arange(0, BG)
@@ -168,9 +216,23 @@ def _backward_merge(part, gain, sums, rows, C, S,
 
 
 @triton.jit
-def _backward_x(x, dy, dx, sums, mean, rstd, gain, offset, rows, C, per_split,
-                G: tl.constexpr, CPG: tl.constexpr, BC: tl.constexpr,
-                BR: tl.constexpr):  # fmt: skip
+def _backward_x(
+    x,
+    dy,
+    dx,
+    sums,
+    mean,
+    rstd,
+    gain,
+    offset,
+    rows,
+    C,
+    per_split,
+    G: tl.constexpr,
+    CPG: tl.constexpr,
+    BC: tl.constexpr,
+    BR: tl.constexpr,
+):
     n, split, pid = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     channel = pid * BC + tl.arange(0, BC)
     ok = channel < C
@@ -251,9 +313,16 @@ def forward(
         x, part, plan.rows, plan.channels, plan.per_split, plan.splits, plan.lanes, plan.block_rows
     )
     _launch(_merge, plan.merge_grid)(
-        part, mean, rstd, plan.rows, plan.channels, plan.per_split, plan.splits, eps,
+        part,
+        mean,
+        rstd,
+        plan.rows,
+        plan.channels,
+        plan.per_split,
+        plan.splits,
+        eps,
         *plan.by_group,
-    )  # fmt: skip
+    )
     _launch(_apply, plan.grid)(
         x, y, mean, rstd, gain, offset, plan.rows, plan.channels, plan.per_split, *plan.by_channel
     )
@@ -299,17 +368,37 @@ def backward(
     part = x.new_empty((plan.batch, plan.splits, 2, plan.channels), dtype=torch.float32)
     dx = torch.empty_like(x)
     _launch(_backward_sums, plan.grid)(
-        x, dy, part, mean, rstd, gain, offset, plan.rows, plan.channels, plan.per_split,
-        plan.splits, *plan.by_channel,
-    )  # fmt: skip
+        x,
+        dy,
+        part,
+        mean,
+        rstd,
+        gain,
+        offset,
+        plan.rows,
+        plan.channels,
+        plan.per_split,
+        plan.splits,
+        *plan.by_channel,
+    )
     sums = x.new_empty((plan.batch, groups, 2), dtype=torch.float32)
     _launch(_backward_merge, plan.merge_grid)(
         part, gain, sums, plan.rows, plan.channels, plan.splits, *plan.by_group
     )
     _launch(_backward_x, plan.grid)(
-        x, dy, dx, sums, mean, rstd, gain, offset, plan.rows, plan.channels, plan.per_split,
+        x,
+        dy,
+        dx,
+        sums,
+        mean,
+        rstd,
+        gain,
+        offset,
+        plan.rows,
+        plan.channels,
+        plan.per_split,
         *plan.by_channel,
-    )  # fmt: skip
+    )
     doffset, dgain = part.sum((0, 1)).unbind()
     return dx, dgain.to(gain.dtype, copy=True), doffset.to(offset.dtype, copy=True)
 

@@ -40,14 +40,26 @@ def few_shot(rows: list[dict[str, Any]]) -> str:
         y = np.array([row["median"] for row in mine])
         spread = [y - [row["min"] for row in mine], [row["max"] for row in mine] - y]
         axes.errorbar(
-            x, y, yerr=spread, color=_COLOURS[init], label=_LABELS[init], marker="o", capsize=4,
-            linewidth=2, linestyle="-" if init == "upstream" else "--",
-        )  # fmt: skip
+            x,
+            y,
+            yerr=spread,
+            color=_COLOURS[init],
+            label=_LABELS[init],
+            marker="o",
+            capsize=4,
+            linewidth=2,
+            linestyle="-" if init == "upstream" else "--",
+        )
         for across, up in zip(x, y, strict=True):
             axes.annotate(
-                f"{100 * up:.0f}", (across, up), (11, 7 if init == "upstream" else -9),
-                textcoords="offset points", color=_COLOURS[init], va="center", fontsize=9,
-            )  # fmt: skip
+                f"{100 * up:.0f}",
+                (across, up),
+                (11, 7 if init == "upstream" else -9),
+                textcoords="offset points",
+                color=_COLOURS[init],
+                va="center",
+                fontsize=9,
+            )
     axes.set_xscale("log")
     axes.set_xlim(places[shots[0]] / 1.3, places[shots[-1]] * 1.5)
     axes.set_xticks([places[k] for k in shots], [str(k) for k in shots])
@@ -73,9 +85,13 @@ def learning_curve(history: list[dict[str, str]]) -> tuple[str, str]:
     figure, axes = _figure(5.2, 2.8)
     scored = [row for row in history if row["val_top1"]]
     axes.plot(
-        [int(row["step"]) for row in scored], [float(row["val_top1"]) for row in scored],
-        color=_BLUE, marker="o", linewidth=1.5, markersize=4,
-    )  # fmt: skip
+        [int(row["step"]) for row in scored],
+        [float(row["val_top1"]) for row in scored],
+        color=_BLUE,
+        marker="o",
+        linewidth=1.5,
+        markersize=4,
+    )
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
     axes.set_title("upstream validation top-1", loc="left", color=_INK, fontsize=10)

@@ -52,10 +52,15 @@ def table_rows(tasks: list[SweptTask]) -> list[dict[str, str]]:
             values = {key: f"{100 * row[key]:.1f}" for key in ("min", "median", "max")}
             result.append(
                 _row(
-                    same, per_class=k, init=row["init"], metric=METRICS[row["metric"]], **values,
-                    runs=str(row["seeds"]), reference="" if figure is None else f"{figure:.1f}",
+                    same,
+                    per_class=k,
+                    init=row["init"],
+                    metric=METRICS[row["metric"]],
+                    **values,
+                    runs=str(row["seeds"]),
+                    reference="" if figure is None else f"{figure:.1f}",
                 )
-            )  # fmt: skip
+            )
     return result
 
 
@@ -91,18 +96,23 @@ def group_rows(
         )
         for k, init in kinds:
             medians = [
-                row["median"] for t in members if t.official for row in t.rows
+                row["median"]
+                for t in members
+                if t.official
+                for row in t.rows
                 if (str(row["examples_per_class"]), row["init"]) == (k, init)
-            ]  # fmt: skip
+            ]
             if not medians:
                 continue
             result.append(
                 {
-                    "group": name, "per_class": k, "init": init,
+                    "group": name,
+                    "per_class": k,
+                    "init": init,
                     "mean_of_medians": f"{100 * fmean(medians):.1f}",
                     "tasks": f"{len(medians)} of {wholes[name]}",
                 }
-            )  # fmt: skip
+            )
     return result
 
 
@@ -112,17 +122,17 @@ def as_markdown(
     sizes: Mapping[str, int] | None = None,
 ) -> str:
     """Return the tables as Markdown: min ← **median** → max; beneath, what others have printed."""
-    lines = ["| task | per class | init | min ← **median** → max, % | runs | reference |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| task | per class | init | min ← **median** → max, % | runs | reference |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in table_rows(tasks):
         spread = f"{row['min']} ← **{row['median']}** → {row['max']}"
         if row["metric"] not in (METRICS["top1"], ""):
             spread += f" ({row['metric']})"
         if row["note"]:
             spread = f"{spread}, {row['note']}" if row["median"] else row["note"]
-        cells = (
-            row["task"], row["per_class"], row["init"], spread, row["runs"], row["reference"]
-        )  # fmt: skip
+        cells = (row["task"], row["per_class"], row["init"], spread, row["runs"], row["reference"])
         lines.append("| " + " | ".join(cells) + " |")
     if groups := group_rows(tasks, sizes):
         lines += [
@@ -145,9 +155,11 @@ def as_markdown(
 def as_latex(tasks: list[SweptTask]) -> str:
     """Return the table as LaTeX, for the package booktabs."""
     lines = [
-        r"\begin{tabular}{llrrrrr}", r"\toprule",
-        r"task & init & per class & min & median & max & runs \\", r"\midrule",
-    ]  # fmt: skip
+        r"\begin{tabular}{llrrrrr}",
+        r"\toprule",
+        r"task & init & per class & min & median & max & runs \\",
+        r"\midrule",
+    ]
     for row in table_rows(tasks):
         cells = [row[key] for key in ("task", "init", "per_class", "min", "median", "max", "runs")]
         if not row["median"]:

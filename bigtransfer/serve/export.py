@@ -167,9 +167,12 @@ def _write_onnx(deployed: Deployed, meta: dict[str, Any], path: Path) -> None:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             exported = torch.onnx.export(
-                _program(deployed), dynamo=True, opset_version=_OPSET, input_names=[INPUT],
+                _program(deployed),
+                dynamo=True,
+                opset_version=_OPSET,
+                input_names=[INPUT],
                 output_names=[OUTPUT],
-            )  # fmt: skip
+            )
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -77,9 +77,7 @@ def judged(
         image = listed[path]
         return source.read(image.file, image.offset, image.length)
 
-    for answer in answers(
-        deployed, list(listed), batch_size, device, read=read, framing=framing
-    ):  # fmt: skip
+    for answer in answers(deployed, list(listed), batch_size, device, read=read, framing=framing):
         image = listed[answer.path]
         yield _judged(image, counts_as[image.labels[0]], answer.probabilities, answer.fault)
 

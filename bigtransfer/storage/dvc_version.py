@@ -44,8 +44,9 @@ class DvcTree:
 
         with _explained(url):
             files = DVCFileSystem(url=repository, rev=revision)
-            commit = str(files.repo.get_rev() if revision is None else files.repo.scm.resolve_rev(
-                revision))  # fmt: skip
+            commit = str(
+                files.repo.get_rev() if revision is None else files.repo.scm.resolve_rev(revision)
+            )
             if not files.exists(path or "/"):
                 raise StorageError(
                     f"{url!r}: {path!r} is not in revision {commit[:12]}; correct the path"

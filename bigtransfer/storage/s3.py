@@ -171,12 +171,15 @@ def upload(s3: Any, source: Path, place: S3Path) -> bool:
     with explained(place):
         _insist(
             lambda: s3.upload_file(
-                str(source), place.bucket, place.key,
+                str(source),
+                place.bucket,
+                place.key,
                 ExtraArgs={"Metadata": {_SHA256: sha256}, "ChecksumAlgorithm": "SHA256"},
-                Config=TransferConfig(multipart_threshold=_PART_BYTES,
-                                      multipart_chunksize=_PART_BYTES),
+                Config=TransferConfig(
+                    multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES
+                ),
             )
-        )  # fmt: skip
+        )
     return True
 
 
@@ -190,10 +193,12 @@ def upload_bytes(s3: Any, data: bytes, place: S3Path) -> None:
     digest = hashlib.sha256(data)
     with explained(place):
         s3.put_object(
-            Bucket=place.bucket, Key=place.key, Body=data,
+            Bucket=place.bucket,
+            Key=place.key,
+            Body=data,
             Metadata={_SHA256: digest.hexdigest()},
             ChecksumSHA256=base64.b64encode(digest.digest()).decode(),
-        )  # fmt: skip
+        )
 
 
 def download(s3: Any, place: S3Path) -> bytes | None:
@@ -246,9 +251,13 @@ def _insist(action: Callable[[], _T]) -> _T:
         try:
             return action()
         except (
-            ConnectionClosedError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError,
-            ConnectionError, S3UploadFailedError,
-        ) as error:  # fmt: skip
+            ConnectionClosedError,
+            IncompleteReadError,
+            ReadTimeoutError,
+            ResponseStreamingError,
+            ConnectionError,
+            S3UploadFailedError,
+        ) as error:
             refused = isinstance(error, S3UploadFailedError) and any(
                 word in str(error) for word in ("NoSuchBucket", "AccessDenied", "Redirect")
             )

@@ -106,9 +106,11 @@ class IndexedTree:
         """List what the index lists."""
         files = [f for f in self.known.values() if not any(map(is_litter, f.path.split("/")))]
         folders = {
-            "/".join(parts[:n]) for f in files for parts in [f.path.split("/")]
+            "/".join(parts[:n])
+            for f in files
+            for parts in [f.path.split("/")]
             for n in range(1, len(parts))
-        }  # fmt: skip
+        }
         return Contents(files, sorted(folders), len(self.known) - len(files))
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -189,9 +191,14 @@ def write_index(url: str, folder: Path, *, mirror: bool) -> dict[str, object]:
         raise StorageError(f"{url!r} holds no files; correct the bucket, prefix or path")
     rows = [{"path": f.path, "bytes": f.bytes, "digest": f.digest} for f in files]
     source: dict[str, object] = {
-        "schema": 1, "url": remote.address, "asked": url, "files": len(files),
-        "bytes": sum(f.bytes for f in files), "mirrored": mirror, "digest": sha256_json(rows),
-    }  # fmt: skip
+        "schema": 1,
+        "url": remote.address,
+        "asked": url,
+        "files": len(files),
+        "bytes": sum(f.bytes for f in files),
+        "mirrored": mirror,
+        "digest": sha256_json(rows),
+    }
     with new_folder(folder) as partial:
         if mirror:
             _mirror(_remote(remote.address, {f.path: f for f in files}), files, partial / _MIRROR)

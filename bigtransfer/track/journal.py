@@ -42,9 +42,14 @@ class Journal:
         self._shipper: subprocess.Popen[bytes] | None = None
         self._is_shipped = False
         self._append(
-            "start", stage=stage, pid=os.getpid(), started=psutil.Process().create_time(),
-            commit=commit, origin=vars(origin), command=sys.argv,
-        )  # fmt: skip
+            "start",
+            stage=stage,
+            pid=os.getpid(),
+            started=psutil.Process().create_time(),
+            commit=commit,
+            origin=vars(origin),
+            command=sys.argv,
+        )
 
     def ship(self) -> None:
         """Start the process that replays this journal into MLflow as it grows.
@@ -60,9 +65,13 @@ class Journal:
         with self.path.with_suffix(".log").open("wb") as log:
             self._shipper = subprocess.Popen(
                 [sys.executable, "-m", "bigtransfer.track.shipper", str(self._project), str(what)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=self._project, env=quiet_environment(), start_new_session=True,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._project,
+                env=quiet_environment(),
+                start_new_session=True,
+            )
 
     def params(self, values: dict[str, Any]) -> None:
         """Note the params of the stage."""

@@ -67,9 +67,12 @@ class Start:
             model, _ = load_checkpoint(self.pretrained, classes=classes)
         else:
             model = create_model(
-                self.upstream["architecture"], len(classes), self.upstream["root"], cell.seed,
+                self.upstream["architecture"],
+                len(classes),
+                self.upstream["root"],
+                cell.seed,
                 norm=self.upstream["norm"],
-            )  # fmt: skip
+            )
         if self.trained == "head":
             model.requires_grad_(False)
             model.head.requires_grad_(True)
@@ -130,10 +133,14 @@ def train_cell(
             curve.take_from(folder / JOURNAL)
             _say(f"{cell.name}: resuming at step {step:,} of {rule.total_steps:,}")
         called, optimizer = spread(
-            model, state, machine.group, parallel="ddp", compiled=machine.compiled,
+            model,
+            state,
+            machine.group,
+            parallel="ddp",
+            compiled=machine.compiled,
             momentum=MOMENTUM,
             weight_decay=0.0,
-        )  # fmt: skip
+        )
         squares = Squares(start.shards, rows, rule.precrop)
         batches = TrainBatches(
             squares, batch_size=rule.batch_size, crop=rule.crop, flip=flip, seed=cell.seed
@@ -145,10 +152,17 @@ def train_cell(
         )
         try:
             run_steps(
-                called, optimizer, batches, rule.schedule, mixup_alpha=rule.mixup_alpha,
-                seed=cell.seed, start=step, watcher=watcher, machine=machine,
+                called,
+                optimizer,
+                batches,
+                rule.schedule,
+                mixup_alpha=rule.mixup_alpha,
+                seed=cell.seed,
+                start=step,
+                watcher=watcher,
+                machine=machine,
                 loss=loss_named("sigmoid" if multi_label else "softmax"),
-            )  # fmt: skip
+            )
         finally:
             saver.settle()
         last = [row["loss"] for row in curve.rows if row["step"] > rule.total_steps - _LAST_LOSSES]

@@ -60,10 +60,13 @@ class CapturedStep:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         before = [p.detach().clone() for p in parameters]
         states = [
-            {name: value.clone() for name, value in optimizer.state[p].items()
-             if isinstance(value, Tensor)}
+            {
+                name: value.clone()
+                for name, value in optimizer.state[p].items()
+                if isinstance(value, Tensor)
+            }
             for p in parameters
-        ]  # fmt: skip
+        ]
         beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):

@@ -179,9 +179,7 @@ def is_done(output: Path, params: TaskParams, pretrained: Path, shards_digest: s
 def _origin(params: TaskParams, upstream_digest: str, shards_digest: str) -> dict[str, Any]:
     """Return what a cell is made of, as `cells.json` says it."""
     recipe = json.loads(json.dumps(recipe_of(params)))
-    return {
-        "recipe": recipe, "upstream_digest": upstream_digest, "shards_digest": shards_digest
-    }  # fmt: skip
+    return {"recipe": recipe, "upstream_digest": upstream_digest, "shards_digest": shards_digest}
 
 
 def _made_before(output: Path, origin: dict[str, Any]) -> dict[str, str | None]:
@@ -233,9 +231,11 @@ class _Worker:
         gpus = torch.cuda.device_count()
         self._machine = Machine(
             choose_device(params.device, number % gpus if gpus else 0),
-            precision=params.precision, micro_batch_size=params.micro_batch_size,
-            recompute=params.recompute, compiled=params.compile,
-        )  # fmt: skip
+            precision=params.precision,
+            micro_batch_size=params.micro_batch_size,
+            recompute=params.recompute,
+            compiled=params.compile,
+        )
         self._params, self._done, self._code = params, done, code
         shards = open_shards(shards_place)
         self._start = Start(pretrained, read_meta(pretrained), shards, params.trained)
@@ -253,11 +253,15 @@ class _Worker:
         state = self._done / f"{cell.name}.state"
         with lock(self._done / f"{cell.name}.lock", f"cell {cell.name} of task {params.name!r}"):
             model, loss = train_cell(
-                cell, self._start, grid.rows(cell), verdict, flip=params.flip,
+                cell,
+                self._start,
+                grid.rows(cell),
+                verdict,
+                flip=params.flip,
                 machine=self._machine,
                 keeping=Keeping(state, params.checkpoint_seconds, interrupts, self._code),
                 advance=tell,
-            )  # fmt: skip
+            )
             validation = grid.validation(model, verdict, self._machine)
             meta = {**_meta(params, cell, self._start, verdict, validation), "code": self._code}
             write_checkpoint(self._done / cell.name, model.cpu(), meta)
@@ -268,9 +272,13 @@ class _Worker:
         rule = self._grid.rule(self._grid.cells[0].examples_per_class)
         kind = self._start.upstream
         fit = images_that_fit(
-            kind["architecture"], len(self._start.shards.classes), rule.crop, kind["root"],
-            kind["norm"], self._params.recompute,
-        )  # fmt: skip
+            kind["architecture"],
+            len(self._start.shards.classes),
+            rule.crop,
+            kind["root"],
+            kind["norm"],
+            self._params.recompute,
+        )
         return fit if fit < rule.batch_size else None
 
 

@@ -85,10 +85,12 @@ class Grid:
         size = machine.micro_batch_size or min(rule.batch_size, _VALIDATION_BATCH)
         logits = predict(model, evaluation_images(self._val, size), machine.device.torch)
         return calibration_of(
-            logits, self._val.labels, multi_label=self._shards.summary["multi_label"],
+            logits,
+            self._val.labels,
+            multi_label=self._shards.summary["multi_label"],
             abstain_accuracy=self._params.abstain_accuracy,
             held_out="val" not in self._params.train_on,
-        )  # fmt: skip
+        )
 
     def explained(self) -> list[str]:
         """Return a line per subset size: each value of the rule, and whose it is."""

@@ -83,10 +83,12 @@ def hyperrule(
     if min(num_examples, height, width) < 1:
         raise ValueError("num_examples, height and width must be positive")
     regime = (
-        "small" if num_examples < SMALL_DATA
-        else "medium" if num_examples < MEDIUM_DATA
+        "small"
+        if num_examples < SMALL_DATA
+        else "medium"
+        if num_examples < MEDIUM_DATA
         else "large"
-    )  # fmt: skip
+    )
     steps = _STEPS[regime]
     repository = preset == "repository"
     tenths = (4, 6, 8) if repository and regime == "small" else (3, 6, 9)

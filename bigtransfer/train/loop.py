@@ -127,9 +127,16 @@ def run_steps(
     if machine.device.is_tpu:
         _require_tpu(model, machine, mixup_alpha)
     steps = Steps(
-        model, optimizer, batches, schedule, machine, loss or loss_named("softmax"), watcher,
-        highest_loss, lambda step: mixup_lambda(mixup_alpha, seed, step),
-    )  # fmt: skip
+        model,
+        optimizer,
+        batches,
+        schedule,
+        machine,
+        loss or loss_named("softmax"),
+        watcher,
+        highest_loss,
+        lambda step: mixup_lambda(mixup_alpha, seed, step),
+    )
     model.train()
     coming = batches.ahead(start, schedule.total_steps)
     with steps.prepare():

@@ -64,11 +64,17 @@ def _update(optimizer: SGD, group: dict[str, Any]) -> Any:
         buffers = [state["momentum_buffer"]] if group["momentum"] else []
         # What `SGD(fused=True)` calls for all parameters at once.
         torch._fused_sgd_(
-            [parameter], [parameter.grad], buffers,
-            weight_decay=group["weight_decay"], momentum=group["momentum"], lr=group["lr"],
-            dampening=group["dampening"], nesterov=group["nesterov"], maximize=group["maximize"],
+            [parameter],
+            [parameter.grad],
+            buffers,
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
             is_first_step=first,
-        )  # fmt: skip
+        )
         parameter.grad = None
 
     return update

@@ -65,9 +65,11 @@ def spread(
         called = torch.compile(model)  # type: ignore[assignment]  # torch types it as a function
     if not group.alone and not split:
         called = DistributedDataParallel(
-            called, gradient_as_bucket_view=True, bucket_cap_mb=_BUCKET_MIB,
+            called,
+            gradient_as_bucket_view=True,
+            bucket_cap_mb=_BUCKET_MIB,
             device_ids=[group.device] if group.device.type == "cuda" else None,
-        )  # fmt: skip
+        )
     return called, optimizer
 
 

@@ -82,6 +82,14 @@ def plan(
             micro = micro // 2 or None
     macs = forward_macs(name, classes, params.crop, root, norm)
     return Plan(
-        schedule, images, parameters, float(FLOPS_PER_MAC * macs * images), state, fixed,
-        per_image, share, micro, 8 * parameters,
-    )  # fmt: skip
+        schedule,
+        images,
+        parameters,
+        float(FLOPS_PER_MAC * macs * images),
+        state,
+        fixed,
+        per_image,
+        share,
+        micro,
+        8 * parameters,
+    )

@@ -100,9 +100,14 @@ def pretrain(
         ExitStack() as stack,
     ):
         machine = Machine(
-            device, group, params.precision, params.micro_batch_size, params.recompute,
-            params.compile, params.cuda_graph,
-        )  # fmt: skip
+            device,
+            group,
+            params.precision,
+            params.micro_batch_size,
+            params.recompute,
+            params.compile,
+            params.cuda_graph,
+        )
         stack.enter_context(nullcontext() if group.alone else lost_peers())
         training = Training(params, open_shards(shards), open_shards(probe), work, machine, log)
         if group.leads:
@@ -130,13 +135,15 @@ class Training:
         rows = shards.rows("train")
         self._schedule = planned_schedule(params, len(rows))
         self._recipe = {
-            **{key: getattr(params, key) for key in RECIPE}, "schedule": repr(self._schedule)
-        }  # fmt: skip
+            **{key: getattr(params, key) for key in RECIPE},
+            "schedule": repr(self._schedule),
+        }
         self._code = code_version(__name__)
         self.key = fingerprint(
-            self._code if params.resume == "same_code" else None, recipe=self._recipe,
+            self._code if params.resume == "same_code" else None,
+            recipe=self._recipe,
             shards=shards.digest,
-        )  # fmt: skip
+        )
         self._folder = work / self.key
         self.model = create_model(
             params.architecture, len(shards.classes), params.root, params.seed, norm=params.norm
@@ -145,10 +152,15 @@ class Training:
         self.model.to(machine.device.torch)
         squares = Squares(shards, rows, params.precrop, keep=params.augmentation == "square")
         self._batches = TrainBatches(
-            squares, batch_size=params.batch_size, crop=params.crop, flip=params.flip,
-            seed=params.seed, how=params.augmentation, rank=group.rank,
+            squares,
+            batch_size=params.batch_size,
+            crop=params.crop,
+            flip=params.flip,
+            seed=params.seed,
+            how=params.augmentation,
+            rank=group.rank,
             world_size=group.world_size,
-        )  # fmt: skip
+        )
         if lanes_line := uneven_lanes(self._batches.order.lanes, group):
             _say(lanes_line)
         self._health = Health(shards, params.crop, params.probe, probe, group)
@@ -197,9 +209,14 @@ class Training:
         if size and not self._machine.cuda_graph and not self._machine.device.is_tpu:
             self._machine.micro_batch_size = min(size, params.micro_batch_size or size)
         self._called, self.optimizer = spread(
-            self.model, state, group, parallel=params.parallel, compiled=self._machine.compiled,
-            momentum=params.momentum, weight_decay=params.weight_decay,
-        )  # fmt: skip
+            self.model,
+            state,
+            group,
+            parallel=params.parallel,
+            compiled=self._machine.compiled,
+            momentum=params.momentum,
+            weight_decay=params.weight_decay,
+        )
 
     def _fitting(self, folder: Path, meta: dict[str, Any]) -> State:
         """Return the state in a checkpoint if it is one of this training's."""
@@ -231,18 +248,31 @@ class Training:
         total = self._schedule.total_steps
         with progress("pretrain", total, unit="step", start=self._step) as advance:
             watcher = TrainingWatcher(
-                total, self._params, self._group, interrupts, self, advance,
-                self._speed(), self._saver if self.leads else None,
-            )  # fmt: skip
+                total,
+                self._params,
+                self._group,
+                interrupts,
+                self,
+                advance,
+                self._speed(),
+                self._saver if self.leads else None,
+            )
             if self._lacks_evaluation():
                 watcher.evaluate(self._step)
             try:
                 run_steps(
-                    self._called, self.optimizer, self._batches, self._schedule,
-                    mixup_alpha=None, seed=self._params.seed, start=self._step, watcher=watcher,
-                    machine=self._machine, loss=loss_named(self._params.loss),
+                    self._called,
+                    self.optimizer,
+                    self._batches,
+                    self._schedule,
+                    mixup_alpha=None,
+                    seed=self._params.seed,
+                    start=self._step,
+                    watcher=watcher,
+                    machine=self._machine,
+                    loss=loss_named(self._params.loss),
                     highest_loss=self._highest_loss,
-                )  # fmt: skip
+                )
             except DivergedError as error:
                 self._keep_evidence(error)
                 raise
@@ -255,9 +285,12 @@ class Training:
         share = None
         if peak is not None:
             macs = forward_macs(
-                params.architecture, len(self._shards.classes), params.crop, params.root,
+                params.architecture,
+                len(self._shards.classes),
+                params.crop,
+                params.root,
                 params.norm,
-            )  # fmt: skip
+            )
             share = 6 * macs / peak / self._group.world_size
         return Speed(self._step, params.batch_size, share, self._batches)
 
@@ -305,10 +338,13 @@ class Training:
             return
         self.curve.fsync()
         meta = {
-            "fingerprint": self.key, "code": self._code, "recipe": self._recipe,
-            "shards_digest": self._shards.digest, "world_size": self._group.world_size,
+            "fingerprint": self.key,
+            "code": self._code,
+            "recipe": self._recipe,
+            "shards_digest": self._shards.digest,
+            "world_size": self._group.world_size,
             "draws": "keyed by seed and step: no generator has a state",
-        }  # fmt: skip
+        }
         score = self.curve.value(step, "val_top1")
         self._saver.begin(step, state, meta, self.curve.path, score)
         if wait:

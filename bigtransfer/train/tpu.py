@@ -61,25 +61,31 @@ class TpuStep:
         everywhere = jax.sharding.NamedSharding(mesh, spec())
         self._model, self._optimizer, self._loss = model, optimizer, loss
         self._decay = {
-            id(p): group["weight_decay"] for group in optimizer.param_groups
+            id(p): group["weight_decay"]
+            for group in optimizer.param_groups
             for p in group["params"]
-        }  # fmt: skip
+        }
         named = dict(model.named_parameters())
         self._parameters = jax.device_put({n: _array(p) for n, p in named.items()}, everywhere)
         self._momentum = jax.device_put(
-            {n: _array(optimizer.state[p].get(MOMENTUM_BUFFER, torch.zeros_like(p)))
-             for n, p in named.items()},
+            {
+                n: _array(optimizer.state[p].get(MOMENTUM_BUFFER, torch.zeros_like(p)))
+                for n, p in named.items()
+            },
             everywhere,
-        )  # fmt: skip
+        )
         self._step = jax.jit(self._program, donate_argnums=(0, 1))
 
     def __call__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], rate: float) -> Tensor:
         """Do a step on images (B, H, W, 3) with labels (B,) or (B, L); return the loss."""
         put = self._jax.device_put
         self._parameters, self._momentum, loss = self._step(
-            self._parameters, self._momentum, put(images, self._split),
-            put(labels.astype(np.int32), self._split), rate,
-        )  # fmt: skip
+            self._parameters,
+            self._momentum,
+            put(images, self._split),
+            put(labels.astype(np.int32), self._split),
+            rate,
+        )
         return torch.tensor(float(loss), dtype=torch.float64)
 
     @torch.no_grad()

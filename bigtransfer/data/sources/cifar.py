@@ -24,11 +24,15 @@ from bigtransfer.storage.tree import Contents, Tree
 
 _PIXELS = 32 * 32 * 3
 _PYTHON = {f"data_batch_{i}": "train" for i in range(1, 6)} | {
-    "test_batch": "test", "train": "train", "test": "test",
-}  # fmt: skip
+    "test_batch": "test",
+    "train": "train",
+    "test": "test",
+}
 _BINARY = {f"data_batch_{i}.bin": "train" for i in range(1, 6)} | {
-    "test_batch.bin": "test", "train.bin": "train", "test.bin": "test",
-}  # fmt: skip
+    "test_batch.bin": "test",
+    "train.bin": "train",
+    "test.bin": "test",
+}
 _NAMES = ("batches.meta", "batches.meta.txt", "meta", "fine_label_names.txt")
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
@@ -170,8 +174,16 @@ def _encode(text: str, encoding: str) -> bytes:
 def _unpickle(data: bytes, where: str) -> Any:
     try:
         return _NoCode(io.BytesIO(data), encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, TypeError, KeyError,
-            AttributeError, MemoryError) as error:  # fmt: skip
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        IndexError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        MemoryError,
+    ) as error:
         raise DatasetError(
             f"{where} is damaged, or is no CIFAR file ({error}); fetch it again"
         ) from error

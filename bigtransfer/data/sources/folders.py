@@ -51,9 +51,15 @@ def list_folders(tree: Tree, contents: Contents) -> Source:
             ListedImage(file.path, (parts[depth],), split, file.bytes, file.path, fault=file.fault)
         )
     return Source(
-        tree.address, "folders", images, sorted(labels), bool(given), False, contents.ignored,
+        tree.address,
+        "folders",
+        images,
+        sorted(labels),
+        bool(given),
+        False,
+        contents.ignored,
         reader(tree),
-    )  # fmt: skip
+    )
 
 
 def list_flat(tree: Tree, contents: Contents) -> Source:

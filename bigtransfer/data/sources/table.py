@@ -62,10 +62,14 @@ def list_table(tree: Tree, contents: Contents, name: str) -> Source:
         file = sizes.get(path)
         images.append(
             ListedImage(
-                path, labels, split_of(split, at) if split else None, file.bytes if file else 0,
-                path, fault=file.fault if file else "listed, but there is no such file",
+                path,
+                labels,
+                split_of(split, at) if split else None,
+                file.bytes if file else 0,
+                path,
+                fault=file.fault if file else "listed, but there is no such file",
             )
-        )  # fmt: skip
+        )
     given = [i for i, image in enumerate(images) if image.split]
     if given and len(given) < len(images):
         missing = next(i for i, image in enumerate(images) if not image.split)

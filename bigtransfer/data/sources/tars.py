@@ -105,9 +105,13 @@ def list_class_tars(tree: Tree, contents: Contents) -> Source:
                 "the class archives side by side, or into train, val and test"
             )
         images += _images_of(
-            tree, file.path, file.bytes, label, f"{split + '/' if split else ''}{label}/",
+            tree,
+            file.path,
+            file.bytes,
+            label,
+            f"{split + '/' if split else ''}{label}/",
             split=split,
-        )  # fmt: skip
+        )
     return _source(tree, "class_tars", images, sorted(labels), contents)
 
 
@@ -138,9 +142,12 @@ def list_webdataset(tree: Tree, contents: Contents) -> Source:
             label = next((parts[s] for s in _LABEL_SUFFIXES if s in parts), None)
             if label is None or len(pictures) != 1:
                 what = (
-                    "has no label (.cls, .txt or .json)" if label is None
-                    else "has no image" if not pictures else f"has {len(pictures)} images"
-                )  # fmt: skip
+                    "has no label (.cls, .txt or .json)"
+                    if label is None
+                    else "has no image"
+                    if not pictures
+                    else f"has {len(pictures)} images"
+                )
                 raise DatasetError(f"{where} {what}; make the archive anew")
             if key in seen:
                 raise DatasetError(f"{where} comes in {seen[key]!r} too; keys must differ")
@@ -150,10 +157,15 @@ def list_webdataset(tree: Tree, contents: Contents) -> Source:
             multi = multi or several
             images.append(
                 ListedImage(
-                    f"{key}.{pictures[0]}", names, split, picture.length, file.path,
-                    picture.offset, picture.length,
+                    f"{key}.{pictures[0]}",
+                    names,
+                    split,
+                    picture.length,
+                    file.path,
+                    picture.offset,
+                    picture.length,
                 )
-            )  # fmt: skip
+            )
     names_of_classes = sorted({n for i in images for n in i.labels}, key=_numbers_first)
     return _source(tree, "webdataset", images, names_of_classes, contents, multi=multi)
 
@@ -180,9 +192,14 @@ def list_ilsvrc2012(tree: Tree, contents: Contents) -> Source:
         for inner in members(tree, train.path, train.bytes):
             label = inner.name.removesuffix(".tar")
             images += _images_of(
-                tree, train.path, train.bytes, label, f"train/{label}/", start=inner.offset,
+                tree,
+                train.path,
+                train.bytes,
+                label,
+                f"train/{label}/",
+                start=inner.offset,
                 split="train",
-            )  # fmt: skip
+            )
     if val is not None:
         truth = _ilsvrc_truth(tree, at)
         found = sorted(members(tree, val.path, val.bytes), key=lambda m: m.name)
@@ -192,10 +209,11 @@ def list_ilsvrc2012(tree: Tree, contents: Contents) -> Source:
                 f"devkit's ground truth {len(truth):,}; fetch both again"
             )
         images += [
-            ListedImage(f"val/{label}/{m.name}", (label,), "test", m.length, val.path, m.offset,
-                        m.length)
+            ListedImage(
+                f"val/{label}/{m.name}", (label,), "test", m.length, val.path, m.offset, m.length
+            )
             for m, label in zip(found, truth, strict=True)
-        ]  # fmt: skip
+        ]
     labels = sorted({label for image in images for label in image.labels})
     return _source(tree, "ilsvrc2012", images, labels, contents)
 
@@ -241,9 +259,14 @@ def _images_of(
     for member in members(tree, path, size, start=start):
         if not is_litter(PurePosixPath(member.name).name):
             yield ListedImage(
-                prefix + member.name, (label,), split, member.length, path, member.offset,
+                prefix + member.name,
+                (label,),
+                split,
                 member.length,
-            )  # fmt: skip
+                path,
+                member.offset,
+                member.length,
+            )
 
 
 def _label_of(tree: Tree, path: str, member: Member, where: str) -> tuple[tuple[str, ...], bool]:
@@ -293,6 +316,12 @@ def _source(
             "train-…, val-… or test-…"
         )
     return Source(
-        tree.address, layout, images, labels, bool(images) and None not in splits, multi,
-        contents.ignored, reader(tree),
-    )  # fmt: skip
+        tree.address,
+        layout,
+        images,
+        labels,
+        bool(images) and None not in splits,
+        multi,
+        contents.ignored,
+        reader(tree),
+    )
