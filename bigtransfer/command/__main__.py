@@ -6,11 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import bigtransfer
 from bigtransfer.command import (
+    check_params,
     compare,
     data,
     doctor,
@@ -20,6 +20,7 @@ from bigtransfer.command import (
     images,
     plan,
     predict,
+    run,
     sweep,
     sync,
     weights,
@@ -28,18 +29,49 @@ from bigtransfer.errors import BigTransferError
 
 _INTERRUPTED = 130
 _NOBODY_READS = 141
-_COMMANDS: dict[str, Any] = {
-    "weights": weights, "data": data, "plan": plan, "predict": predict, "export": export,
-    "compare": compare, "finetune": finetune, "sweep": sweep, "evaluate": evaluate,
-    "images": images, "doctor": doctor,
-}  # fmt: skip
+COMMANDS: dict[str, tuple[Any, str]] = {
+    "check-params": (
+        check_params,
+        "check all of params.yaml and the paths in it; every fault in one report",
+    ),
+    "run": (run, "check-params, then dvc repro, then what was made (this is `make run`)"),
+    "data": (data, "check any folder of images without a project; look into shards"),
+    "finetune": (
+        finetune,
+        "from a folder of images and weights to a tested model, in one command",
+    ),
+    "sweep": (
+        sweep,
+        "many tasks, subset sizes and seeds from one network; resumable, one table",
+    ),
+    "predict": (predict, "what a fine-tuned model sees in image files"),
+    "evaluate": (
+        evaluate,
+        "how often a model is right on labelled images from elsewhere, e.g. ObjectNet",
+    ),
+    "export": (export, "a fine-tuned model as an ONNX or torch file, preprocessing inside"),
+    "compare": (
+        compare,
+        "two reports on one test split: which model is better, and how sure is that?",
+    ),
+    "doctor": (
+        doctor,
+        "is everything here that the commands need, and is `kfp` this project's?",
+    ),
+    "images": (images, "build the container images of the components, by Docker or Podman"),
+    "plan": (plan, "what an upstream training would take: steps, FLOPs, memory, time, cost"),
+    "sync": (sync, "send to MLflow what it did not take before"),
+    "weights": (weights, "published weights: fetch, show, convert"),
+}
+"""Name -> module with `add_arguments(parser)` and `run(arguments)`, and its line in the help."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
     arguments = parser().parse_args(argv)
+    module, _ = COMMANDS[arguments.command]
     try:
-        sys.exit(_call(arguments))
+        sys.exit(module.run(arguments))
     except BigTransferError as error:
         print(f"bigtransfer {arguments.command}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -51,24 +83,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(_INTERRUPTED)
 
 
-def _call(arguments: argparse.Namespace) -> int:
-    if arguments.command == "check-params":
-        from bigtransfer.command.check_params import check_params
-
-        check_params(arguments.params)
-        print(f"{arguments.params}: all sections and paths are fine")
-        return 0
-    if arguments.command == "sync":
-        sync.run(Path.cwd())
-        return 0
-    if arguments.command in _COMMANDS:
-        _COMMANDS[arguments.command].run(arguments)
-        return 0
-    from bigtransfer.command.workflow import run
-
-    return run(Path.cwd(), arguments.targets)
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the command line of `bigtransfer`."""
     result = argparse.ArgumentParser(
@@ -76,109 +90,8 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--version", action="version", version=bigtransfer.__version__)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    check = commands.add_parser(
-        "check-params",
-        help="check all of params.yaml and the paths in it; every fault in one report",
-        allow_abbrev=False,
-    )
-    check.add_argument(
-        "--params",
-        type=Path,
-        default=Path("params.yaml"),
-        metavar="FILE",
-        help="file to check (default: %(default)s)",
-    )
-    run = commands.add_parser(
-        "run",
-        help="check-params, then dvc repro, then what was made (this is `make run`)",
-        allow_abbrev=False,
-    )
-    run.add_argument(
-        "targets",
-        nargs="*",
-        metavar="STAGE",
-        help="only these stages and what they need, e.g. shard@photos (default: all)",
-    )
-    data.add_arguments(
-        commands.add_parser(
-            "data",
-            help="check any folder of images without a project; look into shards",
-            allow_abbrev=False,
-        )
-    )
-    finetune.add_arguments(
-        commands.add_parser(
-            "finetune",
-            help="from a folder of images and weights to a tested model, in one command",
-            allow_abbrev=False,
-        )
-    )
-    sweep.add_arguments(
-        commands.add_parser(
-            "sweep",
-            help="many tasks, subset sizes and seeds from one network; resumable, one table",
-            allow_abbrev=False,
-        )
-    )
-    predict.add_arguments(
-        commands.add_parser(
-            "predict",
-            help="what a fine-tuned model sees in image files",
-            allow_abbrev=False,
-        )
-    )
-    evaluate.add_arguments(
-        commands.add_parser(
-            "evaluate",
-            help="how often a model is right on labelled images from elsewhere, e.g. ObjectNet",
-            allow_abbrev=False,
-        )
-    )
-    export.add_arguments(
-        commands.add_parser(
-            "export",
-            help="a fine-tuned model as an ONNX or torch file, preprocessing inside",
-            allow_abbrev=False,
-        )
-    )
-    compare.add_arguments(
-        commands.add_parser(
-            "compare",
-            help="two reports on one test split: which model is better, and how sure is that?",
-            allow_abbrev=False,
-        )
-    )
-    doctor.add_arguments(
-        commands.add_parser(
-            "doctor",
-            help="is everything here that the commands need, and is `kfp` this project's?",
-            allow_abbrev=False,
-        )
-    )
-    images.add_arguments(
-        commands.add_parser(
-            "images",
-            help="build the container images of the components, by Docker or Podman",
-            allow_abbrev=False,
-        )
-    )
-    plan.add_arguments(
-        commands.add_parser(
-            "plan",
-            help="what an upstream training would take: steps, FLOPs, memory, time, cost",
-            allow_abbrev=False,
-        )
-    )
-    commands.add_parser(
-        "sync", help="send to MLflow what it did not take before", allow_abbrev=False
-    )
-    weights.add_arguments(
-        commands.add_parser(
-            "weights",
-            help="published weights: fetch, show, convert",
-            allow_abbrev=False,
-        )
-    )
+    for name, (module, summary) in COMMANDS.items():
+        module.add_arguments(commands.add_parser(name, help=summary, allow_abbrev=False))
     return result
 
 

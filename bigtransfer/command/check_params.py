@@ -1,69 +1,29 @@
-"""Check the whole of params.yaml, and the paths in it, before anything starts."""
+"""`bigtransfer check-params`, as typed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
 from pathlib import Path
-from typing import Any
-
-from bigtransfer import config
-from bigtransfer.config import SOURCES, Params
-from bigtransfer.data.embedded import EMBEDDED
-from bigtransfer.errors import BigTransferError, ConfigError
-from bigtransfer.model.names import parse_architecture
-
-_FILES = (".tar", ".tar.gz", ".tgz")
-"""Suffixes of the files that are a dataset by themselves."""
-_MATERIALIZED = {f"data/{name}" for name in EMBEDDED}
 
 
-def check_params(path: Path) -> Params:
-    """Return the params if every value and every path is fine.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "--params",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="file to check (default: %(default)s)",
+    )
 
-    DVC refuses a missing dependency before any component starts, with a message that does not
-    name params.yaml; so the paths are looked at here.
+
+def run(arguments: argparse.Namespace) -> None:
+    """Check a file, and say that it is fine.
 
     Raises:
         ConfigError: One line per fault.
     """
-    raw = config.read_yaml(path)
-    faults: list[str] = []
-    try:
-        params = config.resolve(raw, path.name)
-    except ConfigError as error:
-        faults.append(str(error))
-    faults += [f"{path.name}: {line}" for line in _meaning_faults(raw, path.parent)]
-    if faults:
-        raise ConfigError("\n".join(faults))
-    return params
+    from bigtransfer.command.params_file import check_params
 
-
-def _meaning_faults(raw: dict[str, Any], project: Path) -> Iterator[str]:
-    """Say what is wrong with values that have the right type."""
-    pretrain, datasets = raw.get("pretrain"), raw.get("datasets")
-    if isinstance(pretrain, dict) and isinstance(name := pretrain.get("architecture"), str):
-        try:
-            parse_architecture(name)
-        except BigTransferError as error:
-            yield f"'pretrain.architecture': {error}"
-    for name, entry in (datasets if isinstance(datasets, dict) else {}).items():
-        if isinstance(entry, dict) and isinstance(entry.get("path"), str):
-            yield from _path_faults(name, Path(entry["path"]), project)
-
-
-def _path_faults(name: str, folder: Path, project: Path) -> Iterator[str]:
-    if folder.as_posix() in _MATERIALIZED or folder.is_relative_to(SOURCES):
-        return
-    place = f"'datasets.{name}.path' is {str(folder)!r}"
-    if not (project / folder).exists():
-        yield (
-            f"{place}, but there is no such folder; correct it, or fetch the data "
-            "(`dvc pull` if it is tracked by DVC)"
-        )
-    elif folder.name.endswith((".csv", ".tsv", ".parquet")):
-        yield (
-            f"{place}, a table: DVC would not notice when its images change; give the folder that "
-            "holds table and images (the table is found by itself)"
-        )
-    elif not (project / folder).is_dir() and not folder.name.endswith(_FILES):
-        yield f"{place}, a file that is no dataset; give a folder, or one of {', '.join(_FILES)}"
+    check_params(arguments.params)
+    print(f"{arguments.params}: all sections and paths are fine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,17 @@ from bigtransfer.track.journal import is_being_written, unsent
 _TRACK = Path(".work") / "track"
 
 
-def run(project: Path) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line: there is nothing to choose."""
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Send every journal of the project that is not in MLflow yet.
 
     Raises:
         InfrastructureError: If MLflow does not take one; names it.
     """
+    project = Path.cwd()
     waiting = [
         journal
         for folder in sorted((project / _TRACK).glob("*/"))

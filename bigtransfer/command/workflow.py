@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bigtransfer.command.check_params import check_params
 from bigtransfer.command.dvc_lock import make_way
+from bigtransfer.command.params_file import check_params
 from bigtransfer.config import Params
 from bigtransfer.errors import StorageError
 from bigtransfer.storage import read_json
@@ -24,7 +24,7 @@ _REPORT = Path("artifacts") / "report"
 _REGISTRATIONS = Path("artifacts") / "register"
 
 
-def run(project: Path, targets: list[str]) -> int:
+def repro(project: Path, targets: list[str]) -> int:
     """Run `dvc repro` in the project and return the exit code of the whole.
 
     Args:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bigtransfer.command.__main__ import main
-from bigtransfer.command.check_params import check_params
+from bigtransfer.command.params_file import check_params
 from bigtransfer.errors import ConfigError
 from fixtures.project import PROJECT
 
