@@ -1,4 +1,4 @@
-"""Where shards are written to: a local folder, or a prefix in a bucket, behind one interface."""
+"""Where files are written to: a local folder, or a prefix in a bucket, behind one interface."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from bigtransfer.storage import MANIFEST_NAME, new_file, sha256_file
 from bigtransfer.storage.s3 import (
     S3Path,
+    S3Tree,
     client,
     delete,
     download,
@@ -25,7 +26,12 @@ def target_at(place: Place) -> Target:
 
 
 class Target(Protocol):
-    """Where shards are written to."""
+    """Where shards, and mirrored checkpoints, are written to."""
+
+    @property
+    def address(self) -> str:
+        """As people write it."""
+        ...
 
     @property
     def scratch(self) -> Path | None:
@@ -33,7 +39,7 @@ class Target(Protocol):
         ...
 
     def put(self, name: str, file: Path) -> None:
-        """Move a finished local file there."""
+        """Bring a finished local file there; a folder moves it, a bucket takes a copy."""
         ...
 
     def put_bytes(self, name: str, data: bytes) -> None:
@@ -48,6 +54,14 @@ class Target(Protocol):
         """Say whether a file with the `sha256` of `facts` is there."""
         ...
 
+    def names(self) -> list[str]:
+        """Return the names of all files there, in order."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file; nothing happens where there is none."""
+        ...
+
     def unseal(self) -> None:
         """Remove the manifest: what is there is no dataset until it is joined again."""
         ...
@@ -59,6 +73,11 @@ class Folder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def address(self) -> str:
+        """Return the folder."""
+        return str(self._folder)
 
     @property
     def scratch(self) -> Path | None:
@@ -85,9 +104,18 @@ class Folder:
         path = self._folder / name
         return path.is_file() and sha256_file(path) == facts["sha256"]
 
+    def names(self) -> list[str]:
+        """Return the names of all files there, in order."""
+        found = (path for path in self._folder.rglob("*") if path.is_file())
+        return sorted(path.relative_to(self._folder).as_posix() for path in found)
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        (self._folder / name).unlink(missing_ok=True)
+
     def unseal(self) -> None:
         """Remove the manifest."""
-        (self._folder / MANIFEST_NAME).unlink(missing_ok=True)
+        self.remove(MANIFEST_NAME)
 
 
 class Bucket:
@@ -95,6 +123,11 @@ class Bucket:
 
     def __init__(self, place: S3Path) -> None:
         self._place, self._client = place, client()
+
+    @property
+    def address(self) -> str:
+        """Return the prefix."""
+        return str(self._place)
 
     @property
     def scratch(self) -> Path | None:
@@ -117,6 +150,14 @@ class Bucket:
         """Say whether a file with the `sha256` of `facts` is there."""
         return exists_with(self._client, self._place / name, facts["sha256"])
 
+    def names(self) -> list[str]:
+        """Return the names of all objects there, in order."""
+        return [file.path for file in S3Tree(self._place, {}, self._client).contents().files]
+
+    def remove(self, name: str) -> None:
+        """Remove an object."""
+        delete(self._client, self._place / name)
+
     def unseal(self) -> None:
         """Remove the manifest."""
-        delete(self._client, self._place / MANIFEST_NAME)
+        self.remove(MANIFEST_NAME)

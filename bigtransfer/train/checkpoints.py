@@ -33,7 +33,7 @@ from bigtransfer.storage import (
     seal,
     verify_folder,
 )
-from bigtransfer.storage.s3 import S3Path, S3Tree, client, delete, download, upload
+from bigtransfer.storage.places import Target
 
 SCHEMA = 2
 _NAME = re.compile(r"step-(\d{8,})")
@@ -52,7 +52,7 @@ Warn = Callable[[str], None]
 class Checkpoints:
     """What is kept of one run."""
 
-    def __init__(self, folder: Path, mirror: S3Path | None, warn: Warn) -> None:
+    def __init__(self, folder: Path, mirror: Target | None, warn: Warn) -> None:
         """Open the folder of a run; partial checkpoints of a killed process are removed.
 
         Args:
@@ -61,7 +61,6 @@ class Checkpoints:
             warn: Called with one line for everything that is passed over.
         """
         self.folder, self._mirror, self._warn = folder, mirror, warn
-        self._s3 = None if mirror is None else client()
         self._sender: threading.Thread | None = None
         self._next: int | None = None
         """Step that is to be sent to the mirror next."""
@@ -151,7 +150,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"none of the {len(faults)} checkpoints under {str(self.folder)!r} can be used; "
                 f"the last fault: {faults[-1]} (to begin this training anew, remove that folder"
-                + (f" and {self._mirror})" if self._mirror else ")")
+                + (f" and {self._mirror.address})" if self._mirror else ")")
             )
         return None
 
@@ -219,7 +218,7 @@ class Checkpoints:
         path = self._path(step)
         names = sorted(p.name for p in path.iterdir() if p.name != MANIFEST_NAME)
         for name in (*names, MANIFEST_NAME):
-            upload(self._s3, path / name, self._mirror / path.name / name)
+            self._mirror.put(f"{path.name}/{name}", path / name)
         remote = self._remote()
         for old in sorted(remote)[:-_KEPT]:
             if old != self._best:
@@ -235,8 +234,8 @@ class Checkpoints:
         if self._mirror is None:
             return {}
         found: dict[int, list[str]] = {}
-        for file in S3Tree(self._mirror, {}, self._s3).contents().files:
-            name, _, rest = file.path.partition("/")
+        for path in self._mirror.names():
+            name, _, rest = path.partition("/")
             if rest and (match := _NAME.fullmatch(name)):
                 found.setdefault(int(match[1]), []).append(rest)
         return {step: files for step, files in found.items() if MANIFEST_NAME in files}
@@ -248,19 +247,19 @@ class Checkpoints:
         name = self._path(step).name
         with new_folder(self._path(step), sealed=False) as partial:
             for file in files:
-                data = download(self._s3, self._mirror / name / file)
+                data = self._mirror.get(f"{name}/{file}")
                 if data is None:
-                    raise CheckpointError(f"{self._mirror / name / file} vanished")
+                    raise CheckpointError(f"{self._mirror.address}/{name}/{file} vanished")
                 (partial / file).write_bytes(data)
             _verified(partial)
         seconds = time.monotonic() - began
-        self._warn(f"{name} came from {self._mirror} in {seconds:.1f} s")
+        self._warn(f"{name} came from {self._mirror.address} in {seconds:.1f} s")
 
     def _forget_remote(self, step: int, files: list[str]) -> None:
         assert self._mirror is not None
-        place = self._mirror / self._path(step).name
+        name = self._path(step).name
         for file in (MANIFEST_NAME, *(f for f in files if f != MANIFEST_NAME)):
-            delete(self._s3, place / file)
+            self._mirror.remove(f"{name}/{file}")
 
 
 def read_state(folder: Path) -> State:

@@ -26,7 +26,7 @@ from bigtransfer.model.processor import use_cpu
 from bigtransfer.model.resnet import create_model
 from bigtransfer.progress import progress
 from bigtransfer.storage import as_csv, as_json, lock, write_text
-from bigtransfer.storage.places import Place
+from bigtransfer.storage.places import Place, target_at
 from bigtransfer.storage.s3 import S3Path
 from bigtransfer.train.checkpoints import JOURNAL, Checkpoints, State, read_state
 from bigtransfer.train.code import code_version
@@ -181,7 +181,7 @@ class Training:
                 self.curve = Curve(folder / JOURNAL)
                 held.callback(self.curve.close)
                 self._checkpoints = Checkpoints(
-                    folder, S3Path.parse(mirror) / self.key if mirror else None, _say
+                    folder, target_at(S3Path.parse(mirror) / self.key) if mirror else None, _say
                 )
                 self._saver = Saver(self._checkpoints)
                 self._checkpoints.require_room(state_bytes(self.model))

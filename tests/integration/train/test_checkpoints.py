@@ -98,6 +98,6 @@ def test_a_bucket_that_takes_nothing_new_keeps_what_it_has(
         def refuse(*_: Any) -> None:
             raise StorageError("no right to write")
 
-        patch.setattr("bigtransfer.train.checkpoints.upload", refuse)
+        patch.setattr("bigtransfer.storage.places.upload", refuse)
         kept.write(30, 40)
     assert mirrored(tmp_path, "elsewhere").newest() == 20
