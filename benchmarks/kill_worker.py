@@ -20,7 +20,7 @@ _write = pretrain.Training.write
 def write(self: pretrain.Training, outputs: pretrain.Outputs) -> dict[str, Any] | None:
     """Note weights, momentum and journal, then write the results as always."""
     state = pretrain.whole_state(self.model, self.optimizer)
-    if self.leads:
+    if self.is_main_process:
         digests = {}
         for group, tensors in state.items():
             sha256 = hashlib.sha256()

@@ -25,10 +25,10 @@ from torch import nn
 
 from bigtransfer.model import create_model
 from bigtransfer.train.devices import Device
-from bigtransfer.train.loop import Machine, Steps, Watcher
+from bigtransfer.train.loop import ComputeSettings, StepCallback, Steps
 from bigtransfer.train.loss import loss_named
 from bigtransfer.train.mixup import mixup_lambda
-from bigtransfer.train.parallel import spread
+from bigtransfer.train.parallel import parallelize
 from bigtransfer.train.schedule import Schedule
 
 _RATE = 1e-3
@@ -87,17 +87,17 @@ def _build(
     *,
     compiled: bool,
 ) -> tuple[Step, nn.Module]:
-    machine = Machine(
+    compute = ComputeSettings(
         Device(torch.device(arguments.device)),
         precision=arguments.dtype,
         micro_batch_size=arguments.batch,
         compiled=compiled,
     )
-    model = create_model(arguments.model, classes).to(machine.device.torch)
-    called, optimizer = spread(
+    model = create_model(arguments.model, classes).to(compute.device.torch)
+    called, optimizer = parallelize(
         model,
         None,
-        machine.group,
+        compute.group,
         parallel="ddp",
         compiled=compiled,
         momentum=0.9,
@@ -110,9 +110,9 @@ def _build(
         optimizer,
         batch,
         schedule,
-        machine,
+        compute,
         loss_named("softmax"),
-        Watcher(),
+        StepCallback(),
         lambda: float("inf"),
         lambda step: mixup_lambda(mixup_alpha, 0, step),
     )

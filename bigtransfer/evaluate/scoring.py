@@ -85,7 +85,7 @@ class Scorer:
         rows = self._shards.rows(split)
         labels = self._shards.labels(rows)
         total = np.zeros((len(rows), len(self._shards.classes)))
-        voices = np.zeros((len(rows), 1))
+        votes = np.zeros((len(rows), 1))
         for cell in cells:
             k = cell["examples_per_class"]
             heard = np.ones((len(rows), 1))
@@ -95,9 +95,9 @@ class Scorer:
             if heard.any():
                 logits, meta = self.logits(cell["folder"], split)
                 total += heard * calibrated(logits, meta["validation"]["temperature"])
-                voices += heard
+                votes += heard
         with np.errstate(invalid="ignore"):
-            return total / np.where(voices == 0, np.nan, voices)
+            return total / np.where(votes == 0, np.nan, votes)
 
     def _split(self, split: str, side: int) -> Squares:
         if (split, side) not in self._squares:

@@ -23,8 +23,8 @@ from bigtransfer.metrics.accuracy import (
     softmax,
 )
 from bigtransfer.metrics.calibration import calibrated, calibration_error, reliability
+from bigtransfer.metrics.label_issues import find_label_issues
 from bigtransfer.metrics.multilabel import average_precision, multi_hot, sigmoid
-from bigtransfer.metrics.suspects import find_suspects
 from bigtransfer.model.processor import device_named, use_cpu
 from bigtransfer.progress import tracked
 from bigtransfer.report import page
@@ -318,16 +318,16 @@ def _suspects(
         paths = shards.index["path"].take(rows).to_pylist()
         probabilities = scorer.unseen(group, split, train_on)
         examined += int(np.isfinite(probabilities[:, 0]).sum())
-        for suspect in find_suspects(probabilities, shards.labels(rows)):
+        for issue in find_label_issues(probabilities, shards.labels(rows)):
             found.append(
                 {
-                    "row": int(rows[suspect.position]),
-                    "path": paths[suspect.position],
+                    "row": int(rows[issue.position]),
+                    "path": paths[issue.position],
                     "split": split,
-                    "given": shards.classes[suspect.given],
-                    "likely": shards.classes[suspect.likely],
-                    "given_probability": suspect.given_probability,
-                    "likely_probability": suspect.likely_probability,
+                    "given": shards.classes[issue.given],
+                    "likely": shards.classes[issue.likely],
+                    "given_probability": issue.given_probability,
+                    "likely_probability": issue.likely_probability,
                 }
             )
     found.sort(key=lambda row: (row["given_probability"] - row["likely_probability"], row["path"]))

@@ -1,1 +1,1 @@
-"""Numpy in, numbers out: accuracy, mAP, calibration, label suspects, comparison."""
+"""Numpy in, numbers out: accuracy, mAP, calibration, label issues, comparison."""

@@ -38,11 +38,11 @@ def few_shot(rows: list[dict[str, Any]]) -> str:
         )
         x = [places[row["examples_per_class"]] for row in mine]
         y = np.array([row["median"] for row in mine])
-        spread = [y - [row["min"] for row in mine], [row["max"] for row in mine] - y]
+        parallelize = [y - [row["min"] for row in mine], [row["max"] for row in mine] - y]
         axes.errorbar(
             x,
             y,
-            yerr=spread,
+            yerr=parallelize,
             color=_COLOURS[init],
             label=_LABELS[init],
             marker="o",

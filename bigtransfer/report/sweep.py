@@ -132,7 +132,14 @@ def as_markdown(
             spread += f" ({row['metric']})"
         if row["note"]:
             spread = f"{spread}, {row['note']}" if row["median"] else row["note"]
-        cells = (row["task"], row["per_class"], row["init"], spread, row["runs"], row["reference"])
+        cells = (
+            row["task"],
+            row["per_class"],
+            row["init"],
+            spread,
+            row["runs"],
+            row["reference"],
+        )
         lines.append("| " + " | ".join(cells) + " |")
     if groups := group_rows(tasks, sizes):
         lines += [

@@ -20,9 +20,9 @@ from bigtransfer.train.checkpoints import JOURNAL, Checkpoints, State, read_stat
 from bigtransfer.train.curve import Curve
 from bigtransfer.train.hyperrule import HyperRule
 from bigtransfer.train.interrupts import Interrupts
-from bigtransfer.train.loop import Machine, Watcher, run_steps
+from bigtransfer.train.loop import ComputeSettings, StepCallback, run_steps
 from bigtransfer.train.loss import loss_named
-from bigtransfer.train.parallel import spread, whole_state
+from bigtransfer.train.parallel import parallelize, whole_state
 from bigtransfer.train.saver import Saver
 from bigtransfer.train.state import require_fit
 
@@ -49,8 +49,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a run starts from."""
+class InitialWeights:
+    """The weights that a run starts from, and the data they are trained on."""
 
     pretrained: Path
     """Upstream checkpoint."""
@@ -80,7 +80,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Keeping:
+class CheckpointPolicy:
     """Where and how often the state of a run is kept."""
 
     folder: Path
@@ -93,25 +93,25 @@ class Keeping:
 
 def train_cell(
     cell: Cell,
-    start: Start,
+    initial: InitialWeights,
     rows: NDArray[np.int64],
     rule: HyperRule,
     *,
     flip: bool,
-    machine: Machine,
-    keeping: Keeping,
+    compute: ComputeSettings,
+    policy: CheckpointPolicy,
     advance: Callable[[int], None],
 ) -> tuple[ResNetV2, float]:
     """Train one network by a HyperRule verdict.
 
     Args:
         cell: Which one.
-        start: What it starts from.
+        initial: What it starts from.
         rows: Index rows of the images that are trained on.
         rule: Schedule, resolution and MixUp.
         flip: Whether to mirror at random.
-        machine: What it is computed on; its micro-batch is halved when memory runs out.
-        keeping: Where its state is kept.
+        compute: What it is computed on; its micro-batch is halved when memory runs out.
+        policy: Where its state is kept.
         advance: Is told the finished steps.
 
     Returns:
@@ -121,34 +121,34 @@ def train_cell(
         BigTransferError: If the loss is no number any more.
         KeyboardInterrupt, InfrastructureError: After Ctrl-C or SIGTERM, with the state kept.
     """
-    model = start.network(cell).to(machine.device.torch).recompute(machine.recompute)
-    checkpoints = Checkpoints(keeping.folder, None, _say)
-    keeping.folder.mkdir(parents=True, exist_ok=True)
-    found = checkpoints.newest(lambda folder, meta: _fitting(folder, meta, model, keeping.code))
-    with closing(Curve(keeping.folder / JOURNAL)) as curve:
+    model = initial.network(cell).to(compute.device.torch).recompute(compute.recompute)
+    checkpoints = Checkpoints(policy.folder, None, _say)
+    policy.folder.mkdir(parents=True, exist_ok=True)
+    found = checkpoints.newest(lambda folder, meta: _fitting(folder, meta, model, policy.code))
+    with closing(Curve(policy.folder / JOURNAL)) as curve:
         step, state = 0, None
         if found is not None:
             folder, state = found
             step = int(folder.name.removeprefix("step-"))
             curve.take_from(folder / JOURNAL)
             _say(f"{cell.name}: resuming at step {step:,} of {rule.total_steps:,}")
-        called, optimizer = spread(
+        called, optimizer = parallelize(
             model,
             state,
-            machine.group,
+            compute.group,
             parallel="ddp",
-            compiled=machine.compiled,
+            compiled=compute.compiled,
             momentum=MOMENTUM,
             weight_decay=0.0,
         )
-        squares = Squares(start.shards, rows, rule.precrop)
+        squares = Squares(initial.shards, rows, rule.precrop)
         batches = TrainBatches(
             squares, batch_size=rule.batch_size, crop=rule.crop, flip=flip, seed=cell.seed
         )
-        multi_label = start.shards.summary["multi_label"]
+        multi_label = initial.shards.summary["multi_label"]
         saver = Saver(checkpoints)
-        watcher = _CellWatcher(
-            cell, rule.total_steps, model, optimizer, curve, saver, keeping, advance
+        callback = _CellCallback(
+            cell, rule.total_steps, model, optimizer, curve, saver, policy, advance
         )
         try:
             run_steps(
@@ -159,8 +159,8 @@ def train_cell(
                 mixup_alpha=rule.mixup_alpha,
                 seed=cell.seed,
                 start=step,
-                watcher=watcher,
-                machine=machine,
+                callback=callback,
+                compute=compute,
                 loss=loss_named("sigmoid" if multi_label else "softmax"),
             )
         finally:
@@ -180,7 +180,7 @@ def _fitting(folder: Path, meta: dict[str, Any], model: ResNetV2, code: str) -> 
     return state
 
 
-class _CellWatcher(Watcher):
+class _CellCallback(StepCallback):
     """Journals the loss, shows progress, keeps the state, and stops when asked to."""
 
     def __init__(
@@ -191,34 +191,34 @@ class _CellWatcher(Watcher):
         optimizer: SGD,
         curve: Curve,
         saver: Saver,
-        keeping: Keeping,
+        policy: CheckpointPolicy,
         advance: Callable[[int], None],
     ) -> None:
         self._cell, self._total = cell, total_steps
         self._model, self._optimizer = model, optimizer
-        self._curve, self._saver, self._keeping, self._advance = curve, saver, keeping, advance
+        self._curve, self._saver, self._policy, self._advance = curve, saver, policy, advance
 
     def before_update(self) -> None:
         self._saver.before_update()
         self._saver.check()
 
-    def after_step(self, step: int, loss: float, rate: float, wished: Sequence[float]) -> None:
+    def after_step(self, step: int, loss: float, rate: float, reduced: Sequence[float]) -> None:
         self._curve.add(step, {"loss": loss, "rate": rate})
         self._advance(step)
         if step == self._total:
             return
-        if self._keeping.interrupts.wanted:
+        if self._policy.interrupts.wanted:
             self._save(step)
             self._saver.finish()
-            self._keeping.interrupts.end(step)
-        elif self._saver.is_due(self._keeping.seconds):
+            self._policy.interrupts.end(step)
+        elif self._saver.is_due(self._policy.seconds):
             self._save(step)
 
     def ran_out(self, micro_batch_size: int) -> None:
         _say(f"memory ran out; going on with {micro_batch_size} images per forward pass")
 
     def _save(self, step: int) -> None:
-        meta = {"cell": self._cell.name, "code": self._keeping.code}
+        meta = {"cell": self._cell.name, "code": self._policy.code}
         self._curve.fsync()
         state = whole_state(self._model, self._optimizer)
         self._saver.begin(step, state, meta, self._curve.path, None)

@@ -29,14 +29,14 @@ from bigtransfer.storage import (
     verify_folder,
 )
 from bigtransfer.storage.places import Place
-from bigtransfer.train.cell import Cell, Keeping, Start, train_cell
+from bigtransfer.train.cell import Cell, CheckpointPolicy, InitialWeights, train_cell
 from bigtransfer.train.code import code_version
 from bigtransfer.train.devices import Device, choose_device
 from bigtransfer.train.fitting import images_per_second, images_that_fit
 from bigtransfer.train.grid import Grid, cells_of, recipe_of
 from bigtransfer.train.hyperrule import HyperRule
 from bigtransfer.train.interrupts import Interrupts, watched
-from bigtransfer.train.loop import Machine
+from bigtransfer.train.loop import ComputeSettings
 from bigtransfer.train.state import fingerprint
 from bigtransfer.train.workers import in_workers
 
@@ -90,7 +90,7 @@ def finetune(
             f"trained: head leaves the network as it is, but norm {upstream['norm']} changes with "
             "every batch; set 'trained' to all"
         )
-    grid = Grid(params, Start(pretrained, upstream, shards, params.trained))
+    grid = Grid(params, InitialWeights(pretrained, upstream, shards, params.trained))
     made = _origin(params, upstream["digest"], shards.digest)
     code = code_version(__name__)
     done = work / fingerprint(code if params.resume == "same_code" else None, **made)
@@ -229,7 +229,7 @@ class _Worker:
     ) -> None:
         use_cpu(params.threads)
         gpus = torch.cuda.device_count()
-        self._machine = Machine(
+        self._compute = ComputeSettings(
             choose_device(params.device, number % gpus if gpus else 0),
             precision=params.precision,
             micro_batch_size=params.micro_batch_size,
@@ -238,10 +238,10 @@ class _Worker:
         )
         self._params, self._done, self._code = params, done, code
         shards = open_shards(shards_place)
-        self._start = Start(pretrained, read_meta(pretrained), shards, params.trained)
-        self._grid = Grid(params, self._start)
-        if not self._machine.device.is_cuda and params.micro_batch_size is None:
-            self._machine.micro_batch_size = self._images_that_fit()
+        self._initial = InitialWeights(pretrained, read_meta(pretrained), shards, params.trained)
+        self._grid = Grid(params, self._initial)
+        if not self._compute.device.is_cuda and params.micro_batch_size is None:
+            self._compute.micro_batch_size = self._images_that_fit()
 
     def __call__(
         self, number: int, interrupts: Interrupts, tell: Callable[[int], None]
@@ -254,26 +254,26 @@ class _Worker:
         with lock(self._done / f"{cell.name}.lock", f"cell {cell.name} of task {params.name!r}"):
             model, loss = train_cell(
                 cell,
-                self._start,
+                self._initial,
                 grid.rows(cell),
                 verdict,
                 flip=params.flip,
-                machine=self._machine,
-                keeping=Keeping(state, params.checkpoint_seconds, interrupts, self._code),
+                compute=self._compute,
+                policy=CheckpointPolicy(state, params.checkpoint_seconds, interrupts, self._code),
                 advance=tell,
             )
-            validation = grid.validation(model, verdict, self._machine)
-            meta = {**_meta(params, cell, self._start, verdict, validation), "code": self._code}
+            validation = grid.validation(model, verdict, self._compute)
+            meta = {**_meta(params, cell, self._initial, verdict, validation), "code": self._code}
             write_checkpoint(self._done / cell.name, model.cpu(), meta)
             shutil.rmtree(state, ignore_errors=True)
         return {"final_loss": loss, **_figures(validation)}
 
     def _images_that_fit(self) -> int | None:
         rule = self._grid.rule(self._grid.cells[0].examples_per_class)
-        kind = self._start.upstream
+        kind = self._initial.upstream
         fit = images_that_fit(
             kind["architecture"],
-            len(self._start.shards.classes),
+            len(self._initial.shards.classes),
             rule.crop,
             kind["root"],
             kind["norm"],
@@ -283,15 +283,19 @@ class _Worker:
 
 
 def _meta(
-    params: TaskParams, cell: Cell, start: Start, rule: HyperRule, validation: dict[str, Any]
+    params: TaskParams,
+    cell: Cell,
+    initial: InitialWeights,
+    rule: HyperRule,
+    validation: dict[str, Any],
 ) -> dict[str, Any]:
-    upstream = start.upstream
+    upstream = initial.upstream
     return {
         "architecture": upstream["architecture"],
         "root": upstream["root"],
         "norm": upstream["norm"],
-        "classes": start.shards.classes,
-        "multi_label": start.shards.summary["multi_label"],
+        "classes": initial.shards.classes,
+        "multi_label": initial.shards.summary["multi_label"],
         "crop": rule.crop,
         "task": params.name,
         **asdict(cell),
@@ -300,7 +304,7 @@ def _meta(
         "hyperrule": asdict(rule),
         "validation": validation,
         "upstream_digest": upstream["digest"] if cell.init == "upstream" else None,
-        "shards_digest": start.shards.digest,
+        "shards_digest": initial.shards.digest,
     }
 
 

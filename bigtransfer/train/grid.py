@@ -14,9 +14,9 @@ from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.metrics.calibration import calibration_of
 from bigtransfer.model.inference import predict
 from bigtransfer.model.resnet import ResNetV2
-from bigtransfer.train.cell import FULL, Cell, Start
+from bigtransfer.train.cell import FULL, Cell, InitialWeights
 from bigtransfer.train.hyperrule import HyperRule, hyperrule
-from bigtransfer.train.loop import Machine
+from bigtransfer.train.loop import ComputeSettings
 
 OVERRIDES = (
     "total_steps", "warmup_steps", "decay_steps", "batch_size", "base_lr", "precrop", "crop",
@@ -49,15 +49,15 @@ def recipe_of(params: TaskParams) -> dict[str, Any]:
 class Grid:
     """The cells of a task: what each is trained on, and by which rule."""
 
-    def __init__(self, params: TaskParams, start: Start) -> None:
-        self._params, self._shards = params, start.shards
-        self._architecture = start.upstream["architecture"]
-        self._train = np.concatenate([start.shards.rows(split) for split in params.train_on])
+    def __init__(self, params: TaskParams, initial: InitialWeights) -> None:
+        self._params, self._shards = params, initial.shards
+        self._architecture = initial.upstream["architecture"]
+        self._train = np.concatenate([initial.shards.rows(split) for split in params.train_on])
         self._val: Squares | None = None
         counts = params.examples_per_class
-        if start.shards.summary["multi_label"] and any(k != FULL for k in counts):
+        if initial.shards.summary["multi_label"] and any(k != FULL for k in counts):
             raise ConfigError(
-                f"dataset {start.shards.summary['dataset']!r} has several labels per image, of "
+                f"dataset {initial.shards.summary['dataset']!r} has several labels per image, of "
                 f"which no balanced few-shot subset can be drawn; set 'examples_per_class' of task "
                 f"{params.name!r} to [{FULL}]"
             )
@@ -78,12 +78,14 @@ class Grid:
         verdict = self._own_rule(examples_per_class).overridden(**given)
         return verdict if self._params.random_crop else replace(verdict, precrop=verdict.crop)
 
-    def validation(self, model: ResNetV2, rule: HyperRule, machine: Machine) -> dict[str, Any]:
+    def validation(
+        self, model: ResNetV2, rule: HyperRule, compute: ComputeSettings
+    ) -> dict[str, Any]:
         """Return what the validation split says of a network."""
         if self._val is None or self._val.side != rule.crop:
             self._val = Squares(self._shards, self._shards.rows("val"), rule.crop)
-        size = machine.micro_batch_size or min(rule.batch_size, _VALIDATION_BATCH)
-        logits = predict(model, evaluation_images(self._val, size), machine.device.torch)
+        size = compute.micro_batch_size or min(rule.batch_size, _VALIDATION_BATCH)
+        logits = predict(model, evaluation_images(self._val, size), compute.device.torch)
         return calibration_of(
             logits,
             self._val.labels,

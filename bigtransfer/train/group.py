@@ -29,7 +29,7 @@ class Group:
     device: torch.device = torch.device("cpu")
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Say whether this process is the one that writes."""
         return self.rank == 0
 
@@ -54,13 +54,13 @@ class Group:
         return [float(value) for value in together.tolist()]
 
     def broadcast(self, tensor: Tensor) -> None:
-        """Give every process the leader's values, in place."""
+        """Give every process the main process's values, in place."""
         if not self.alone:
             with lost_peers():
                 dist.broadcast(tensor, 0)
 
     def agree(self, value: int) -> int:
-        """Return the leader's number."""
+        """Return the main process's number."""
         number = torch.tensor([value], device=self.device)
         self.broadcast(number)
         return int(number.item())

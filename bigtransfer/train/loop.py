@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Machine:
+class ComputeSettings:
     """What a run is computed on, and how: all of it leaves the result as it is, but for rounding.
 
     Attributes:
@@ -59,24 +59,24 @@ class Machine:
     settle: Callable[[], None] = lambda: None
 
 
-class Watcher:
+class StepCallback:
     """What is done around a step; this one does nothing."""
 
-    def wishes(self) -> Sequence[float]:
+    def to_reduce(self) -> Sequence[float]:
         """Return numbers that are added up over the processes once per step."""
         return ()
 
     def before_update(self) -> None:
         """Return when weights may change."""
 
-    def after_step(self, step: int, loss: float, rate: float, wished: Sequence[float]) -> None:
+    def after_step(self, step: int, loss: float, rate: float, reduced: Sequence[float]) -> None:
         """Look at a finished step.
 
         Args:
             step: Finished steps.
             loss: Mean over the step's whole batch, before its update.
             rate: Learning rate of its update.
-            wished: The sums of the wishes.
+            reduced: The sums of `to_reduce`.
         """
 
     def ran_out(self, micro_batch_size: int) -> None:
@@ -92,8 +92,8 @@ def run_steps(
     mixup_alpha: float | None,
     seed: int,
     start: int,
-    watcher: Watcher,
-    machine: Machine | None = None,
+    callback: StepCallback,
+    compute: ComputeSettings | None = None,
     loss: Loss | None = None,
     highest_loss: Callable[[], float] = lambda: math.inf,
 ) -> None:
@@ -110,8 +110,8 @@ def run_steps(
         mixup_alpha: None: no MixUp.
         seed: Of MixUp.
         start: Finished steps.
-        watcher: Is told of every step.
-        machine: None: this process alone, on the CPU.
+        callback: Is told of every step.
+        compute: None: this process alone, on the CPU.
         loss: None: softmax cross-entropy.
         highest_loss: Returns above what the training has diverged.
 
@@ -121,19 +121,19 @@ def run_steps(
         InfrastructureError: If another process is gone, or memory ran out where a step cannot be
             repeated.
     """
-    machine = machine or Machine()
-    if machine.cuda_graph:
-        _require_graph(machine, mixup_alpha)
-    if machine.device.is_tpu:
-        _require_tpu(model, machine, mixup_alpha)
+    compute = compute or ComputeSettings()
+    if compute.cuda_graph:
+        _require_graph(compute, mixup_alpha)
+    if compute.device.is_tpu:
+        _require_tpu(model, compute, mixup_alpha)
     steps = Steps(
         model,
         optimizer,
         batches,
         schedule,
-        machine,
+        compute,
         loss or loss_named("softmax"),
-        watcher,
+        callback,
         highest_loss,
         lambda step: mixup_lambda(mixup_alpha, seed, step),
     )
@@ -153,15 +153,15 @@ class Steps:
         optimizer: SGD,
         batches: TrainBatches,
         schedule: Schedule,
-        machine: Machine,
+        compute: ComputeSettings,
         loss: Loss,
-        watcher: Watcher,
+        callback: StepCallback,
         highest_loss: Callable[[], float],
         lam: Callable[[int], float],
     ) -> None:
         self._model, self._optimizer, self._batches = model, optimizer, batches
-        self._schedule, self._machine, self._loss = schedule, machine, loss
-        self._watcher, self._highest, self._lam = watcher, highest_loss, lam
+        self._schedule, self._compute, self._loss = schedule, compute, loss
+        self._callback, self._highest, self._lam = callback, highest_loss, lam
         self._hooks = ExitStack()
         self._in_backward = False
         """Whether `backward` updates as it goes: on a CPU, alone, without micro-batches."""
@@ -172,17 +172,17 @@ class Steps:
     def prepare(self) -> ExitStack:
         """Choose how steps are done; returns the context within which they are."""
         self._hooks.close()
-        machine = self._machine
-        share = machine.group.share(self._batches.batch_size)
+        compute = self._compute
+        share = compute.group.share(self._batches.batch_size)
         pieces = len(self._pieces(share.stop - share.start))
-        device = machine.device
+        device = compute.device
         if device.is_tpu:
             assert isinstance(self._model, ResNetV2), "held by _require_tpu"
             size = self._batches.batch_size
             self._tpu = TpuStep(self._model, self._optimizer, self._loss, size)
-            machine.settle = self._tpu.write_back
+            compute.settle = self._tpu.write_back
             return self._hooks
-        self._in_backward = machine.group.alone and not device.is_cuda and pieces == 1
+        self._in_backward = compute.group.alone and not device.is_cuda and pieces == 1
         if self._in_backward:  # decision 0014
             self._hooks.enter_context(updates_in_backward(self._optimizer))
         return self._hooks
@@ -191,11 +191,11 @@ class Steps:
         """Do one step: forward, backward, update, and whoever watches."""
         rate = self._schedule.learning_rate(step)
         lam = self._lam(step)
-        if self._machine.cuda_graph:
+        if self._compute.cuda_graph:
             self._tell(step, self._replayed(batch, rate).item(), rate)
             return
         if self._tpu is not None:
-            self._watcher.before_update()
+            self._callback.before_update()
             self._tell(step, self._tpu(batch.images, batch.labels, rate).item(), rate)
             return
         for group in self._optimizer.param_groups:
@@ -210,16 +210,16 @@ class Steps:
                 self._halve(len(batch.images), error)
         if not self._in_backward:
             self._refuse(step, self._mean(loss))
-            self._watcher.before_update()
+            self._callback.before_update()
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
         self._tell(step, loss.item(), rate)
 
     def _forward_backward(self, step: int, batch: Batch, lam: float) -> Tensor:
         """Leave the gradients of this process's share, or, in backward, the updated weights."""
-        group = self._machine.group
+        group = self._compute.group
         pieces = self._pieces(len(batch.images))
-        total = torch.zeros((), dtype=torch.float64, device=self._machine.device.torch)
+        total = torch.zeros((), dtype=torch.float64, device=self._compute.device.torch)
         self._updating = False
         with nullcontext() if group.alone else lost_peers(), self._standardized_once(len(pieces)):
             for number, (piece, count) in enumerate(pieces, start=1):
@@ -228,7 +228,7 @@ class Steps:
                     loss = self._forward(batch, piece, count, lam)
                     if self._in_backward:
                         self._refuse(step, loss.item())
-                        self._watcher.before_update()
+                        self._callback.before_update()
                         self._updating = True
                     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 total += loss.detach()
@@ -236,8 +236,8 @@ class Steps:
 
     def _forward(self, batch: Batch, piece: slice, count: int, lam: float) -> Tensor:
         """Return a micro-batch's part of the loss."""
-        machine = self._machine
-        device = machine.device.torch
+        compute = self._compute
+        device = compute.device.torch
         x = to_network(batch.images[piece], device)
         labels = torch.from_numpy(batch.labels)
         partner_labels = labels.flip(0)[piece].to(device)
@@ -246,18 +246,18 @@ class Steps:
         logits = self._logits(x)
         loss = mixed_loss(self._loss, logits, labels[piece].to(device), partner_labels, lam)
         # Processes are averaged over; so a part of the batch counts as much as it holds.
-        weight = count * machine.group.world_size / self._batches.batch_size
+        weight = count * compute.group.world_size / self._batches.batch_size
         return loss if weight == 1.0 else loss * weight
 
     def _logits(self, x: Tensor) -> Tensor:
         kind = next(self._model.parameters()).dtype
-        with self._machine.device.autocast(self._machine.precision):
+        with self._compute.device.autocast(self._compute.precision):
             logits: Tensor = self._model(x.to(kind))
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def _replayed(self, batch: Batch, rate: float) -> Tensor:
         """Do the whole step as one CUDA graph, recorded at the first."""
-        device = self._machine.device.torch
+        device = self._compute.device.torch
         images = torch.from_numpy(batch.images).to(device)
         labels = torch.from_numpy(batch.labels).to(device)
         if self._captured is None:
@@ -273,18 +273,18 @@ class Steps:
             self._captured = CapturedStep(step, self._optimizer, [images, labels])
         for group in self._optimizer.param_groups:
             group["lr"].fill_(rate)
-        self._watcher.before_update()
+        self._callback.before_update()
         return self._captured(images, labels).clone()
 
     def _mean(self, loss: Tensor) -> float:
-        group = self._machine.group
+        group = self._compute.group
         return group.sum([loss.item()])[0] / group.world_size
 
     def _tell(self, step: int, loss: float, rate: float) -> None:
-        group = self._machine.group
-        value, *wished = group.sum([loss / group.world_size, *self._watcher.wishes()])
+        group = self._compute.group
+        value, *reduced = group.sum([loss / group.world_size, *self._callback.to_reduce()])
         self._refuse(step, value)
-        self._watcher.after_step(step + 1, value, rate, wished)
+        self._callback.after_step(step + 1, value, rate, reduced)
 
     def _refuse(self, step: int, loss: float) -> None:
         highest = self._highest()
@@ -306,9 +306,9 @@ class Steps:
         As many in every process, because each is a round of collectives: a share that is smaller
         by an image may repeat one that counts for nothing.
         """
-        group = self._machine.group
+        group = self._compute.group
         largest = -(-self._batches.batch_size // group.world_size)
-        count = -(-largest // (self._machine.micro_batch_size or largest))
+        count = -(-largest // (self._compute.micro_batch_size or largest))
         ends = [number * images // count for number in range(count + 1)]
         return [
             (slice(start, stop), stop - start) if stop > start else (slice(0, 1), 0)
@@ -322,7 +322,7 @@ class Steps:
 
     def _standardized_once(self, pieces: int) -> AbstractContextManager[None]:
         # Not in a group: gradients must come out of the backward pass, to be reduced beside it.
-        if pieces > 1 and self._machine.group.alone and isinstance(self._model, ResNetV2):
+        if pieces > 1 and self._compute.group.alone and isinstance(self._model, ResNetV2):
             return self._model.standardized_once()
         return nullcontext()
 
@@ -332,39 +332,39 @@ class Steps:
         Raises:
             InfrastructureError: If a single image is too much, or the step cannot be repeated.
         """
-        size = min(self._machine.micro_batch_size or images, images)
+        size = min(self._compute.micro_batch_size or images, images)
         if size <= 1:
             raise InfrastructureError(
                 "memory runs out with a single image; choose a smaller network or crop, or "
                 "recompute: units"
             ) from error
-        self._machine.micro_batch_size = math.ceil(size / 2)
-        self._watcher.ran_out(self._machine.micro_batch_size)
+        self._compute.micro_batch_size = math.ceil(size / 2)
+        self._callback.ran_out(self._compute.micro_batch_size)
         self._optimizer.zero_grad(set_to_none=True)
-        self._machine.device.release()
-        if self._updating or not self._machine.group.alone:
+        self._compute.device.release()
+        if self._updating or not self._compute.group.alone:
             raise InfrastructureError(
                 f"memory ran out with {size} images per forward pass; start the run again, it goes "
-                f"on from the last checkpoint with {self._machine.micro_batch_size}"
+                f"on from the last checkpoint with {self._compute.micro_batch_size}"
             ) from error
         self.prepare()
 
 
-def _require_graph(machine: Machine, mixup_alpha: float | None) -> None:
-    if not machine.device.is_cuda or not machine.group.alone:
+def _require_graph(compute: ComputeSettings, mixup_alpha: float | None) -> None:
+    if not compute.device.is_cuda or not compute.group.alone:
         raise ConfigError("cuda_graph: true is for one process on one GPU; set it to false")
-    if mixup_alpha or machine.micro_batch_size:
+    if mixup_alpha or compute.micro_batch_size:
         raise ConfigError("cuda_graph: true goes with neither MixUp nor micro_batch_size")
 
 
-def _require_tpu(model: nn.Module, machine: Machine, mixup_alpha: float | None) -> None:
+def _require_tpu(model: nn.Module, compute: ComputeSettings, mixup_alpha: float | None) -> None:
     if not isinstance(model, ResNetV2):
         raise ConfigError("device: tpu compiles the step by itself; set compile to false")
-    if not machine.group.alone:
+    if not compute.group.alone:
         raise ConfigError(
             "device: tpu is one process for all devices of a host; start it without torchrun"
         )
-    if mixup_alpha or machine.micro_batch_size or machine.precision != "float32":
+    if mixup_alpha or compute.micro_batch_size or compute.precision != "float32":
         raise ConfigError(
             "device: tpu goes with precision: float32 (XLA multiplies in bfloat16 there by itself) "
             "and without micro_batch_size and MixUp"

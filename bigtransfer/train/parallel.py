@@ -24,7 +24,7 @@ from bigtransfer.train.state import MOMENTUM_BUFFER, live_state
 _BUCKET_MIB = 25
 
 
-def spread(
+def parallelize(
     model: ResNetV2,
     state: State | None,
     group: Group,
@@ -34,11 +34,11 @@ def spread(
     momentum: float,
     weight_decay: float,
 ) -> tuple[nn.Module, SGD]:
-    """Give every process the leader's state; return what is called in training, and the optimiser.
+    """Give every process one state; return what is called in training, and the optimiser.
 
     Args:
         model: On its device.
-        state: On the leader: what to go on from, if anything. Elsewhere None.
+        state: On the main process: what to go on from, if anything. Elsewhere None.
         group: The processes.
         parallel: `ddp`: all weights in every process; `fsdp`: weights and momentum are split.
         compiled: Whether to compile the network.

@@ -28,6 +28,7 @@ from bigtransfer.progress import progress
 from bigtransfer.storage import as_csv, as_json, lock, write_text
 from bigtransfer.storage.places import Place, target_at
 from bigtransfer.storage.s3 import S3Path
+from bigtransfer.train.callbacks import Speed, TrainingCallback
 from bigtransfer.train.checkpoints import JOURNAL, Checkpoints, State, read_state
 from bigtransfer.train.code import code_version
 from bigtransfer.train.curve import Curve
@@ -35,13 +36,12 @@ from bigtransfer.train.devices import choose_device
 from bigtransfer.train.group import Group, environment_local_rank, lost_peers, open_group
 from bigtransfer.train.health import Health
 from bigtransfer.train.interrupts import Interrupts, watched
-from bigtransfer.train.loop import DivergedError, Machine, run_steps
+from bigtransfer.train.loop import ComputeSettings, DivergedError, run_steps
 from bigtransfer.train.loss import loss_named
-from bigtransfer.train.parallel import spread, whole_state
+from bigtransfer.train.parallel import parallelize, whole_state
 from bigtransfer.train.saver import Saver
 from bigtransfer.train.schedule import planned_schedule
 from bigtransfer.train.state import fingerprint, require_fit, state_bytes
-from bigtransfer.train.watching import Speed, TrainingWatcher
 
 Log = Callable[[int, dict[str, float]], None]
 """`log(step, metrics)`: where curves go."""
@@ -72,7 +72,7 @@ def pretrain(
 ) -> dict[str, Any] | None:
     """Train a network on the train split and write it as an upstream checkpoint.
 
-    Started by `torchrun`, every process calls this; the leader alone writes and logs.
+    Started by `torchrun`, every process calls this; the main process alone writes and logs.
 
     Args:
         params: The recipe, and how it is computed.
@@ -80,11 +80,11 @@ def pretrain(
         probe: Shards of the dataset on which frozen features are tried.
         outputs: Where the results go.
         work: Folder for resumable state; a subfolder per fingerprint.
-        log: Receives curves, on the leader.
-        begin: Is told the fingerprint of the training, on the leader, before any curve.
+        log: Receives curves, on the main process.
+        begin: Is told the fingerprint of the training, on the main process, before any curve.
 
     Returns:
-        What the file `metrics` holds; None where this process is not the leader.
+        What the file `metrics` holds; None where this process is not the main process.
 
     Raises:
         BigTransferError: If the loss is no number any more, or a recipe or a checkpoint does not
@@ -99,7 +99,7 @@ def pretrain(
         open_group(device.torch) as group,
         ExitStack() as stack,
     ):
-        machine = Machine(
+        compute = ComputeSettings(
             device,
             group,
             params.precision,
@@ -109,8 +109,8 @@ def pretrain(
             params.cuda_graph,
         )
         stack.enter_context(nullcontext() if group.alone else lost_peers())
-        training = Training(params, open_shards(shards), open_shards(probe), work, machine, log)
-        if group.leads:
+        training = Training(params, open_shards(shards), open_shards(probe), work, compute, log)
+        if group.is_main_process:
             begin(training.key)
         with training.opened():
             training.run(interrupts)
@@ -126,11 +126,11 @@ class Training:
         shards: Shards,
         probe: Shards,
         work: Path,
-        machine: Machine,
+        compute: ComputeSettings,
         log: Log,
     ) -> None:
-        self._params, self._shards, self._machine, self._log = params, shards, machine, log
-        group = self._group = machine.group
+        self._params, self._shards, self._compute, self._log = params, shards, compute, log
+        group = self._group = compute.group
         _require_possible(params, shards, group)
         rows = shards.rows("train")
         self._schedule = planned_schedule(params, len(rows))
@@ -147,9 +147,9 @@ class Training:
         self._folder = work / self.key
         self.model = create_model(
             params.architecture, len(shards.classes), params.root, params.seed, norm=params.norm
-        ).recompute(machine.recompute)
+        ).recompute(compute.recompute)
         nn.init.constant_(self.model.head.bias, params.head_bias)
-        self.model.to(machine.device.torch)
+        self.model.to(compute.device.torch)
         squares = Squares(shards, rows, params.precrop, keep=params.augmentation == "square")
         self._batches = TrainBatches(
             squares,
@@ -166,15 +166,15 @@ class Training:
         self._health = Health(shards, params.crop, params.probe, probe, group)
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Say whether this process is the one that writes."""
-        return self._group.leads
+        return self._group.is_main_process
 
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Hold the folder of the training: its lock, its journal, its checkpoints."""
         with ExitStack() as held:
-            if self.leads:
+            if self.is_main_process:
                 folder, mirror = self._folder, self._params.checkpoint_mirror
                 held.enter_context(lock(folder / "lock", f"the training in {str(folder)!r}"))
                 _say_what_is_not_used(folder)
@@ -193,7 +193,7 @@ class Training:
         group, params = self._group, self._params
         state: State | None = None
         self._step, smaller = 0, ""
-        if group.leads:
+        if group.is_main_process:
             if found := self._checkpoints.newest(self._fitting):
                 folder, state = found
                 self._step = int(folder.name.removeprefix("step-"))
@@ -203,17 +203,17 @@ class Training:
                 _say(f"resuming at step {self._step:,} of {self._schedule.total_steps:,}")
             smaller = self._hint.read_text() if self._hint.is_file() else ""
         self._step = group.agree(self._step)
-        first = self.curve.value(1, "loss") if group.leads and self._step else None
+        first = self.curve.value(1, "loss") if group.is_main_process and self._step else None
         self._first_loss = group.sum([first or 0.0])[0]
         size = group.agree(int(smaller) if smaller.isdigit() else 0)
-        if size and not self._machine.cuda_graph and not self._machine.device.is_tpu:
-            self._machine.micro_batch_size = min(size, params.micro_batch_size or size)
-        self._called, self.optimizer = spread(
+        if size and not self._compute.cuda_graph and not self._compute.device.is_tpu:
+            self._compute.micro_batch_size = min(size, params.micro_batch_size or size)
+        self._called, self.optimizer = parallelize(
             self.model,
             state,
             group,
             parallel=params.parallel,
-            compiled=self._machine.compiled,
+            compiled=self._compute.compiled,
             momentum=params.momentum,
             weight_decay=params.weight_decay,
         )
@@ -247,7 +247,7 @@ class Training:
         """
         total = self._schedule.total_steps
         with progress("pretrain", total, unit="step", start=self._step) as advance:
-            watcher = TrainingWatcher(
+            callback = TrainingCallback(
                 total,
                 self._params,
                 self._group,
@@ -255,10 +255,10 @@ class Training:
                 self,
                 advance,
                 self._speed(),
-                self._saver if self.leads else None,
+                self._saver if self.is_main_process else None,
             )
             if self._lacks_evaluation():
-                watcher.evaluate(self._step)
+                callback.evaluate(self._step)
             try:
                 run_steps(
                     self._called,
@@ -268,8 +268,8 @@ class Training:
                     mixup_alpha=None,
                     seed=self._params.seed,
                     start=self._step,
-                    watcher=watcher,
-                    machine=self._machine,
+                    callback=callback,
+                    compute=self._compute,
                     loss=loss_named(self._params.loss),
                     highest_loss=self._highest_loss,
                 )
@@ -277,11 +277,11 @@ class Training:
                 self._keep_evidence(error)
                 raise
             finally:
-                if self.leads:
+                if self.is_main_process:
                     self._saver.settle()
 
     def _speed(self) -> Speed:
-        params, peak = self._params, self._machine.device.peak_flops
+        params, peak = self._params, self._compute.device.peak_flops
         share = None
         if peak is not None:
             macs = forward_macs(
@@ -297,7 +297,7 @@ class Training:
     def _lacks_evaluation(self) -> bool:
         """Say whether it was interrupted between a step and its evaluation."""
         due = self._step > 0 and self._step % self._params.evaluation_steps == 0
-        known = self._group.leads and self.curve.has(self._step, "val_top1")
+        known = self._group.is_main_process and self.curve.has(self._step, "val_top1")
         return due and not self._group.agree(int(known))
 
     def _highest_loss(self) -> float:
@@ -305,7 +305,7 @@ class Training:
         return self._params.max_loss_factor * (self._first_loss or math.inf)
 
     def _keep_evidence(self, error: DivergedError) -> None:
-        if self.leads:
+        if self.is_main_process:
             samples = [self._batches.path_of(row) for row in error.rows]
             facts = {"step": error.step, "fault": str(error), "samples": samples}
             write_text(self._folder / f"diverged-{error.step:08d}.json", as_json(facts))
@@ -317,7 +317,7 @@ class Training:
         """
         if step == 1 and "loss" in values:
             self._first_loss = values["loss"]
-        if self.leads and (fresh := values if by_clock else self.curve.add(step, values)):
+        if self.is_main_process and (fresh := values if by_clock else self.curve.add(step, values)):
             self._log(step, fresh)
 
     def keep_micro_batch_size(self, images: int) -> None:
@@ -327,14 +327,14 @@ class Training:
 
     def look(self, between: Callable[[], None]) -> dict[str, float]:
         """Return validation accuracy and probe."""
-        self._machine.settle()
+        self._compute.settle()
         return self._health.look(self.model, between)
 
     def save(self, step: int, *, wait: bool) -> None:
         """Begin a checkpoint; with `wait`, finish it too. All processes must call it."""
-        self._machine.settle()
+        self._compute.settle()
         state = whole_state(self.model, self.optimizer)
-        if not self.leads:
+        if not self.is_main_process:
             return
         self.curve.fsync()
         meta = {
@@ -353,9 +353,9 @@ class Training:
 
     def write(self, outputs: Outputs) -> dict[str, Any] | None:
         """Write the results, then forget the checkpoints."""
-        self._machine.settle()
+        self._compute.settle()
         state = whole_state(self.model, self.optimizer)
-        if not self.leads:
+        if not self.is_main_process:
             return None
         steps = self._schedule.total_steps
         last = self.curve.row(steps)
@@ -406,8 +406,8 @@ def _require_possible(params: PretrainParams, shards: Shards, group: Group) -> N
 
 
 def uneven_lanes(lanes: int, group: Group) -> str | None:
-    """Return what the leader should say where processes do not divide the lanes of the order."""
-    if not group.leads or lanes == 1 or lanes % group.world_size == 0:
+    """Return what is to be said where processes do not divide the lanes of the order."""
+    if not group.is_main_process or lanes == 1 or lanes % group.world_size == 0:
         return None
     return (
         f"{group.world_size} processes do not divide the {lanes} lanes of the shards: some shards "

@@ -101,7 +101,7 @@ def test_an_interrupted_cell_goes_on_to_the_same_weights(
 ) -> None:  # fmt: skip
     recipe = {"total_steps": 8, "mixup_alpha": 0.5, "seeds": (0, 1)}
     tune(pretrained, packed, tmp_path / "whole", **recipe)
-    whole = cells._CellWatcher.after_step
+    whole = cells._CellCallback.after_step
 
     def stopped(self: Any, step: int, *rest: Any) -> None:
         if self._cell.seed == 1 and step == 5:
@@ -109,7 +109,7 @@ def test_an_interrupted_cell_goes_on_to_the_same_weights(
         whole(self, step, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cells._CellWatcher, "after_step", stopped)
+        patch.setattr(cells._CellCallback, "after_step", stopped)
         with pytest.raises(InfrastructureError, match="SIGTERM at step 5, with a checkpoint"):
             tune(pretrained, packed, tmp_path / "parts", **recipe)
     capsys.readouterr()
@@ -200,9 +200,9 @@ def test_a_cpu_takes_as_many_images_at_once_as_fit(
     machines: list[int | None] = []
     whole = finetuning.train_cell
 
-    def noted(*rest: Any, machine: Any, **named: Any) -> Any:
-        machines.append(machine.micro_batch_size)
-        return whole(*rest, machine=machine, **named)
+    def noted(*rest: Any, compute: Any, **named: Any) -> Any:
+        machines.append(compute.micro_batch_size)
+        return whole(*rest, compute=compute, **named)
 
     monkeypatch.setattr(finetuning, "train_cell", noted)
     tune(pretrained, packed, tmp_path / "all")
@@ -299,7 +299,7 @@ def test_an_interrupted_cell_of_other_code_begins_anew_or_says_that_it_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     recipe: dict[str, Any] = {"total_steps": 8}
-    whole = cells._CellWatcher.after_step
+    whole = cells._CellCallback.after_step
 
     def stopped(self: Any, step: int, *rest: Any) -> None:
         if step == 5:
@@ -309,7 +309,7 @@ def test_an_interrupted_cell_of_other_code_begins_anew_or_says_that_it_goes_on(
     for resume, goes_on in (("same_code", False), ("any_code", True)):
         out = tmp_path / resume / "out"
         with monkeypatch.context() as patch:
-            patch.setattr(cells._CellWatcher, "after_step", stopped)
+            patch.setattr(cells._CellCallback, "after_step", stopped)
             with pytest.raises(InfrastructureError, match="SIGTERM at step 5"):
                 tune(pretrained, packed, out, resume=resume, **recipe)
         capsys.readouterr()

@@ -19,33 +19,33 @@ from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import open_shards
 from bigtransfer.model import create_model
 from bigtransfer.train.devices import choose_device
-from bigtransfer.train.loop import Machine, Watcher, run_steps
+from bigtransfer.train.loop import ComputeSettings, StepCallback, run_steps
 from bigtransfer.train.loss import loss_named
 from bigtransfer.train.optimizer import make_optimizer
 from bigtransfer.train.schedule import Schedule
 
 torch.set_num_threads(1)
-class Losses(Watcher):
+class Losses(StepCallback):
     def __init__(self): self.losses = []
-    def after_step(self, step, loss, rate, wished): self.losses.append(loss)
+    def after_step(self, step, loss, rate, reduced): self.losses.append(loss)
 
-def train(machine, loss):
+def train(compute, loss):
     model = create_model("R14x0.25", 3, "small", seed=0)
     optimizer = make_optimizer(model, momentum=0.9, weight_decay=1e-4)
     shards = open_shards(Path(sys.argv[1]))
     squares = Squares(shards, shards.rows("train"), 12)
     batches = TrainBatches(squares, batch_size=8, crop=10, flip=True, seed=0)
-    watcher = Losses()
+    callback = Losses()
     run_steps(model, optimizer, batches, Schedule(4, 0.02, 2, ()), mixup_alpha=None, seed=0,
-              start=0, watcher=watcher, machine=machine, loss=loss_named(loss))
-    machine.settle()
+              start=0, callback=callback, compute=compute, loss=loss_named(loss))
+    compute.settle()
     momentum = [optimizer.state[p]["momentum_buffer"] for p in model.parameters()]
-    return watcher.losses, list(model.parameters()), momentum
+    return callback.losses, list(model.parameters()), momentum
 
 assert len(jax.devices()) == 4
 for loss in ("softmax", "sigmoid"):
-    expected, weights, momentum = train(Machine(), loss)
-    found, own, its_momentum = train(Machine(choose_device("tpu")), loss)
+    expected, weights, momentum = train(ComputeSettings(), loss)
+    found, own, its_momentum = train(ComputeSettings(choose_device("tpu")), loss)
     assert abs(found[0] - expected[0]) < 1e-5, (found, expected)
     assert max(abs(a - b) for a, b in zip(found, expected)) < 2e-3, (found, expected)
     for a, b in zip(weights + momentum, own + its_momentum):

@@ -15,7 +15,7 @@ from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import InfrastructureError
 from bigtransfer.model import ResNetV2, create_model
-from bigtransfer.train.loop import DivergedError, Machine, Watcher, run_steps
+from bigtransfer.train.loop import ComputeSettings, DivergedError, StepCallback, run_steps
 from bigtransfer.train.loss import loss_named, sigmoid_cross_entropy
 from bigtransfer.train.mixup import mix, mixed_loss, mixup_lambda
 from bigtransfer.train.optimizer import make_optimizer
@@ -24,7 +24,7 @@ from bigtransfer.train.schedule import Schedule
 STEPS = 50
 
 
-class Noting(Watcher):
+class Noting(StepCallback):
     """Keeps the losses, and the gradient of the first step where there is one."""
 
     def __init__(self, model: ResNetV2) -> None:
@@ -38,7 +38,7 @@ class Noting(Watcher):
         if not self.gradient:
             self.gradient = [g.clone() for g in gradients if g is not None]
 
-    def after_step(self, step: int, loss: float, rate: float, wished: Sequence[float]) -> None:
+    def after_step(self, step: int, loss: float, rate: float, reduced: Sequence[float]) -> None:
         self.losses.append(loss)
 
     def ran_out(self, micro_batch_size: int) -> None:
@@ -60,10 +60,10 @@ def batches_of(shards: Path) -> TrainBatches:
 def train(
     shards: Path, model: ResNetV2, optimizer: SGD, steps: int = STEPS, **settings: Any
 ) -> Noting:
-    watcher = Noting(model)
-    settings = {"mixup_alpha": 0.2, "seed": 0, "start": 0, "watcher": watcher, **settings}
+    callback = Noting(model)
+    settings = {"mixup_alpha": 0.2, "seed": 0, "start": 0, "callback": callback, **settings}
     run_steps(model, optimizer, batches_of(shards), Schedule(steps, 0.1, 3, (8, 10)), **settings)
-    return watcher
+    return callback
 
 
 def weights(model: ResNetV2) -> Tensor:
@@ -75,7 +75,7 @@ def test_micro_batches_are_the_same_training_in_float64(packed: Path, size: int)
     model, optimizer = start(torch.float64)
     whole = train(packed, model, optimizer)
     divided, its_optimizer = start(torch.float64)
-    parts = train(packed, divided, its_optimizer, machine=Machine(micro_batch_size=size))
+    parts = train(packed, divided, its_optimizer, compute=ComputeSettings(micro_batch_size=size))
     assert max(abs(a - b) for a, b in zip(whole.losses, parts.losses, strict=True)) < 1e-9
     assert (weights(model) - weights(divided)).abs().max() < 1e-9
 
@@ -84,9 +84,9 @@ def test_micro_batches_are_the_same_training_in_float64(packed: Path, size: int)
 def test_first_step_in_float32_differs_by_rounding_alone(packed: Path, size: int) -> None:
     model, optimizer = start()
     # Eight images in one pass, but updated after the backward pass: gradients can be seen.
-    whole = train(packed, model, optimizer, 1, machine=Machine(micro_batch_size=7))
+    whole = train(packed, model, optimizer, 1, compute=ComputeSettings(micro_batch_size=7))
     divided, its_optimizer = start()
-    parts = train(packed, divided, its_optimizer, 1, machine=Machine(micro_batch_size=size))
+    parts = train(packed, divided, its_optimizer, 1, compute=ComputeSettings(micro_batch_size=size))
     assert abs(whole.losses[0] - parts.losses[0]) < 1e-6
     for a, b in zip(whole.gradient, parts.gradient, strict=True):
         assert (a - b).norm() <= 1e-5 * a.norm()
@@ -141,11 +141,11 @@ def test_loss_that_is_no_number_stops_the_run_before_the_update(packed: Path) ->
     assert batches.path_of(end.value.rows[0]) in str(end.value)
 
 
-@pytest.mark.parametrize("machine", [Machine(), Machine(micro_batch_size=3)])
-def test_exploding_loss_stops_the_run(packed: Path, machine: Machine) -> None:
+@pytest.mark.parametrize("machine", [ComputeSettings(), ComputeSettings(micro_batch_size=3)])
+def test_exploding_loss_stops_the_run(packed: Path, compute: ComputeSettings) -> None:
     model, optimizer = start()
     with pytest.raises(DivergedError, match=r"the loss became 1\.09861, more than 1\.05, at step"):
-        train(packed, model, optimizer, machine=machine, highest_loss=lambda: 1.05)
+        train(packed, model, optimizer, compute=compute, highest_loss=lambda: 1.05)
 
 
 def test_weight_decay_spares_gains_offsets_and_biases() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Suspect:
+class LabelIssue:
     """An image whose label should be looked at."""
 
     position: int
@@ -26,8 +26,10 @@ class Suspect:
     likely_probability: float
 
 
-def find_suspects(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> list[Suspect]:
-    """Return suspects, the most suspicious first.
+def find_label_issues(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64]
+) -> list[LabelIssue]:
+    """Return label issues, the most doubtful label first.
 
     Args:
         probabilities: (N, C) calibrated, by networks that were not trained on the image; rows of
@@ -47,6 +49,6 @@ def find_suspects(probabilities: NDArray[np.float64], labels: NDArray[np.int64])
     found = np.flatnonzero((confident.max(axis=1) > 0) & (likely != y) & (own < usual[y]))
     gap = p[found, likely[found]] - own[found]
     return [
-        Suspect(int(known[i]), int(y[i]), int(likely[i]), float(own[i]), float(p[i, likely[i]]))
+        LabelIssue(int(known[i]), int(y[i]), int(likely[i]), float(own[i]), float(p[i, likely[i]]))
         for i in found[np.argsort(-gap, kind="stable")]
     ]

@@ -11,7 +11,7 @@ from bigtransfer.data.batches import TrainBatches
 from bigtransfer.progress import Advance
 from bigtransfer.train.group import Group
 from bigtransfer.train.interrupts import Interrupts
-from bigtransfer.train.loop import Watcher
+from bigtransfer.train.loop import StepCallback
 from bigtransfer.train.saver import Saver
 
 _STEPS_BETWEEN_ROWS = 20
@@ -19,7 +19,7 @@ _SECONDS_BETWEEN_SPEEDS = 10.0
 
 
 class Watched(Protocol):
-    """A training, as far as its watcher must know it."""
+    """A training, as far as its callback must know it."""
 
     def note(self, step: int, values: dict[str, float], *, by_clock: bool = False) -> None:
         """Write points into the journal."""
@@ -81,7 +81,7 @@ class Speed:
         return figures
 
 
-class TrainingWatcher(Watcher):
+class TrainingCallback(StepCallback):
     """Watches a training in one of its processes."""
 
     def __init__(
@@ -105,13 +105,13 @@ class TrainingWatcher(Watcher):
             training: What is watched.
             advance: Shows progress.
             speed: Begun at the first step.
-            saver: On the leader.
+            saver: On the main process.
         """
         self._total, self._params, self._group = total_steps, params, group
         self._interrupts, self._training, self._advance = interrupts, training, advance
         self._speed, self._saver = speed, saver
 
-    def wishes(self) -> Sequence[float]:
+    def to_reduce(self) -> Sequence[float]:
         """Ask to stop, and to save because of the time."""
         seconds, saver = self._params.checkpoint_seconds, self._saver
         due = saver is not None and seconds is not None and saver.is_due(seconds)
@@ -127,9 +127,9 @@ class TrainingWatcher(Watcher):
         """Say so, and keep the size for the next start."""
         self._training.keep_micro_batch_size(micro_batch_size)
 
-    def after_step(self, step: int, loss: float, rate: float, wished: Sequence[float]) -> None:
+    def after_step(self, step: int, loss: float, rate: float, reduced: Sequence[float]) -> None:
         """Journal, stop, evaluate, save."""
-        stop, due = (wish > 0 for wish in wished)
+        stop, due = (flag > 0 for flag in reduced)
         every, last = self._params.checkpoint_steps, step == self._total
         evaluates = last or step % self._params.evaluation_steps == 0
         if step == 1 or step % _STEPS_BETWEEN_ROWS == 0 or evaluates:
@@ -161,5 +161,5 @@ class TrainingWatcher(Watcher):
 
     def _stop(self, step: int) -> None:
         self._training.save(step, wait=True)
-        self._group.agree(step)  # nobody leaves before the leader has written
+        self._group.agree(step)  # nobody leaves before the main process has written
         self._interrupts.end(step)
