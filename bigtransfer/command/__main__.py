@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     module, _ = COMMANDS[arguments.command]
     try:
-        sys.exit(module.run(arguments))
+        sys.exit(module.run(arguments) or 0)
     except BigTransferError as error:
         print(f"bigtransfer {arguments.command}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -141,7 +141,7 @@ def test_loss_that_is_no_number_stops_the_run_before_the_update(packed: Path) ->
     assert batches.path_of(end.value.rows[0]) in str(end.value)
 
 
-@pytest.mark.parametrize("machine", [ComputeSettings(), ComputeSettings(micro_batch_size=3)])
+@pytest.mark.parametrize("compute", [ComputeSettings(), ComputeSettings(micro_batch_size=3)])
 def test_exploding_loss_stops_the_run(packed: Path, compute: ComputeSettings) -> None:
     model, optimizer = start()
     with pytest.raises(DivergedError, match=r"the loss became 1\.09861, more than 1\.05, at step"):
