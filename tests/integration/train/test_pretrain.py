@@ -156,7 +156,9 @@ def test_other_normalisation_between_two_starts_is_another_training(
 
     def start(how: str) -> str:
         line = [sys.executable, "-c", CODE_THAT_TRAINS, str(tmp_path / "run"), str(packed), how]
-        done = subprocess.run(line, env=env, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            line, cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+        )
         return done.stdout
 
     assert "stopped by SIGTERM at step 6" in start("stop")
