@@ -48,12 +48,12 @@ def run(
     result = finetune(params, pretrained, shards, checkpoints, stage.work, stage.log)
     stage.journal.tags(
         {
-            "upstream_digest": result["upstream_digest"],
+            "upstream_digest": result.upstream_digest,
             "audit_digest": digest_of(audit),
             "checkpoint_digest": digest_of(checkpoints),
         }
     )
-    print(f"{params.name}: {len(result['cells'])} networks fine-tuned")
+    print(f"{params.name}: {len(result.cells)} networks fine-tuned")
 
 
 if __name__ == "__main__":

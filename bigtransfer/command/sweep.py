@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,8 @@ from bigtransfer.command.transfer import (
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError, did_you_mean
 
 if TYPE_CHECKING:
+    from bigtransfer.artifacts.cells import Cell
     from bigtransfer.report.sweep import Published, SweptTask
-    from bigtransfer.train.cell import Cell
 
 _TOP = ("data", "finetune", "published", "tasks")
 _TASK = ("path", "group", "official", "images", "reference", "download", "data", "finetune")
@@ -148,7 +148,7 @@ class _Tables:
     def begin(self, task: SweptTask, cell: Cell, scores: dict[str, float]) -> None:
         """Take a network of a task that is not finished: its validation scores alone are known."""
         known = {key: value for key, value in scores.items() if key in _ON_VALIDATION}
-        self._begun.append({"task": task.name, "group": task.group, **asdict(cell), **known})
+        self._begun.append({"task": task.name, "group": task.group, **cell.model_dump(), **known})
         self._write_cells()
 
     def add(self, task: SweptTask, cells: Sequence[dict[str, Any]] = ()) -> None:

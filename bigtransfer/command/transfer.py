@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from bigtransfer.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from bigtransfer.artifacts.cells import Cell
     from bigtransfer.config import DatasetRules, EvaluateParams, TaskParams
-    from bigtransfer.train.cell import Cell
 
 DEFAULTS = Path(__file__).parents[1] / "defaults.yaml"
 _EXAMPLE = "--set total_steps=100 --set batch_size=64"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bigtransfer.artifacts.cells import Cells
 from bigtransfer.config import EvaluateParams
 from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.shards import Shards, open_shards
@@ -33,7 +34,6 @@ from bigtransfer.storage import (
     as_csv,
     as_json,
     new_folder,
-    read_json,
     verify_folder,
     write_text,
 )
@@ -80,41 +80,41 @@ def evaluate(
     """
     use_cpu(params.threads)
     verify_folder(checkpoints, CheckpointError)
-    listed = read_json(checkpoints / "cells.json")
+    listed = Cells.read(checkpoints)
     shards = open_shards(shards_place)
-    if listed["shards_digest"] != shards.digest:
+    if listed.shards_digest != shards.digest:
         raise CheckpointError(
             f"checkpoints {str(checkpoints)!r} were trained on other shards than "
             f"{str(shards_place)!r}; run `finetune` again"
         )
     scorer = Scorer(checkpoints, shards, params.batch_size, device_named(params.device))
-    metric = "map" if listed["multi_label"] else "top1"
-    cells = [{**cell, **scorer.on_validation(cell["folder"])} for cell in listed["cells"]]
+    metric = "map" if listed.multi_label else "top1"
+    cells = [{**cell.model_dump(), **scorer.on_validation(cell.folder)} for cell in listed.cells]
     group = choose(cells)
     chosen = median_cell(group, metric)
     scorer.keep([chosen["folder"], *(cell["folder"] for cell in group)])
-    label = f"evaluate {listed['task']}"
+    label = f"evaluate {listed.task}"
     for number, cell in enumerate(tracked(cells, label, len(cells), unit="cell")):
         cell |= scorer.on_test(cell["folder"])
         log(number, {key: cell[key] for key in cell if key.startswith(("val_", "test_"))})
     logits, meta = scorer.logits(chosen["folder"], "test")
-    spoken = (_several if listed["multi_label"] else _one)(shards, logits, meta)
+    spoken = (_several if listed.multi_label else _one)(shards, logits, meta)
     guesses = spoken.pop("guesses")
     doubt = metric == "top1" and chosen["val_top1"] >= _FIT_TO_DOUBT
     suspects, examined = (
-        _suspects(shards, scorer, group, listed["recipe"]["train_on"]) if doubt else ([], 0)
+        _suspects(shards, scorer, group, listed.recipe["train_on"]) if doubt else ([], 0)
     )
     result = {
-        "task": listed["task"],
-        "dataset": listed["dataset"],
-        "multi_label": listed["multi_label"],
+        "task": listed.task,
+        "dataset": listed.dataset,
+        "multi_label": listed.multi_label,
         "metric": metric,
         "classes": shards.classes,
         "test_digest": digest_of_split(shards, "test"),
         "test_images": len(guesses),
         "shards_digest": shards.digest,
-        "upstream_digest": listed["upstream_digest"],
-        "rows": summary_rows(listed["task"], cells, metric),
+        "upstream_digest": listed.upstream_digest,
+        "rows": summary_rows(listed.task, cells, metric),
         "cells": cells,
         "chosen": chosen,
         "architecture": meta["architecture"],

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.optim import SGD
 
+from bigtransfer.artifacts.cells import Cell
 from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import Shards
 from bigtransfer.model.checkpoint import load_checkpoint
@@ -27,25 +28,7 @@ from bigtransfer.train.saver import Saver
 from bigtransfer.train.state import require_fit
 
 MOMENTUM = 0.9  # arXiv 1912.11370, section 3.3; no weight decay, no dropout, nothing frozen
-FULL = "full"
 _LAST_LOSSES = 10
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One fine-tuning run of a grid."""
-
-    init: str
-    """`upstream` or `scratch`."""
-    examples_per_class: int | str
-    """Of the balanced subset that is trained on, or `full`: all training images."""
-    seed: int
-    """Of the subset, the order, and the weights of a network from scratch."""
-
-    @property
-    def name(self) -> str:
-        """Return the name of its folder, e.g. `upstream-5-0`."""
-        return f"{self.init}-{self.examples_per_class}-{self.seed}"
 
 
 @dataclass(frozen=True)

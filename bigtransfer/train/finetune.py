@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bigtransfer.artifacts.cells import Cell, Cells, ListedCell
 from bigtransfer.config import TaskParams
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import CheckpointError, ConfigError
@@ -21,15 +22,13 @@ from bigtransfer.model.processor import device_named, use_cpu
 from bigtransfer.model.resnet import create_model
 from bigtransfer.progress import duration, progress
 from bigtransfer.storage import (
-    as_json,
     digest_of,
     lock,
     new_folder,
-    read_json,
     verify_folder,
 )
 from bigtransfer.storage.places import Place
-from bigtransfer.train.cell import Cell, CheckpointPolicy, InitialWeights, train_cell
+from bigtransfer.train.cell import CheckpointPolicy, InitialWeights, train_cell
 from bigtransfer.train.code import code_version
 from bigtransfer.train.devices import Device, choose_device
 from bigtransfer.train.fitting import images_per_second, images_that_fit
@@ -57,7 +56,7 @@ def finetune(
     work: Path,
     log: Log,
     on_cell: OnCell = lambda cell, figures: None,
-) -> dict[str, Any]:
+) -> Cells:
     """Fine-tune every cell and write one folder with a checkpoint per cell and `cells.json`.
 
     Each cell starts from the upstream weights (or, for `scratch`, from fresh ones of the same
@@ -130,19 +129,19 @@ def finetune(
         for number, figures in in_workers(make, missing, _workers(params), interrupts, tell):
             log(number, figures)
             on_cell(grid.cells[number], figures)
-    result = {
-        "task": params.name,
-        "dataset": shards.summary["dataset"],
-        "multi_label": shards.summary["multi_label"],
+    result = Cells(
+        task=params.name,
+        dataset=shards.summary["dataset"],
+        multi_label=shards.summary["multi_label"],
         **made,
-        "code": {cell.name: read_meta(done / cell.name).get("code") for cell in grid.cells},
-        "cells": [{**asdict(cell), "folder": cell.name} for cell in grid.cells],
-    }
+        code={cell.name: read_meta(done / cell.name).get("code") for cell in grid.cells},
+        cells=tuple(map(ListedCell.of, grid.cells)),
+    )
     with new_folder(output) as partial_output:
         for cell in grid.cells:
             verify_folder(done / cell.name)
             shutil.copytree(done / cell.name, partial_output / cell.name)
-        (partial_output / "cells.json").write_text(as_json(result), "utf-8")
+        result.write(partial_output)
     shutil.rmtree(done)
     return result
 
@@ -184,13 +183,12 @@ def _origin(params: TaskParams, upstream_digest: str, shards_digest: str) -> dic
 
 def _made_before(output: Path, origin: dict[str, Any]) -> dict[str, str | None]:
     """Return the cells of an output that were made of the same -> by which code, if known."""
-    if not (output / "cells.json").is_file():
+    if not (output / Cells.FILE).is_file():
         return {}
-    listed = read_json(output / "cells.json")
-    if any(listed.get(key) != value for key, value in origin.items()):
+    listed = Cells.read(output)
+    if any(getattr(listed, key) != value for key, value in origin.items()):
         return {}
-    codes = listed.get("code", {})
-    return {cell["folder"]: codes.get(cell["folder"]) for cell in listed["cells"]}
+    return {cell.folder: listed.code.get(cell.folder) for cell in listed.cells}
 
 
 def _of_this_code(there: dict[str, str | None], code: str, params: TaskParams) -> list[str]:
@@ -298,7 +296,7 @@ def _meta(
         "multi_label": initial.shards.summary["multi_label"],
         "crop": rule.crop,
         "task": params.name,
-        **asdict(cell),
+        **cell.model_dump(),
         "trained": params.trained,
         "train_on": list(params.train_on),
         "hyperrule": asdict(rule),

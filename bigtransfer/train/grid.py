@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bigtransfer.artifacts.cells import FULL, Cell
 from bigtransfer.config import TaskParams
 from bigtransfer.data.batches import Squares, evaluation_images, few_shot_rows
 from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.metrics.calibration import calibration_of
 from bigtransfer.model.inference import predict
 from bigtransfer.model.resnet import ResNetV2
-from bigtransfer.train.cell import FULL, Cell, InitialWeights
+from bigtransfer.train.cell import InitialWeights
 from bigtransfer.train.hyperrule import HyperRule, hyperrule
 from bigtransfer.train.loop import ComputeSettings
 
@@ -34,7 +35,7 @@ _VALIDATION_BATCH = 256
 def cells_of(params: TaskParams) -> list[Cell]:
     """Return the cells of a grid, in order."""
     return [
-        Cell(init, k, seed)
+        Cell(init=init, examples_per_class=FULL if k == FULL else int(k), seed=seed)
         for init in params.inits
         for k in params.examples_per_class
         for seed in params.seeds

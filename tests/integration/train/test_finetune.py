@@ -157,7 +157,7 @@ def test_two_workers_make_what_one_makes(
     tune(pretrained, packed, tmp_path / "one", **grid)
     listed = tune(pretrained, packed, tmp_path / "two", workers=2, **grid,
                  on_cell=lambda cell, figures: told.append(cell.name))  # fmt: skip
-    names = [cell["folder"] for cell in listed["cells"]]
+    names = [cell.folder for cell in listed.cells]
     assert sorted(told) == sorted(names)
     for name in names:
         one, two = (weights_of(tmp_path / side, name) for side in ("one", "two"))

@@ -1,0 +1,60 @@
+"""`cells.json`: which networks `finetune` made of a task, and what they were made of."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from bigtransfer.artifacts.base import Artifact
+from bigtransfer.errors import CheckpointError
+
+FULL: Literal["full"] = "full"
+
+
+class Cell(BaseModel):
+    """One fine-tuning run of a grid."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    init: Literal["upstream", "scratch"]
+    examples_per_class: int | Literal["full"]
+    """Of the balanced subset that is trained on, or `full`: all training images."""
+    seed: int
+    """Of the subset, the order, and the weights of a network from scratch."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of its folder, e.g. `upstream-5-0`."""
+        return f"{self.init}-{self.examples_per_class}-{self.seed}"
+
+
+class ListedCell(Cell):
+    """A cell, and the folder that its network lies in."""
+
+    folder: str
+
+    @classmethod
+    def of(cls, cell: Cell) -> Self:
+        """Return a cell with the folder of its own name."""
+        return cls(**cell.model_dump(), folder=cell.name)
+
+
+class Cells(Artifact):
+    """The networks of a task; each lies in a folder beside it."""
+
+    FILE: ClassVar[str] = "cells.json"
+    WHAT: ClassVar[str] = "the list of fine-tuned networks"
+    MAKER: ClassVar[str] = "finetune"
+    REFUSAL: ClassVar[type[CheckpointError]] = CheckpointError
+
+    task: str
+    dataset: str
+    multi_label: bool
+    recipe: dict[str, Any]
+    """Params that decide what a network becomes, as JSON values."""
+    upstream_digest: str
+    shards_digest: str
+    code: dict[str, str | None] = {}
+    """Folder -> version of the code that made its network; none noted before 2026-11-26."""
+    cells: tuple[ListedCell, ...]
