@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,7 @@ def run(
     """Register one task's model."""
     from bigtransfer.errors import CheckpointError
     from bigtransfer.report.table import METRICS
-    from bigtransfer.storage import as_json, digest_of, read_json, verify_folder, write_text
+    from bigtransfer.storage import digest_of, read_json, verify_folder
     from bigtransfer.track.origin import git_commit
     from bigtransfer.track.registry import register
 
@@ -75,7 +74,7 @@ def run(
         promote=params.promote,
     )
     stage.journal.tags({"model": outcome.name, "model_version": outcome.version})
-    write_text(registration, as_json(asdict(outcome)))
+    outcome.write_file(registration)
     print(
         f"{outcome.name} version {outcome.version} ({'new' if outcome.new else 'known'}): "
         f"{outcome.alias}, {outcome.reason}"

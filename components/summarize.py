@@ -38,6 +38,7 @@ def run(
     report: Path,
 ) -> None:
     """Summarize all tasks."""
+    from bigtransfer.artifacts.registration import Registration
     from bigtransfer.report.summary import write_report
     from bigtransfer.track.origin import git_commit
 
@@ -47,7 +48,7 @@ def run(
         pretrain=pretrain,
         datasets={name: datasets / name for name in params.datasets if name in used},
         evaluations={name: evaluations / name for name in params.tasks},
-        registrations={name: registrations / name / "registration.json" for name in params.tasks},
+        registrations={name: registrations / name / Registration.FILE for name in params.tasks},
         params=config.read_text("utf-8"),
         commit=git_commit(stage.project),
     )

@@ -12,10 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bigtransfer.artifacts.registration import Registration
 from bigtransfer.command.dvc_lock import make_way
 from bigtransfer.command.params_file import check_params
 from bigtransfer.config import Params
-from bigtransfer.errors import StorageError
 from bigtransfer.storage import read_json
 from bigtransfer.track.address import forgot_everything
 
@@ -106,15 +106,11 @@ def _table(rows: list[dict[str, str]]) -> str:
 
 
 def _registration(project: Path, task: str) -> tuple[str, str]:
-    path = project / _REGISTRATIONS / task / "registration.json"
-    try:
-        facts = read_json(path)
-    except StorageError:
+    folder = project / _REGISTRATIONS / task
+    if not (folder / Registration.FILE).is_file():
         return f"(task {task})", "no model registered"
-    return (
-        f"models:/{facts['name']}@{facts['alias']}",
-        f"model version {facts['version']} in MLflow",
-    )
+    found = Registration.read(folder)
+    return f"models:/{found.name}@{found.alias}", f"model version {found.version} in MLflow"
 
 
 def _opener() -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bigtransfer
+from bigtransfer.artifacts.registration import Registration
 from bigtransfer.report import charts, page
 from bigtransfer.report.table import METRICS, by_shots, headline_rows, metric_names
 from bigtransfer.storage import as_json, digest_of, new_folder, read_json
@@ -142,7 +143,7 @@ def _task(name: str, result: dict[str, Any], registration: Path | None) -> dict[
         "few_shot": charts.few_shot(result["rows"]),
         "named": len(classes) <= 20,
         "per_class": sorted(per_class, key=lambda r: 2.0 if r["score"] is None else r["score"]),
-        "registration": read_json(registration) if registration else None,
+        "registration": Registration.read_file(registration) if registration else None,
         "standing": _standing(registration),
     }
     if not result["multi_label"]:

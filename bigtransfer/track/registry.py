@@ -11,10 +11,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bigtransfer.artifacts.registration import Registration
 from bigtransfer.errors import (
     BigTransferError,
     InfrastructureError,
@@ -33,21 +33,6 @@ _STORES = ("boto3", "botocore", "requests", "s3transfer", "urllib3", "azure", "g
 _DIGEST_TAG = "bigtransfer.checkpoint_digest"
 _TEST_TAG = "bigtransfer.test_digest"
 _SCORE_TAG = "bigtransfer.test_score"
-
-
-@dataclass(frozen=True)
-class Registration:
-    """A registered model version and what became of it."""
-
-    name: str
-    version: str
-    alias: str
-    """`champion` if it was promoted, else `challenger`."""
-    run_id: str
-    new: bool
-    """False if this very checkpoint was registered before."""
-    reason: str
-    """Why it was promoted or not."""
 
 
 def register(
@@ -103,7 +88,14 @@ def register(
             version = _log(client, place, name, model, checkpoint, all_tags, metrics, dataset)
         _describe(client, version, all_tags, description)
         alias, reason = _settle(client, name, version, test_digest, score, promote)
-    return Registration(name, str(version.version), alias, version.run_id, new, reason)
+    return Registration(
+        name=name,
+        version=str(version.version),
+        alias=alias,
+        run_id=str(version.run_id),
+        new=new,
+        reason=reason,
+    )
 
 
 @contextmanager

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from bigtransfer.artifacts.registration import Registration
 from bigtransfer.errors import InfrastructureError, TrackingError
 from bigtransfer.model import create_model
 from bigtransfer.serve.deployed import Deployed
 from bigtransfer.track.model_folder import write_model
-from bigtransfer.track.registry import Registration, fetch_checkpoint, register
+from bigtransfer.track.registry import fetch_checkpoint, register
 
 
 @pytest.fixture(scope="module")
