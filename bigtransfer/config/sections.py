@@ -212,7 +212,8 @@ class FinetuneParams(Section):
     recompute: Literal["none", "norms", "units"]
     compile: bool
     checkpoint_seconds: Positive
-    resume: Literal["same_code", "any_code"]
+    resume: Literal["same_code", "any_code"] = "same_code"
+    """The one key that may be absent: a params.yaml from before it keeps working."""
 
     @model_validator(mode="after")
     def _possible(self) -> FinetuneParams:

@@ -33,6 +33,11 @@ def test_entry_overrides_the_shared_rules(raw: dict[str, Any]) -> None:
     assert (photos.min_classes, photos.shard_bytes) == (7, raw["data"]["shard_bytes"])
 
 
+def test_params_from_before_finetune_could_resume_are_taken(raw: dict[str, Any]) -> None:
+    del raw["finetune"]["resume"]
+    assert config.resolve(raw, "params.yaml").tasks["digits"].resume == "same_code"
+
+
 def test_unknown_key_suggests_the_right_one_and_hides_the_missing_one(raw: dict[str, Any]) -> None:
     raw["finetune"]["total_step"] = raw["finetune"].pop("total_steps")
     assert faults(raw) == [
