@@ -46,7 +46,7 @@ def run(
     model: Path,
 ) -> None:
     """Evaluate one task."""
-    from bigtransfer.evaluate.task import confusion_to_show, evaluate
+    from bigtransfer.evaluate.task import Outputs, confusion_to_show, evaluate
     from bigtransfer.report.summary import render_report
     from bigtransfer.report.table import METRICS
     from bigtransfer.serve.deployed import facts_of, load_deployed
@@ -54,31 +54,31 @@ def run(
     from bigtransfer.track.model_folder import write_model
     from bigtransfer.track.origin import git_commit
 
-    result = evaluate(params, checkpoints, shards, report, metrics, cells, predictions, stage.log)
+    outputs = Outputs(report, metrics, cells, predictions)
+    result = evaluate(params, checkpoints, shards, outputs, stage.log)
     stage.journal.dataset(
-        result["dataset"],
-        result["test_digest"],
+        result.dataset,
+        result.test_digest,
         str(shards),
-        {"test_images": result["test_images"]},
+        {"test_images": result.test_images},
     )
-    for row in result["rows"]:
-        metric = row["metric"]
-        name = f"{row['init']}_{row['examples_per_class']}_per_class"
-        stage.log(0, {f"{name}/{metric}_median": row["median"], f"{name}/{metric}_sd": row["sd"]})
+    for row in result.rows:
+        name = f"{row.init}_{row.examples_per_class}_per_class/{row.metric}"
+        stage.log(0, {f"{name}_median": row.median, f"{name}_sd": row.sd})
         print(
-            f"{row['task']}: {row['init']}, {row['examples_per_class']} per class: "
-            f"{METRICS[metric]} {100 * row['median']:.1f} ± {100 * row['sd']:.1f} %"
+            f"{row.task}: {row.init}, {row.examples_per_class} per class: "
+            f"{METRICS[row.metric]} {100 * row.median:.1f} ± {100 * row.sd:.1f} %"
         )
-    deployed, meta = load_deployed(checkpoints / result["chosen"]["folder"])
+    deployed, meta = load_deployed(checkpoints / result.chosen.folder)
     write_model(
-        model, deployed, crop=meta["crop"], num_classes=len(meta["classes"]), facts=facts_of(meta)
+        model, deployed, crop=meta.crop, num_classes=len(meta.classes), facts=facts_of(meta)
     )
     write_text(confusion, as_json(confusion_to_show(result)))
     write_text(
         page,
         render_report(
-            {result["task"]: result},
-            params=as_json(meta["hyperrule"]),
+            {result.task: result},
+            params=as_json(meta.hyperrule),
             commit=git_commit(stage.project),
         ),
     )

@@ -36,16 +36,14 @@ def run(
 ) -> None:
     """Fine-tune all cells of one task."""
     from bigtransfer.data.shards import describe_shards
-    from bigtransfer.model.conversion import to_checkpoint
+    from bigtransfer.model.conversion import as_checkpoint
     from bigtransfer.storage import digest_of
     from bigtransfer.train.finetune import finetune
 
     digest, summary = describe_shards(shards)
-    stage.journal.dataset(params.dataset, digest, str(shards), summary)
-    if pretrained.is_file():
-        to_checkpoint(pretrained, stage.work / "published", None)
-        pretrained = stage.work / "published"
-    result = finetune(params, pretrained, shards, checkpoints, stage.work, stage.log)
+    stage.journal.dataset(params.dataset, digest, str(shards), summary.model_dump())
+    upstream = as_checkpoint(pretrained, stage.work / "published")
+    result = finetune(params, upstream, shards, checkpoints, stage.work, stage.log)
     stage.journal.tags(
         {
             "upstream_digest": result.upstream_digest,

@@ -44,7 +44,7 @@ def run(
     from bigtransfer.train.pretrain import Outputs, pretrain
 
     digest, summary = describe_shards(shards)
-    stage.journal.dataset(params.dataset, digest, str(shards), summary)
+    stage.journal.dataset(params.dataset, digest, str(shards), summary.model_dump())
     outputs = Outputs(checkpoint, metrics, history)
     result = pretrain(params, shards, probe, outputs, stage.work, stage.log, stage.journal.training)
     if result is None:

@@ -34,43 +34,43 @@ def run(
     registration: Path,
 ) -> None:
     """Register one task's model."""
+    from bigtransfer.artifacts.report import TaskReport
     from bigtransfer.errors import CheckpointError
     from bigtransfer.report.table import METRICS
-    from bigtransfer.storage import digest_of, read_json, verify_folder
+    from bigtransfer.storage import digest_of, verify_folder
     from bigtransfer.track.origin import git_commit
     from bigtransfer.track.registry import register
 
     verify_folder(checkpoints, CheckpointError)
     for folder in (model, report):
         verify_folder(folder)
-    result = read_json(report / "report.json")
-    chosen, metric = result["chosen"], result["metric"]
-    checkpoint = checkpoints / chosen["folder"]
-    meta = read_json(checkpoint / "meta.json")
+    result = TaskReport.read(report)
+    chosen, score = result.chosen, result.chosen.test[result.metric]
+    checkpoint = checkpoints / chosen.folder
     outcome = register(
         stage.project,
-        f"{params.name_prefix}{result['task']}",
+        f"{params.name_prefix}{result.task}",
         model,
         checkpoint=checkpoint,
         tags={
-            "task": result["task"],
-            "architecture": meta["architecture"],
-            "init": chosen["init"],
-            "examples_per_class": str(chosen["examples_per_class"]),
-            "seed": str(chosen["seed"]),
-            "upstream_digest": result["upstream_digest"],
-            "shards_digest": result["shards_digest"],
+            "task": result.task,
+            "architecture": result.architecture,
+            "init": chosen.init,
+            "examples_per_class": str(chosen.examples_per_class),
+            "seed": str(chosen.seed),
+            "upstream_digest": result.upstream_digest,
+            "shards_digest": result.shards_digest,
             "git_commit": git_commit(stage.project),
         },
-        metrics={name: value for name, value in chosen.items() if name[:4] in ("val_", "test")},
-        score=chosen[f"test_{metric}"],
-        dataset={"name": result["dataset"], "digest": result["shards_digest"]},
-        description=f"{meta['architecture']} from {chosen['init']}, "
-        f"{chosen['examples_per_class']} examples per class, {len(meta['classes'])} classes: "
-        f"test {METRICS[metric]} {100 * chosen[f'test_{metric}']:.1f} % of "
-        f"{result['test_images']:,} images",
+        metrics=chosen.figures(),
+        score=score,
+        dataset={"name": result.dataset, "digest": result.shards_digest},
+        description=f"{result.architecture} from {chosen.init}, "
+        f"{chosen.examples_per_class} examples per class, {len(result.classes)} classes: "
+        f"test {METRICS[result.metric]} {100 * score:.1f} % of "
+        f"{result.test_images:,} images",
         digest=digest_of(checkpoint),
-        test_digest=result["test_digest"],
+        test_digest=result.test_digest,
         promote=params.promote,
     )
     stage.journal.tags({"model": outcome.name, "model_version": outcome.version})

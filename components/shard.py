@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.interface import Component, Stage, main
 
@@ -39,34 +39,37 @@ def run(
     join: str | None,
 ) -> None:
     """Pack one dataset, or one part of it."""
-    from bigtransfer.data.packing import join_parts, make_plan, parse_part, write_part, write_shards
+    from bigtransfer.data.packing import (
+        join_parts,
+        make_plan,
+        packing_of,
+        parse_part,
+        write_part,
+        write_shards,
+    )
     from bigtransfer.data.shards import describe_shards, write_pointer
     from bigtransfer.storage.s3 import S3Path
 
-    settings: dict[str, Any] = {
-        "shard_bytes": params.shard_bytes,
-        "short_side": params.short_side_pixels,
-        "seed": params.seed,
-    }
-    place: Any = shards
+    packing = packing_of(params)
+    place: Path | S3Path = shards
     if params.shards_at is not None:
-        plan = make_plan(manifest, **settings)
+        plan = make_plan(manifest, packing)
         place = S3Path.parse(params.shards_at) / params.name / plan.digest[:16]
     if part is not None:
         number, parts = parse_part(part)
-        done = write_part(make_plan(manifest, **settings), dataset, place, number, parts)
+        done = write_part(make_plan(manifest, packing), dataset, place, number, parts)
         print(f"{params.name}: part {part} {'written' if done else 'was there already'}")
         return
     if join is not None:
-        join_parts(make_plan(manifest, **settings), place, parse_part(f"1/{join}")[1])
+        join_parts(make_plan(manifest, packing), place, parse_part(f"1/{join}")[1])
     else:
-        write_shards(dataset, manifest, place, **settings)
-    if place is not shards:
+        write_shards(dataset, manifest, place, packing)
+    if isinstance(place, S3Path):
         write_pointer(shards, place)
     digest, summary = describe_shards(shards)
-    stage.journal.dataset(params.name, digest, str(place), summary)
+    stage.journal.dataset(params.name, digest, str(place), summary.model_dump())
     print(
-        f"{params.name}: {summary['examples']:,} images packed into {summary['shards']:,} shards, "
+        f"{params.name}: {summary.examples:,} images packed into {summary.shards:,} shards, "
         f"sha256 {digest[:16]}"
     )
 

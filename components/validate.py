@@ -27,23 +27,13 @@ def run(
     stage: Stage, params: DatasetParams, *, dataset: Path, manifest: Path, validation: Path
 ) -> None:
     """Validate one dataset."""
-    from bigtransfer.data.validation import asked_of, validate
+    from bigtransfer.data.validation import validate
     from bigtransfer.storage import sha256_file
 
-    counts = validate(
-        dataset,
-        params.name,
-        layout=params.layout,
-        manifest_path=manifest,
-        report=validation,
-        asked=asked_of(params),
-        params=params.model_dump(mode="json"),
-    )
-    stage.journal.dataset(params.name, sha256_file(manifest), str(dataset), counts)
-    splits = ", ".join(f"{name} {n:,}" for name, n in counts["splits"].items())
-    print(
-        f"{params.name}: {counts['images']:,} images of {counts['classes']} classes pass ({splits})"
-    )
+    counts = validate(dataset, params.name, params, manifest_path=manifest, report=validation)
+    stage.journal.dataset(params.name, sha256_file(manifest), str(dataset), counts.model_dump())
+    splits = ", ".join(f"{name} {n:,}" for name, n in counts.splits.items())
+    print(f"{params.name}: {counts.images:,} images of {counts.classes} classes pass ({splits})")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from bigtransfer.artifacts.base import Artifact
+from bigtransfer.artifacts.base import Artifact, Json
 from bigtransfer.errors import CheckpointError
 
 FULL: Literal["full"] = "full"
@@ -51,7 +51,7 @@ class Cells(Artifact):
     task: str
     dataset: str
     multi_label: bool
-    recipe: dict[str, Any]
+    recipe: Json
     """Params that decide what a network becomes, as JSON values."""
     upstream_digest: str
     shards_digest: str

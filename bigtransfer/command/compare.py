@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         BigTransferError: If the two cannot be compared.
     """
-    from bigtransfer.metrics.comparison import compare_reports
+    from bigtransfer.evaluate.comparison import compare_reports
 
     found = compare_reports(arguments.first, arguments.second)
     print(f"first   {100 * found.first:.1f} %  {arguments.first}")

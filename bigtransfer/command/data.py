@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bigtransfer.command.transfer import DEFAULTS
 from bigtransfer.errors import ConfigError, GateError
@@ -138,7 +138,7 @@ def _asked(quarantine: float) -> Asked:
     return replace(asked, rules=rules)
 
 
-def _as_json(checked: Checked) -> dict[str, Any]:
+def _as_json(checked: Checked) -> dict[str, object]:
     from bigtransfer.data.manifest import column
 
     files = []
@@ -159,8 +159,8 @@ def _as_json(checked: Checked) -> dict[str, Any]:
         "address": checked.source.address,
         "layout": checked.source.layout,
         "success": checked.success,
-        "counts": checked.counts,
-        "rules": [asdict(outcome) for outcome in checked.outcomes],
+        "counts": checked.counts.model_dump(),
+        "rules": [outcome.model_dump(mode="json") for outcome in checked.outcomes],
         "copies": [
             {"first": paths[c.first], "second": paths[c.second], "how": c.how}
             for c in checked.copies.pairs
@@ -174,10 +174,10 @@ def _print(checked: Checked) -> None:
     from bigtransfer.data.manifest import column
 
     table, counts, source = checked.table, checked.counts, checked.source
-    splits = [s for s in counts["splits"] if source.has_splits]
+    splits = [s for s in counts.splits if source.has_splits]
     print(
-        f"{source.address}: {counts['images']:,} usable of {counts['listed']:,} images, "
-        f"{counts['classes']:,} classes ({source.layout})"
+        f"{source.address}: {counts.images:,} usable of {counts.listed:,} images, "
+        f"{counts.classes:,} classes ({source.layout})"
     )
     by_class: dict[str, Counter[str]] = {label: Counter() for label in source.labels}
     for labels, split, fault in zip(
@@ -236,12 +236,12 @@ def _show(arguments: argparse.Namespace) -> None:
     shards = open_shards(place)
     summary = shards.summary
     print(
-        f"{place}: dataset {summary['dataset']!r}, {summary['examples']:,} images, "
-        f"{summary['classes']:,} classes, {summary['shards']:,} shards"
+        f"{place}: dataset {summary.dataset!r}, {summary.examples:,} images, "
+        f"{summary.classes:,} classes, {summary.shards:,} shards"
         + (", all sums right" if isinstance(place, Path) else "")
     )
     for name in ("splits", "multi_label", "short_side", "height", "width"):
-        print(f"  {name:<14}{summary[name]}")
+        print(f"  {name:<14}{getattr(summary, name)}")
     print(f"  {'sha256':<14}{shards.digest}")
     mask = np.ones(len(shards.index), bool)
     if arguments.split:

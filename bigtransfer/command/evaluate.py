@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
     if source.multi_label or deployed.multi_label:
         raise ConfigError("several labels per image: only top-1 and top-5 are counted here")
     framing = Framing(arguments.crop or deployed.crop, arguments.short_side, arguments.border)
-    classes = meta["classes"]
+    classes = meta.classes
     counts_as = (
         read_class_map(arguments.class_map, classes)
         if arguments.class_map

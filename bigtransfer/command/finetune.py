@@ -13,7 +13,6 @@ from bigtransfer.command.transfer import (
     settings_in,
     settings_of,
     transfer,
-    upstream_of,
 )
 from bigtransfer.errors import ConfigError
 
@@ -60,6 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         BigTransferError: One line that says what is wrong with the input.
         GateError: If the images should not be used as they are.
     """
+    from bigtransfer.model.conversion import as_checkpoint
     from bigtransfer.report.table import METRICS
     from bigtransfer.storage import lock, new_folder
 
@@ -80,14 +80,15 @@ def run(arguments: argparse.Namespace) -> None:
     require_weights(arguments.weights)
     model = folder / "model"
     with lock(folder / "lock", f"the run in {str(folder)!r}"):
-        result = transfer(images, upstream_of(arguments.weights, folder), folder, settings)
-        chosen = folder / "checkpoints" / result["chosen"]["folder"]
+        upstream = as_checkpoint(arguments.weights, folder / "upstream")
+        report = transfer(images, upstream, folder, settings).report
+        chosen = folder / "checkpoints" / report.chosen.folder
         with new_folder(model, sealed=False) as partial:
             shutil.copytree(chosen, partial, dirs_exist_ok=True)
-    for row in result["rows"]:
+    for row in report.rows:
         print(
-            f"             test {METRICS[row['metric']]} {100 * row['median']:.1f} % (median of "
-            f"{row['seeds']}; {100 * row['min']:.1f} to {100 * row['max']:.1f})"
+            f"             test {METRICS[row.metric]} {100 * row.median:.1f} % (median of "
+            f"{row.seeds}; {100 * row.min:.1f} to {100 * row.max:.1f})"
         )
     print(f"\nMade\n  {model}\n  {folder / 'page' / 'index.html'}")
     print(f"\nNext\n  bigtransfer predict {model} IMAGES\n  bigtransfer export {model} {name}.onnx")

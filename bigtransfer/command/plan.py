@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bigtransfer import config
+from bigtransfer.artifacts.shards import ShardsSummary
 from bigtransfer.config import PretrainParams
 from bigtransfer.errors import ConfigError, StorageError
 from bigtransfer.progress import duration
-from bigtransfer.storage import free_bytes, read_json
+from bigtransfer.storage import free_bytes
 
 if TYPE_CHECKING:
     from bigtransfer.train.devices import Device
@@ -135,14 +136,14 @@ def _data(params: PretrainParams, arguments: argparse.Namespace) -> tuple[int, i
     shards = Path("artifacts") / "datasets" / params.dataset / "shards"
     if params.examples is None:
         try:
-            summary = read_json(shards / "index.json")
-            own = len(read_json(shards / "classes.json"))
+            summary = ShardsSummary.read(shards)
+            own = summary.classes
         except StorageError as error:
             raise ConfigError(
                 f"dataset {params.dataset!r} is not sharded yet, so its images are not counted; "
                 "run `dvc repro shard`, or set pretrain.examples"
             ) from error
-        return int(summary["splits"]["train"]), arguments.classes or own
+        return summary.splits["train"], arguments.classes or own
     classes = arguments.classes or _CLASSES.get(params.examples)
     if classes is None:
         raise ConfigError(

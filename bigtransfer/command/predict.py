@@ -8,11 +8,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from bigtransfer.command.models import MODEL_HELP, add_device, checkpoint_at
 from bigtransfer.errors import DatasetError
 from bigtransfer.progress import tracked
+
+if TYPE_CHECKING:
+    from bigtransfer.artifacts.weights import TunedMeta
 
 _BATCH = 32
 
@@ -97,10 +100,10 @@ def _kinds(row: dict[str, str]) -> list[str]:
     return [kind for kind, is_so in found.items() if is_so]
 
 
-def _sum_up(counts: Counter[str], meta: dict[str, Any]) -> None:
+def _sum_up(counts: Counter[str], meta: TunedMeta) -> None:
     if counts["fault"]:
         print(f"{counts['fault']:,} could not be read; their rows say why", file=sys.stderr)
-    lowest = meta["validation"].get("abstain_below")
+    lowest = getattr(meta.calibration, "abstain_below", None)
     if counts["unsure"]:
         why = "the validation split gave no threshold" if lowest is None else f"below {lowest:.2f}"
         print(f"{counts['unsure']:,} are unsure ({why})", file=sys.stderr)

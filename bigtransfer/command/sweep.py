@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,12 @@ from bigtransfer.command.transfer import (
     settings_in,
     settings_of,
     transfer,
-    upstream_of,
 )
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError, did_you_mean
 
 if TYPE_CHECKING:
     from bigtransfer.artifacts.cells import Cell
+    from bigtransfer.artifacts.report import ScoredCell
     from bigtransfer.report.sweep import Published, SweptTask
 
 _TOP = ("data", "finetune", "published", "tasks")
@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
         BigTransferError: At the end, if a task failed.
     """
     from bigtransfer.config import read_yaml
+    from bigtransfer.model.conversion import as_checkpoint
     from bigtransfer.report.sweep import SweptTask
     from bigtransfer.storage import lock
 
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
     tables = _Tables(arguments.to, _published(raw, file.name), sizes)
     failures: dict[str, BigTransferError] = {}
     with lock(tables.folder / "lock", f"the sweep in {str(tables.folder)!r}"):
-        upstream = upstream_of(arguments.weights, tables.folder)
+        upstream = as_checkpoint(arguments.weights, tables.folder / "upstream")
         for name, (entry, settings) in entries.items():
             task = SweptTask(
                 name,
@@ -121,9 +122,10 @@ def run(arguments: argparse.Namespace) -> None:
                 continue
             expected = entry.get("images", {})
             official = task.official and all(
-                result["splits"].get(split) == images for split, images in expected.items()
+                result.splits.get(split) == images for split, images in expected.items()
             )
-            tables.add(replace(task, rows=result["rows"], official=official), result["cells"])
+            report = result.report
+            tables.add(replace(task, rows=report.rows, official=official), report.cells)
     print("\n" + tables.markdown())
     folder = tables.folder
     print(f"Made\n  {folder}/table.md, table.tex, table.csv, cells.csv")
@@ -142,8 +144,8 @@ class _Tables:
     def __init__(self, folder: Path, published: list[Published], sizes: dict[str, int]) -> None:
         self.folder, self._published, self._sizes = folder, published, sizes
         self.done: list[SweptTask] = []
-        self._cells: list[dict[str, Any]] = []
-        self._begun: list[dict[str, Any]] = []
+        self._cells: list[Mapping[str, object]] = []
+        self._begun: list[Mapping[str, object]] = []
 
     def begin(self, task: SweptTask, cell: Cell, scores: dict[str, float]) -> None:
         """Take a network of a task that is not finished: its validation scores alone are known."""
@@ -151,7 +153,7 @@ class _Tables:
         self._begun.append({"task": task.name, "group": task.group, **cell.model_dump(), **known})
         self._write_cells()
 
-    def add(self, task: SweptTask, cells: Sequence[dict[str, Any]] = ()) -> None:
+    def add(self, task: SweptTask, cells: Sequence[ScoredCell] = ()) -> None:
         """Take a task that is finished, or missing, and write all tables."""
         from bigtransfer.report.summary import write_report
         from bigtransfer.report.sweep import as_latex, table_rows
@@ -159,11 +161,7 @@ class _Tables:
 
         self.done.append(task)
         self._begun = []
-        self._cells += [
-            {"task": task.name, "group": task.group}
-            | {key: value for key, value in cell.items() if key != "folder"}
-            for cell in cells
-        ]
+        self._cells += [{"task": task.name, "group": task.group, **cell.flat()} for cell in cells]
         markdown = self.markdown()
         write_text(self.folder / "table.md", markdown)
         write_text(self.folder / "table.tex", as_latex(self.done))

@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bigtransfer.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from bigtransfer.artifacts.cells import Cell
+    from bigtransfer.artifacts.report import TaskReport
     from bigtransfer.config import DatasetRules, EvaluateParams, TaskParams
 
 DEFAULTS = Path(__file__).parents[1] / "defaults.yaml"
@@ -30,7 +31,7 @@ class Settings:
 
 
 def settings_of(
-    name: str, data: Mapping[str, Any], finetune: Mapping[str, Any], source: str
+    name: str, data: Mapping[str, object], finetune: Mapping[str, object], source: str
 ) -> Settings:
     """Return the defaults with some values of the user's laid over them.
 
@@ -68,7 +69,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_in(texts: list[str]) -> dict[str, Any]:
+def settings_in(texts: list[str]) -> dict[str, object]:
     """Return what was typed behind `--set`.
 
     Raises:
@@ -76,7 +77,7 @@ def settings_in(texts: list[str]) -> dict[str, Any]:
     """
     from bigtransfer import config
 
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
@@ -98,15 +99,13 @@ def require_weights(weights: Path) -> None:
         )
 
 
-def upstream_of(weights: Path, folder: Path) -> Path:
-    """Return the checkpoint folder to start from; of a published file, one is made in `folder`."""
-    if weights.is_dir():
-        return weights
-    from bigtransfer.model.conversion import to_checkpoint
+@dataclass(frozen=True)
+class Transferred:
+    """What became of one task."""
 
-    target = folder / "upstream"
-    to_checkpoint(weights, target, None)
-    return target
+    report: TaskReport
+    splits: Mapping[str, int]
+    """Images of each."""
 
 
 def transfer(
@@ -115,7 +114,7 @@ def transfer(
     folder: Path,
     settings: Settings,
     on_cell: Callable[[Cell, dict[str, float]], None] = lambda cell, figures: None,
-) -> dict[str, Any]:
+) -> Transferred:
     """Check and pack the images, fine-tune, evaluate, and write a page.
 
     What is there already is not made again: networks of the same images, weights and params.
@@ -128,42 +127,27 @@ def transfer(
         on_cell: Receives each network's cell and validation scores when it is finished.
 
     Returns:
-        What the report holds, and `splits`: images of each.
+        What was found.
 
     Raises:
         BigTransferError: One line that says what is wrong with the input.
         GateError: If the images should not be used as they are.
     """
-    from bigtransfer.data.packing import write_shards
+    from bigtransfer.data.packing import packing_of, write_shards
     from bigtransfer.data.shards import describe_shards
-    from bigtransfer.data.validation import asked_of, validate
-    from bigtransfer.evaluate.task import evaluate
+    from bigtransfer.data.validation import validate
+    from bigtransfer.evaluate.task import Outputs, evaluate
     from bigtransfer.report.summary import write_report
     from bigtransfer.train.finetune import finetune, is_done
 
     rules, task, name = settings.data, settings.task, settings.task.name
     print(f"1 check      {images}", flush=True)
     manifest, shards = folder / "manifest.parquet", folder / "shards"
-    counts = validate(
-        images,
-        name,
-        layout=rules.layout,
-        manifest_path=manifest,
-        report=folder / "validation",
-        asked=asked_of(rules),
-        params=rules.model_dump(mode="json"),
-    )
-    splits = ", ".join(f"{split} {n:,}" for split, n in counts["splits"].items())
-    print(f"             {counts['images']:,} images of {counts['classes']} classes ({splits})")
+    counts = validate(images, name, rules, manifest_path=manifest, report=folder / "validation")
+    splits = ", ".join(f"{split} {n:,}" for split, n in counts.splits.items())
+    print(f"             {counts.images:,} images of {counts.classes} classes ({splits})")
     print(f"2 pack       {shards}", flush=True)
-    write_shards(
-        images,
-        manifest,
-        shards,
-        shard_bytes=rules.shard_bytes,
-        short_side=rules.short_side_pixels,
-        seed=rules.seed,
-    )
+    write_shards(images, manifest, shards, packing_of(rules))
     digest, _ = describe_shards(shards)
     print(f"             sha256 {digest[:16]}")
     cells = len(task.inits) * len(task.examples_per_class) * len(task.seeds)
@@ -174,16 +158,13 @@ def transfer(
     else:
         finetune(task, upstream, shards, checkpoints, folder / ".work", _no_log, on_cell)
     print("4 evaluate", flush=True)
-    result = evaluate(
-        settings.scoring,
-        checkpoints,
-        shards,
+    outputs = Outputs(
         folder / "report",
         folder / "metrics.json",
         folder / "cells.csv",
         folder / "predictions.csv",
-        _no_log,
     )
+    report = evaluate(settings.scoring, checkpoints, shards, outputs, _no_log)
     write_report(
         folder / "page",
         pretrain=None,
@@ -193,7 +174,7 @@ def transfer(
         params=json.dumps(task.model_dump(mode="json"), indent=2),
         commit="",
     )
-    return {**result, "splits": counts["splits"]}
+    return Transferred(report, counts.splits)
 
 
 def _no_log(step: int, values: dict[str, float]) -> None:

@@ -116,14 +116,14 @@ def _describe_folder(path: Path) -> dict[str, str]:
     from bigtransfer.model.checkpoint import load_checkpoint
 
     model, meta = load_checkpoint(path)
-    classes = meta["classes"]
+    classes = meta.classes
     some = ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
     return {
-        "architecture": _architecture(meta["architecture"], meta["root"]),
-        "norm": meta["norm"],
+        "architecture": _architecture(meta.architecture, meta.root),
+        "norm": meta.norm,
         "classes": f"{len(classes):,} ({some})",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "sha256": f"{meta['digest']} (of MANIFEST.json)",
+        "sha256": f"{meta.digest} (of MANIFEST.json)",
     }
 
 

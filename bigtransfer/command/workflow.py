@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from bigtransfer.artifacts.registration import Registration
+from bigtransfer.artifacts.report import TaskReport
 from bigtransfer.command.dvc_lock import make_way
 from bigtransfer.command.params_file import check_params
 from bigtransfer.config import Params
@@ -21,6 +22,7 @@ from bigtransfer.track.address import forgot_everything
 
 _LAST_FAILURE = Path(".work") / "last-failure.json"
 _REPORT = Path("artifacts") / "report"
+_EVALUATIONS = Path("artifacts") / "evaluate"
 _REGISTRATIONS = Path("artifacts") / "register"
 
 
@@ -66,7 +68,8 @@ def _explain(failure: Path, code: int) -> int:
 def _show(project: Path, params: Params) -> None:
     from bigtransfer.report.table import headline_rows, metric_names
 
-    rows = read_json(project / _REPORT / "metrics.json")["rows"]
+    reports = [TaskReport.read(project / _EVALUATIONS / task / "report") for task in params.tasks]
+    rows = [row for report in reports for row in report.rows]
     print(f"\nTest {metric_names(rows)}, median ± standard deviation over seeds\n")
     print(_table(headline_rows(rows)))
     print("\nMade")

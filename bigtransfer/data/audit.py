@@ -65,13 +65,13 @@ def audit(
     leaks: list[dict[str, Any]] = []
     compared = []
     if upstream is not None:
-        source, metadata = read_manifest(known[upstream])
+        source, facts = read_manifest(known[upstream])
         source = _of_splits(source, ("train",))
     for name in wanted if upstream is not None else ():
         table, own = read_manifest(known[name])
         table = _of_splits(table, ("val", "test"))
-        side = max(metadata["near_duplicate_side"], own["near_duplicate_side"])
-        off = 0 in (metadata["near_duplicate_side"], own["near_duplicate_side"])
+        side = max(facts.near_duplicate_side, own.near_duplicate_side)
+        off = 0 in (facts.near_duplicate_side, own.near_duplicate_side)
         found = find_between(_columns(table, side, off), _columns(source, side, off))
         compared.append(
             {
@@ -137,7 +137,7 @@ def _by_dataset(places: Sequence[Path]) -> dict[str, Path]:
     for place in places:
         files = sorted(place.glob("*/manifest.parquet")) if place.is_dir() else [place]
         for file in files:
-            found[str(read_manifest(file)[1]["dataset"])] = file
+            found[read_manifest(file)[1].dataset] = file
     return found
 
 

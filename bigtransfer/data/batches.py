@@ -76,7 +76,7 @@ class Squares:
         self.kept: NDArray[np.uint8] | None = None
         """All squares, (N, side, side, 3), where they fit into memory."""
         if keep and len(rows) * side * side * 3 <= RAM_BYTES:
-            self.kept = self._decode(shards.summary["dataset"])
+            self.kept = self._decode(shards.summary.dataset)
 
     def __len__(self) -> int:
         return len(self.rows)

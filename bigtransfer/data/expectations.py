@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bigtransfer.artifacts.validation import Outcome
 from bigtransfer.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -25,31 +26,6 @@ _NAMED_ROWS = 20
 _NUMBERS = ("height", "width", "bytes", "brightness", "contrast", "orientation")
 COLUMNS = ("path", "label", "labels", "split", "mode", "format", "sha256", *_NUMBERS)
 """What a rule of the user may name; `label` is the first label."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one expectation found."""
-
-    rule: str
-    """The rule in words."""
-    expectation: str
-    """Its name in Great Expectations."""
-    success: bool
-    checked: int
-    """Rows it looked at."""
-    failed: int
-    """Rows that broke it."""
-    failures: list[str]
-    """The first of those rows, named, with what is wrong."""
-
-    def line(self) -> str:
-        """Return one line for a person: rule, count, rows."""
-        rows = "; ".join(self.failures[:5])
-        more = f"; and {self.failed - 5} more" if self.failed > 5 else ""
-        return (
-            f"{self.rule}: {self.failed} of {self.checked} fail{': ' if rows else ''}{rows}{more}"
-        )
 
 
 @dataclass(frozen=True)
@@ -172,18 +148,13 @@ def summary_rows(table: pa.Table) -> pd.DataFrame:
     rows = []
     for start in range(0, len(table), PART_ROWS):
         part = table.slice(start, PART_ROWS)
-        row: dict[str, Any] = {"path": f"rows {start} to {start + len(part) - 1}"}
+        row: dict[str, object] = {"path": f"rows {start} to {start + len(part) - 1}"}
         row["rows"] = len(part)
         for name in _NUMBERS:
             extremes = pc.min_max(part[name]).as_py()
             row[f"{name}_min"], row[f"{name}_max"] = extremes["min"], extremes["max"]
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def as_rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """Return the outcomes as JSON values."""
-    return [asdict(outcome) for outcome in outcomes]
 
 
 class _Gate:
@@ -269,7 +240,7 @@ class _Gate:
             success=success,
             checked=int(details.get("element_count", len(frame))),
             failed=len(failed) or int(not success),
-            failures=names,
+            failures=tuple(names),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from pathlib import Path
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bigtransfer.artifacts.validation import ManifestFacts
 from bigtransfer.data.decoding import useful_threads
 from bigtransfer.data.fingerprint import THUMB_SIDE, Fingerprints
 from bigtransfer.data.inspection import ImageFacts, Limits, inspect_image
@@ -146,17 +147,18 @@ def comparable(table: pa.Table, min_side: int) -> NDArray[np.bool_]:
     return mask
 
 
-def write_manifest(path: Path, table: pa.Table, metadata: dict[str, Any]) -> None:
-    """Write the manifest; the metadata go into the Parquet schema, as JSON values."""
-    texts = {k.encode(): json.dumps(v, ensure_ascii=False).encode() for k, v in metadata.items()}
+def write_manifest(path: Path, table: pa.Table, facts: ManifestFacts) -> None:
+    """Write the manifest; the facts go into the Parquet schema, as JSON values."""
+    said = facts.model_dump(mode="json")
+    texts = {k.encode(): json.dumps(v, ensure_ascii=False).encode() for k, v in said.items()}
     schema = SCHEMA.with_metadata({b"schema": _SCHEMA_VERSION, **texts})
     kept = table.select(SCHEMA.names).cast(schema)
     with new_file(path) as partial:
         pq.write_table(kept, partial)
 
 
-def read_manifest(path: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """Return the rows and the metadata of a manifest.
+def read_manifest(path: Path) -> tuple[pa.Table, ManifestFacts]:
+    """Return the rows and the facts of a manifest.
 
     Raises:
         DatasetError: If the file is missing, no Parquet, or not a manifest of this version.
@@ -170,10 +172,16 @@ def read_manifest(path: Path) -> tuple[pa.Table, dict[str, Any]]:
         raise DatasetError(
             f"{str(path)!r} is not a dataset manifest of this version; run `validate` again"
         )
-    return table, {k.decode(): json.loads(v) for k, v in metadata.items()}
+    try:
+        said = {k.decode(): json.loads(v) for k, v in metadata.items()}
+        return table, ManifestFacts.model_validate_json(json.dumps(said))
+    except ValueError as error:  # pydantic's and json's own
+        raise DatasetError(
+            f"{str(path)!r} does not say what a dataset manifest says; run `validate` again"
+        ) from error
 
 
-def rows_of(table: pa.Table, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def rows_of(table: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     """Yield rows of some columns without holding all of them as Python objects."""
     for batch in table.select(list(names)).to_batches(_CHUNK_ROWS):
         yield from batch.to_pylist()

@@ -13,12 +13,12 @@ import io
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,9 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from bigtransfer.artifacts.shards import ShardsSummary
+from bigtransfer.artifacts.validation import ManifestFacts
+from bigtransfer.config import DatasetRules
 from bigtransfer.data.decoding import SUFFIXES, decode_rgb
 from bigtransfer.data.manifest import read_manifest
 from bigtransfer.data.sources.listing import Read
@@ -36,6 +39,7 @@ from bigtransfer.progress import tracked
 from bigtransfer.storage import (
     MANIFEST_NAME,
     MANIFEST_SCHEMA,
+    FileFacts,
     as_json,
     new_folder,
     sha256_file,
@@ -59,9 +63,26 @@ INDEX_SCHEMA = pa.schema(
         ("path", pa.string()),
     ]
 )
+
+
+class IndexRow(TypedDict):
+    """One sample: a row of `index.parquet`."""
+
+    key: str
+    shard: int
+    offset: int
+    length: int
+    label: int
+    labels: list[int]
+    split: str
+    height: int
+    width: int
+    sha256: str
+    path: str
+
+
 LANES = 64
 """A large split has a multiple of so many shards, dealt evenly to as many lanes (`order`)."""
-_SCHEMA = 2
 _SPLITS = ("train", "val", "test")
 _JPEG_QUALITY = 90
 _PARTS = "parts"
@@ -72,7 +93,7 @@ class Plan:
     """Which image lies in which shard."""
 
     table: pa.Table
-    metadata: dict[str, Any]
+    facts: ManifestFacts
     rows: NDArray[np.int64]
     """Manifest rows in the order they are packed in."""
     bounds: NDArray[np.int64]
@@ -91,21 +112,36 @@ class Plan:
         return range(number * self.num_shards // parts, (number + 1) * self.num_shards // parts)
 
 
-def make_plan(manifest_path: Path, *, shard_bytes: int, short_side: int | None, seed: int) -> Plan:
+@dataclass(frozen=True)
+class Packing:
+    """How images are packed."""
+
+    shard_bytes: int
+    """About one shard, before images are made smaller."""
+    short_side: int | None
+    """Larger images are made smaller to it, pixels; None: never."""
+    seed: int
+    """Of the order of the samples in the shards."""
+
+
+def packing_of(rules: DatasetRules) -> Packing:
+    """Return what a section of params.yaml asks, as this room's own values."""
+    return Packing(rules.shard_bytes, rules.short_side_pixels, rules.seed)
+
+
+def make_plan(manifest_path: Path, packing: Packing) -> Plan:
     """Decide which image lies in which shard.
 
     Each split has shards of its own, of equal numbers of images in a random order.
 
     Args:
         manifest_path: Written by `validate`.
-        shard_bytes: About one shard, before images are made smaller.
-        short_side: Larger images are made smaller to it, pixels; None: never.
-        seed: Of the order.
+        packing: How.
 
     Raises:
         DatasetError: If the manifest is unusable.
     """
-    table, metadata = read_manifest(manifest_path)
+    table, facts = read_manifest(manifest_path)
     splits = table["split"].to_numpy(zero_copy_only=False)
     sizes = table["bytes"].to_numpy()
     order: list[NDArray[np.int64]] = []
@@ -114,44 +150,34 @@ def make_plan(manifest_path: Path, *, shard_bytes: int, short_side: int | None, 
         rows = np.flatnonzero(splits == split)
         if not len(rows):
             continue
-        generator = np.random.Generator(np.random.Philox(key=[seed, number]))
+        generator = np.random.Generator(np.random.Philox(key=[packing.seed, number]))
         order.append(rows[generator.permutation(len(rows))])
-        shards = min(len(rows), max(1, round(int(sizes[rows].sum()) / shard_bytes)))
+        shards = min(len(rows), max(1, round(int(sizes[rows].sum()) / packing.shard_bytes)))
         if shards >= LANES and len(rows) >= 2 * LANES:
             shards = min(-(-shards // LANES), len(rows) // LANES) * LANES
         edges = np.arange(1, shards + 1) * len(rows) // shards
         bounds += (bounds[-1] + edges).tolist()
     digest = sha256_json(
         {
-            "schema": _SCHEMA,
+            "schema": ShardsSummary.SCHEMA,
             "manifest": sha256_file(manifest_path),
-            "shard_bytes": shard_bytes,
-            "short_side": short_side,
-            "seed": seed,
+            "shard_bytes": packing.shard_bytes,
+            "short_side": packing.short_side,
+            "seed": packing.seed,
             "quality": _JPEG_QUALITY,
         }
     )
-    return Plan(table, metadata, np.concatenate(order), np.array(bounds), digest, short_side)
+    return Plan(table, facts, np.concatenate(order), np.array(bounds), digest, packing.short_side)
 
 
-def write_shards(
-    root: Path,
-    manifest_path: Path,
-    place: Place,
-    *,
-    shard_bytes: int,
-    short_side: int | None,
-    seed: int,
-) -> dict[str, Any]:
+def write_shards(root: Path, manifest_path: Path, place: Place, packing: Packing) -> ShardsSummary:
     """Pack the images of a manifest into shards.
 
     Args:
         root: The dataset that the manifest lists.
         manifest_path: Written by `validate`.
         place: Shards folder to write (beside and renamed), or `s3://` prefix.
-        shard_bytes: About one shard.
-        short_side: Larger images are made smaller to it, pixels; None: never.
-        seed: Of the order of the samples in the shards.
+        packing: How.
 
     Returns:
         What `index.json` holds.
@@ -159,7 +185,7 @@ def write_shards(
     Raises:
         DatasetError: If the manifest is unusable or an image is no longer what it lists.
     """
-    plan = make_plan(manifest_path, shard_bytes=shard_bytes, short_side=short_side, seed=seed)
+    plan = make_plan(manifest_path, packing)
     if isinstance(place, S3Path):
         write_part(plan, root, place, 0, 1)
         return join_parts(plan, place, 1)
@@ -199,7 +225,7 @@ def write_part(plan: Plan, root: Path, place: Place, number: int, parts: int) ->
     return True
 
 
-def join_parts(plan: Plan, place: Place, parts: int) -> dict[str, Any]:
+def join_parts(plan: Plan, place: Place, parts: int) -> ShardsSummary:
     """Join the records of all parts into the index, and write `MANIFEST.json` last.
 
     Returns:
@@ -211,8 +237,8 @@ def join_parts(plan: Plan, place: Place, parts: int) -> dict[str, Any]:
     import json
 
     target = target_at(place)
-    rows: list[dict[str, Any]] = []
-    listed: dict[str, Any] = {}
+    rows: list[IndexRow] = []
+    listed: dict[str, FileFacts] = {}
     for number in range(parts):
         data = target.get(_record_name(number, parts))
         if data is None or not _is_complete(data, plan, target):
@@ -263,24 +289,24 @@ def shard_name(number: int) -> str:
 
 def _write(
     plan: Plan, root: Path, target: Target, shards: range
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[IndexRow], dict[str, FileFacts]]:
     """Write some shards; return their index rows and what was written."""
-    label_of = {name: i for i, name in enumerate(plan.metadata["classes"])}
-    read = open_source(root, plan.metadata["layout"]).read
-    rows: list[dict[str, Any]] = []
-    listed: dict[str, Any] = {}
+    label_of = {name: i for i, name in enumerate(plan.facts.classes)}
+    read = open_source(root, plan.facts.layout).read
+    rows: list[IndexRow] = []
+    listed: dict[str, FileFacts] = {}
 
-    def one(number: int) -> tuple[list[dict[str, Any]], str, dict[str, Any]]:
+    def one(number: int) -> tuple[list[IndexRow], str, FileFacts]:
         with tempfile.TemporaryDirectory(dir=target.scratch) as scratch:
             path = Path(scratch, shard_name(number))
             index = _write_tar(plan, read, label_of, path, number)
-            facts = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            facts = FileFacts(bytes=path.stat().st_size, sha256=sha256_file(path))
             target.put(path.name, path)
             return index, path.name, facts
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         done = tracked(
-            pool.map(one, shards), f"pack {plan.metadata['dataset']}", len(shards), unit="shard"
+            pool.map(one, shards), f"pack {plan.facts.dataset}", len(shards), unit="shard"
         )
         for index, name, facts in done:
             rows += index
@@ -290,10 +316,10 @@ def _write(
 
 def _write_tar(
     plan: Plan, read: Read, label_of: dict[str, int], path: Path, number: int
-) -> list[dict[str, Any]]:
+) -> list[IndexRow]:
     start = int(plan.bounds[number])
     wanted = plan.rows[start : plan.bounds[number + 1]]
-    index: list[dict[str, Any]] = []
+    index: list[IndexRow] = []
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for place, row in enumerate(plan.table.take(wanted).to_pylist(), start=start):
             data = _unchanged_bytes(read, row)
@@ -339,7 +365,7 @@ def _smaller(data: bytes, short_side: int) -> tuple[bytes, int, int]:
     return encoded, size[1], size[0]
 
 
-def _unchanged_bytes(read: Read, row: dict[str, Any]) -> bytes:
+def _unchanged_bytes(read: Read, row: Mapping[str, Any]) -> bytes:
     try:
         data = read(row["file"], row["offset"], row["length"])
     except OSError as error:
@@ -357,32 +383,31 @@ def _unchanged_bytes(read: Read, row: dict[str, Any]) -> bytes:
 def _write_index(
     plan: Plan,
     target: Target,
-    rows: Sequence[dict[str, Any]],
-    listed: dict[str, Any],
+    rows: Sequence[IndexRow],
+    listed: Mapping[str, FileFacts],
     *,
     sealed: bool,
-) -> dict[str, Any]:
+) -> ShardsSummary:
     splits = [row["split"] for row in rows]
-    summary = {
-        "schema": _SCHEMA,
-        "dataset": plan.metadata["dataset"],
-        "examples": len(rows),
-        "splits": {s: splits.count(s) for s in sorted(set(splits))},
-        "classes": len(plan.metadata["classes"]),
-        "classes_sha256": plan.metadata["classes_sha256"],
-        "multi_label": plan.metadata["multi_label"],
-        "shards": plan.num_shards,
-        "short_side": plan.short_side,
-        "height": median_low(row["height"] for row in rows),
-        "width": median_low(row["width"] for row in rows),
-        "plan": plan.digest,
-    }
+    summary = ShardsSummary(
+        dataset=plan.facts.dataset,
+        examples=len(rows),
+        splits={s: splits.count(s) for s in sorted(set(splits))},
+        classes=len(plan.facts.classes),
+        classes_sha256=plan.facts.classes_sha256,
+        multi_label=plan.facts.multi_label,
+        shards=plan.num_shards,
+        short_side=plan.short_side,
+        height=median_low(row["height"] for row in rows),
+        width=median_low(row["width"] for row in rows),
+        plan=plan.digest,
+    )
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows), INDEX_SCHEMA), buffer)
     texts = {
         "index.parquet": buffer.getvalue(),
-        "classes.json": as_json(plan.metadata["classes"]).encode(),
-        "index.json": as_json(summary).encode(),
+        "classes.json": as_json(plan.facts.classes).encode(),
+        ShardsSummary.FILE: summary.text().encode(),
     }
     for name, data in texts.items():
         target.put_bytes(name, data)
@@ -394,6 +419,6 @@ def _write_index(
     return summary
 
 
-def _facts(texts: dict[str, bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _facts(texts: dict[str, bytes]) -> Iterator[tuple[str, FileFacts]]:
     for name, data in texts.items():
-        yield name, {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        yield name, FileFacts(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

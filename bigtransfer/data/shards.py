@@ -17,17 +17,18 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bigtransfer.artifacts.shards import ShardsSummary
 from bigtransfer.data.packing import INDEX_SCHEMA, shard_name
 from bigtransfer.errors import BigTransferError, DatasetError, InfrastructureError
 from bigtransfer.storage import (
     MANIFEST_NAME,
+    FileFacts,
     as_json,
     new_file,
     new_folder,
@@ -43,7 +44,7 @@ CACHE_BYTES = 50_000_000_000
 """What the cache of fetched shards may hold."""
 POINTER = "address.json"
 """File of a folder that stands for shards in a bucket."""
-_OURS = {"index.parquet", "classes.json", "index.json", MANIFEST_NAME}
+_OURS = {"index.parquet", "classes.json", ShardsSummary.FILE, MANIFEST_NAME}
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Shards:
     digest: str
     """SHA-256 that stands for every byte."""
     classes: list[str]
-    summary: dict[str, Any]
+    summary: ShardsSummary
     index: pa.Table
-    files: dict[str, dict[str, Any]]
+    files: dict[str, FileFacts]
     """Name -> bytes and sha256, as the manifest lists them."""
 
     def rows(self, split: str) -> NDArray[np.int64]:
@@ -68,9 +69,9 @@ class Shards:
         mask = np.asarray(self.index["split"].to_numpy(zero_copy_only=False) == split)
         found = np.flatnonzero(mask)
         if not len(found):
-            splits = ", ".join(self.summary["splits"])
+            splits = ", ".join(self.summary.splits)
             raise DatasetError(
-                f"dataset {self.summary['dataset']!r} has no {split!r} images (it has: {splits}); "
+                f"dataset {self.summary.dataset!r} has no {split!r} images (it has: {splits}); "
                 "give it that split, or a share of it under 'splits' in params.yaml"
             )
         return found
@@ -81,9 +82,9 @@ class Shards:
         Raises:
             DatasetError: If the dataset is multi-label.
         """
-        if self.summary["multi_label"]:
+        if self.summary.multi_label:
             raise DatasetError(
-                f"dataset {self.summary['dataset']!r} has several labels per image, where one "
+                f"dataset {self.summary.dataset!r} has several labels per image, where one "
                 "each is needed; give a listing with one 'label' each"
             )
         labels: NDArray[np.int64] = self.index["label"].to_numpy()[rows].astype(np.int64)
@@ -91,7 +92,7 @@ class Shards:
 
     def targets(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the labels of index rows: (N,), or (N, L) filled up with -1 if several each."""
-        if not self.summary["multi_label"]:
+        if not self.summary.multi_label:
             return self.labels(rows)
         taken = self.index["labels"].take(rows).combine_chunks()
         lengths = np.diff(taken.offsets.to_numpy())
@@ -160,7 +161,7 @@ class _Fetched(_Opened):
     def __init__(
         self,
         place: S3Path,
-        files: dict[str, dict[str, Any]],
+        files: dict[str, FileFacts],
         cache: Path | None = None,
         most_bytes: int | None = None,
     ) -> None:
@@ -289,7 +290,7 @@ def write_pointer(folder: Path, place: S3Path) -> None:
     facts = {"address": str(place), "digest": opened.digest}
     with new_folder(folder) as partial:
         (partial / POINTER).write_text(as_json(facts), "utf-8")
-        (partial / "index.json").write_text(as_json(opened.summary), "utf-8")
+        opened.summary.write(partial)
 
 
 def _pointed(folder: Path) -> Shards:
@@ -304,7 +305,7 @@ def _pointed(folder: Path) -> Shards:
     return opened
 
 
-def describe_shards(place: Place) -> tuple[str, dict[str, Any]]:
+def describe_shards(place: Place) -> tuple[str, ShardsSummary]:
     """Return the digest of shards and what their `index.json` holds; no shard is read.
 
     Raises:
@@ -315,7 +316,7 @@ def describe_shards(place: Place) -> tuple[str, dict[str, Any]]:
         return opened.digest, opened.summary
     if not (place / MANIFEST_NAME).is_file():
         raise DatasetError(f"{str(place)!r} has no {MANIFEST_NAME}, so it is not complete")
-    return sha256_file(place / MANIFEST_NAME), read_json(place / "index.json")
+    return sha256_file(place / MANIFEST_NAME), ShardsSummary.read(place)
 
 
 def open_shards(place: Place) -> Shards:
@@ -362,22 +363,25 @@ def _open_bucket(place: S3Path) -> Shards:
 
 
 def _opened(
-    place: Place, digest: str, files: dict[str, dict[str, Any]], texts: dict[str, bytes]
+    place: Place, digest: str, files: dict[str, FileFacts], texts: dict[str, bytes]
 ) -> Shards:
-    summary, classes = json.loads(texts["index.json"]), json.loads(texts["classes.json"])
+    summary = ShardsSummary.parse(
+        json.loads(texts[ShardsSummary.FILE]), str(place / ShardsSummary.FILE)
+    )
+    classes: list[str] = json.loads(texts["classes.json"])
     try:
         index = pq.read_table(io.BytesIO(texts["index.parquet"]))
     except pa.ArrowInvalid as error:
         raise DatasetError(f"index of {str(place)!r} cannot be read: {error}") from error
     if index.schema.names != INDEX_SCHEMA.names:
         raise DatasetError(f"{str(place)!r} was packed by another version; pack it again")
-    if len(index) != summary["examples"] or len(classes) != summary["classes"]:
+    if len(index) != summary.examples or len(classes) != summary.classes:
         raise DatasetError(
             f"{str(place)!r} has {len(index):,} samples of {len(classes):,} classes, index.json "
-            f"says {summary['examples']:,} of {summary['classes']:,}; pack it again"
+            f"says {summary.examples:,} of {summary.classes:,}; pack it again"
         )
     ends = index["offset"].to_numpy() + index["length"].to_numpy()
-    sizes = np.array([files[shard_name(n)]["bytes"] for n in range(summary["shards"])])
+    sizes = np.array([files[shard_name(n)]["bytes"] for n in range(summary.shards)])
     if (ends > sizes[index["shard"].to_numpy()]).any():
         raise DatasetError(
             f"the index of {str(place)!r} points behind the end of a shard; pack it again"

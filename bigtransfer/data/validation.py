@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
+from bigtransfer.artifacts.base import Json
+from bigtransfer.artifacts.validation import Counts, ManifestFacts, Outcome, ValidationReport
 from bigtransfer.config import DatasetRules
 from bigtransfer.data import expectations, manifest
 from bigtransfer.data.copies import Copies, describe, find_copies
 from bigtransfer.data.decoding import UndecodableError, decode_rgb
-from bigtransfer.data.expectations import Outcome, Rules
+from bigtransfer.data.expectations import Rules
 from bigtransfer.data.inspection import Limits
 from bigtransfer.data.manifest import column, with_column
 from bigtransfer.data.sources.listing import SPLITS, Source
@@ -90,7 +91,7 @@ class Checked:
     leaks: list[str | None]
     copies: Copies
     outcomes: list[Outcome]
-    counts: dict[str, Any]
+    counts: Counts
 
     @property
     def success(self) -> bool:
@@ -99,26 +100,17 @@ class Checked:
 
 
 def validate(
-    root: Path,
-    name: str,
-    *,
-    layout: str = "auto",
-    manifest_path: Path,
-    report: Path,
-    asked: Asked,
-    params: dict[str, Any],
-) -> dict[str, Any]:
+    root: Path, name: str, rules: DatasetRules, *, manifest_path: Path, report: Path
+) -> Counts:
     """Check a dataset and write its validation report and, if it passes, its manifest.
 
     Args:
         root: Folder, table, archive or index of a remote address.
         name: Of the dataset, for messages and the report.
-        layout: How it is laid out, or `auto`.
+        rules: What is asked of it, as the user wrote it.
         manifest_path: Parquet file to write; absent afterwards if the gate says no.
         report: Folder to write `validation.json`, `index.html` and `quarantine.csv` into, whatever
             the verdict.
-        asked: What is asked of it.
-        params: The same as the user wrote it, shown in the report.
 
     Returns:
         The counts of the report.
@@ -127,8 +119,9 @@ def validate(
         DatasetError: If it cannot be read as a dataset at all.
         GateError: If a rule is broken; names the rows. The report is written before.
     """
-    checked = check(open_source(root, layout), name, asked)
-    write_report(checked, root, name, asked, report, params)
+    asked = asked_of(rules)
+    checked = check(open_source(root, rules.layout), name, asked)
+    write_report(checked, root, name, asked, report, rules.model_dump(mode="json"))
     if not checked.success:
         manifest_path.unlink(missing_ok=True)
         broken = "\n".join(f"  {o.line()}" for o in checked.outcomes if not o.success)
@@ -137,38 +130,38 @@ def validate(
             f"mend or remove what is named (all of it: {report / 'index.html'}), then run again"
         )
     classes = list(asked.rules.classes or checked.source.labels)
-    metadata = {
-        "dataset": name,
-        "address": checked.source.address,
-        "layout": checked.source.layout,
-        "multi_label": checked.source.multi_label,
-        "validation_sha256": sha256_file(report / "validation.json"),
-        "classes": classes,
-        "classes_sha256": sha256_json(classes),
-        "near_duplicate_side": asked.near_duplicate_side,
-        "counts": checked.counts,
-    }
+    facts = ManifestFacts(
+        dataset=name,
+        address=checked.source.address,
+        layout=checked.source.layout,
+        multi_label=checked.source.multi_label,
+        validation_sha256=sha256_file(report / ValidationReport.FILE),
+        classes=tuple(classes),
+        classes_sha256=sha256_json(classes),
+        near_duplicate_side=asked.near_duplicate_side,
+        counts=checked.counts,
+    )
     usable = checked.table.filter(checked.table["fault"].is_null())
-    manifest.write_manifest(manifest_path, usable, metadata)
+    manifest.write_manifest(manifest_path, usable, facts)
     return checked.counts
 
 
 def write_report(
-    checked: Checked, root: Path, name: str, asked: Asked, report: Path, params: dict[str, Any]
+    checked: Checked, root: Path, name: str, asked: Asked, report: Path, params: Json
 ) -> None:
     """Write `validation.json`, `index.html` and `quarantine.csv` into a folder."""
-    verdict = {
-        "dataset": name,
-        "address": checked.source.address,
-        "layout": checked.source.layout,
-        "success": checked.success,
-        "counts": checked.counts,
-        "notes": _notes(checked, asked),
-        "rules": expectations.as_rows(checked.outcomes),
-        "params": params,
-    }
+    verdict = ValidationReport(
+        dataset=name,
+        address=checked.source.address,
+        layout=checked.source.layout,
+        success=checked.success,
+        counts=checked.counts,
+        notes=tuple(_notes(checked, asked)),
+        rules=tuple(checked.outcomes),
+        params=params,
+    )
     with new_folder(report) as folder:
-        (folder / "validation.json").write_text(as_json(verdict), "utf-8")
+        verdict.write(folder)
         _write_quarantine(folder / "quarantine.csv", checked.table)
         (folder / "index.html").write_text(_page(root, checked, verdict), "utf-8")
 
@@ -263,26 +256,26 @@ def _made_splits(table: pa.Table, copies: Copies, asked: Asked, made: tuple[str,
     return result
 
 
-def _counts(source: Source, table: pa.Table, splits: Mapping[str, int]) -> dict[str, Any]:
+def _counts(source: Source, table: pa.Table, splits: Mapping[str, int]) -> Counts:
     kinds = Counter(flag.partition(":")[0] for flags in column(table, "flags") for flag in flags)
-    return {
-        "images": table["fault"].null_count,
-        "listed": len(table),
-        "classes": len(source.labels),
-        "splits": {name: splits[name] for name in SPLITS if splits[name]},
-        "rejected": len(table) - table["fault"].null_count,
-        "flags": dict(sorted(kinds.items())),
-        "ignored_files": source.ignored,
-        "bytes": sum(column(table, "bytes")),
-    }
+    return Counts(
+        images=table["fault"].null_count,
+        listed=len(table),
+        classes=len(source.labels),
+        splits={name: splits[name] for name in SPLITS if splits[name]},
+        rejected=len(table) - table["fault"].null_count,
+        flags=dict(sorted(kinds.items())),
+        ignored_files=source.ignored,
+        bytes=sum(column(table, "bytes")),
+    )
 
 
 def _notes(checked: Checked, asked: Asked) -> list[str]:
     source, counts = checked.source, checked.counts
     notes = []
-    if source.has_splits and len(counts["splits"]) == 1:
+    if source.has_splits and len(counts.splits) == 1:
         notes.append(
-            f"only the split {next(iter(counts['splits']))!r} is there; nothing can be trained on "
+            f"only the split {next(iter(counts.splits))!r} is there; nothing can be trained on "
             "it alone"
         )
     rotated = sum(value not in (0, 1) for value in column(checked.table, "orientation"))
@@ -290,9 +283,9 @@ def _notes(checked: Checked, asked: Asked) -> list[str]:
         notes.append(f"{rotated:,} images carry an EXIF rotation; their pixels are used as stored")
     if source.ignored:
         notes.append(f"{source.ignored:,} hidden, system or excluded files were passed over")
-    if counts["rejected"] and asked.quarantine:
+    if counts.rejected and asked.quarantine:
         notes.append(
-            f"{counts['rejected']:,} unusable images are left out; quarantine.csv beside this page "
+            f"{counts.rejected:,} unusable images are left out; quarantine.csv beside this page "
             "names each with its reason"
         )
     if asked.near_duplicate_side == 0:
@@ -308,7 +301,7 @@ def _write_quarantine(path: Path, table: pa.Table) -> None:
             writer.writerow([row["path"], row["fault"]])
 
 
-def _page(root: Path, checked: Checked, verdict: dict[str, Any]) -> str:
+def _page(root: Path, checked: Checked, verdict: ValidationReport) -> str:
     table, source = checked.table, checked.source
     usable = table.filter(table["fault"].is_null())
     sides = [s for name in ("height", "width") for s in column(usable, name)]
@@ -319,12 +312,12 @@ def _page(root: Path, checked: Checked, verdict: dict[str, Any]) -> str:
     }.get(checked.made, f"Splits were {how}.")
     return page.render(
         Path(__file__).with_name("validation.html"),
-        name=verdict["dataset"],
+        name=verdict.dataset,
         path=str(root) if str(root) == source.address else f"{root} ({source.address})",
-        success=verdict["success"],
-        counts=verdict["counts"],
-        notes=verdict["notes"],
-        rules=verdict["rules"],
+        success=verdict.success,
+        counts=verdict.counts,
+        notes=verdict.notes,
+        rules=verdict.rules,
         sizes=f"{min(sides)} – {max(sides)}" if sides else "–",
         split_origin=origin,
         rejected=_rejected(checked),
@@ -332,7 +325,7 @@ def _page(root: Path, checked: Checked, verdict: dict[str, Any]) -> str:
         pairs=len(checked.copies.pairs),
         flagged=_flagged(checked),
         classes=_class_rows(checked),
-        params=as_json(verdict["params"]) if verdict["params"] else "",
+        params=as_json(verdict.params) if verdict.params else "",
     )
 
 
@@ -348,7 +341,7 @@ def _picture(checked: Checked, row: int, longest: int) -> str | None:
         return None
 
 
-def _rejected(checked: Checked) -> list[dict[str, Any]]:
+def _rejected(checked: Checked) -> list[page.Shown]:
     faults = column(checked.table, "fault")
     paths = column(checked.table, "path")
     rows = [i for i, fault in enumerate(faults) if fault]
@@ -358,7 +351,7 @@ def _rejected(checked: Checked) -> list[dict[str, Any]]:
     ]
 
 
-def _copy_pictures(checked: Checked) -> list[dict[str, Any]]:
+def _copy_pictures(checked: Checked) -> list[page.Shown]:
     paths, splits = column(checked.table, "path"), column(checked.table, "split")
     pairs = sorted(checked.copies.pairs, key=lambda p: splits[p.first] == splits[p.second])
     return [
@@ -374,9 +367,9 @@ def _copy_pictures(checked: Checked) -> list[dict[str, Any]]:
     ]
 
 
-def _flagged(checked: Checked) -> list[dict[str, Any]]:
+def _flagged(checked: Checked) -> list[page.Shown]:
     """Return examples of every kind of flag that is not about copies."""
-    shown: dict[str, list[dict[str, Any]]] = {}
+    shown: dict[str, list[page.Shown]] = {}
     counts: Counter[str] = Counter()
     for i, row in enumerate(manifest.rows_of(checked.table, ["path", "flags"])):
         for flag in row["flags"]:
@@ -394,22 +387,25 @@ def _flagged(checked: Checked) -> list[dict[str, Any]]:
     ]
 
 
-def _class_rows(checked: Checked) -> list[dict[str, Any]]:
-    rows: dict[str, dict[str, Any]] = {
-        label: {"label": label, "images": 0, "splits": Counter(), "first": None}
-        for label in checked.source.labels
-    }
+def _class_rows(checked: Checked) -> list[page.Shown]:
+    images, first = Counter[str](), dict[str, int]()
+    splits: dict[str, Counter[str]] = {label: Counter() for label in checked.source.labels}
     for i, row in enumerate(manifest.rows_of(checked.table, ["labels", "split", "fault"])):
         for label in row["labels"]:
-            entry = rows[label]
-            entry["images"] += 1
-            entry["splits"][row["split"]] += 1
-            if entry["first"] is None and row["fault"] is None:
-                entry["first"] = i
-    most = max((entry["images"] for entry in rows.values()), default=1) or 1
-    for number, entry in enumerate(rows.values()):
-        first = entry.pop("first")
-        entry["width"] = round(_BAR_PIXELS * entry["images"] / most)
-        seen = first is not None and number < _CLASS_PICTURES
-        entry["picture"] = _picture(checked, first, 64) if seen else None
-    return list(rows.values())
+            images[label] += 1
+            splits[label][row["split"]] += 1
+            if row["fault"] is None:
+                first.setdefault(label, i)
+    most = max(images.values(), default=1)
+    return [
+        {
+            "label": label,
+            "images": images[label],
+            "splits": by_split,
+            "width": round(_BAR_PIXELS * images[label] / most),
+            "picture": _picture(checked, first[label], 64)
+            if label in first and number < _CLASS_PICTURES
+            else None,
+        }
+        for number, (label, by_split) in enumerate(splits.items())
+    ]

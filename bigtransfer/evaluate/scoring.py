@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
+from bigtransfer.artifacts.cells import FULL, ListedCell
+from bigtransfer.artifacts.weights import TunedMeta
 from bigtransfer.data.batches import RAM_BYTES, Squares, evaluation_images, few_shot_rows
 from bigtransfer.data.shards import Shards
 from bigtransfer.metrics.accuracy import topk_accuracy
 from bigtransfer.metrics.calibration import calibrated
 from bigtransfer.metrics.multilabel import mean_average_precision, micro_f1, multi_hot, sigmoid
-from bigtransfer.model.checkpoint import load_checkpoint, read_meta
+from bigtransfer.model.checkpoint import load_tuned, read_tuned_meta
 from bigtransfer.model.inference import predict
 
 
@@ -35,13 +37,13 @@ class Scorer:
         """Remember what these cells make of the test split, as far as it fits into memory."""
         self._keep.update(cells)
 
-    def logits(self, cell: str, split: str) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    def logits(self, cell: str, split: str) -> tuple[NDArray[np.float32], TunedMeta]:
         """Return what a cell's network makes of a split, (N, C), and its meta."""
         if split == "test" and cell in self._kept:
-            return self._kept[cell], read_meta(self._checkpoints / cell)
-        model, meta = load_checkpoint(self._checkpoints / cell)
+            return self._kept[cell], read_tuned_meta(self._checkpoints / cell)
+        model, meta = load_tuned(self._checkpoints / cell)
         model.to(self._device)
-        squares = self._split(split, meta["crop"])
+        squares = self._split(split, meta.crop)
         logits = predict(model, evaluation_images(squares, self._batch_size), self._device)
         held = sum(kept.nbytes for kept in self._kept.values())
         if split == "test" and cell in self._keep and held + logits.nbytes <= RAM_BYTES:
@@ -50,30 +52,25 @@ class Scorer:
 
     def on_validation(self, cell: str) -> dict[str, float]:
         """Return a cell's scores on the validation split, from its meta."""
-        meta = read_meta(self._checkpoints / cell)
-        names = ("map", "micro_f1") if meta["multi_label"] else ("top1", "top5")
-        return {f"val_{name}": meta["validation"][name] for name in names}
+        return read_tuned_meta(self._checkpoints / cell).calibration.scores
 
     def on_test(self, cell: str) -> dict[str, float]:
         """Return a cell's scores on the test split."""
         logits, meta = self.logits(cell, "test")
         targets = self._shards.targets(self._shards.rows("test"))
-        if meta["multi_label"]:
+        if isinstance(meta.calibration, MultiLabelCalibration):
             truth = multi_hot(targets, logits.shape[1])
-            scores = {
+            named = sigmoid(logits) >= np.array(meta.calibration.thresholds)
+            return {
                 "map": mean_average_precision(logits, truth),
-                "micro_f1": micro_f1(
-                    sigmoid(logits) >= np.array(meta["validation"]["thresholds"]), truth
-                ),
+                "micro_f1": micro_f1(named, truth),
             }
-        else:
-            scores = {f"top{k}": topk_accuracy(logits, targets, k) for k in (1, 5)}
-        return {f"test_{name}": value for name, value in scores.items()}
+        return {f"top{k}": topk_accuracy(logits, targets, k) for k in (1, 5)}
 
     def unseen(
-        self, cells: list[dict[str, Any]], split: str, train_on: list[str]
+        self, cells: Iterable[ListedCell], split: str, train_on: Sequence[str]
     ) -> NDArray[np.float64]:
-        """Return the mean calibrated probabilities of a split, (N, C), by networks that saw it not.
+        """Return mean calibrated probabilities (N, C) by networks not trained on the image.
 
         NaN for an image that all of them were trained on.
 
@@ -87,14 +84,15 @@ class Scorer:
         total = np.zeros((len(rows), len(self._shards.classes)))
         votes = np.zeros((len(rows), 1))
         for cell in cells:
-            k = cell["examples_per_class"]
+            k = cell.examples_per_class
             heard = np.ones((len(rows), 1))
             if split in train_on:
-                drawn = split == "train" and len(train_on) == 1 and k != "full"
-                heard[few_shot_rows(labels, k, cell["seed"]) if drawn else slice(None)] = 0
+                drawn = split == "train" and len(train_on) == 1 and k != FULL
+                heard[few_shot_rows(labels, int(k), cell.seed) if drawn else slice(None)] = 0
             if heard.any():
-                logits, meta = self.logits(cell["folder"], split)
-                total += heard * calibrated(logits, meta["validation"]["temperature"])
+                logits, meta = self.logits(cell.folder, split)
+                assert isinstance(meta.calibration, Calibration), "an image has one label here"
+                total += heard * calibrated(logits, meta.calibration.temperature)
                 votes += heard
         with np.errstate(invalid="ignore"):
             return total / np.where(votes == 0, np.nan, votes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -11,7 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.cells import Cells
+from bigtransfer.artifacts.report import (
+    ClassScore,
+    DoubtedLabel,
+    LabelIssues,
+    Metric,
+    Mistake,
+    Reliability,
+    ReliabilityBin,
+    ScoredCell,
+    SummaryRow,
+    TaskReport,
+)
 from bigtransfer.config import EvaluateParams
 from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.shards import Shards, open_shards
@@ -40,22 +54,46 @@ from bigtransfer.storage import (
 from bigtransfer.storage.places import Place
 
 _MISTAKES_SHOWN = 24
-_SUSPECTS_SHOWN = 24
+_DOUBTED_SHOWN = 24
 _MOST_CLASSES_SHOWN = 50
 _FIT_TO_DOUBT = 0.5
 """Networks with a lower top-1 on validation are wrong more often than right; they doubt nobody."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where an evaluation is written."""
+
+    report: Path
+    """Folder: `report.json` (all that the page needs), `per_class.csv`, `suspects.csv`."""
+    metrics: Path
+    """JSON file of the medians, nested for `dvc metrics`."""
+    cells: Path
+    """CSV file, a row per cell."""
+    predictions: Path
+    """CSV file, a row per test image."""
+
+
+@dataclass(frozen=True)
+class _Account:
+    """What there is to say of one network's answers on the test split."""
+
+    guesses: list[dict[str, str | float | bool]]
+    """A row of `predictions.csv` per image."""
+    per_class: tuple[ClassScore, ...]
+    mistakes: tuple[Mistake, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    reliability: Reliability | None = None
+    hits: str | None = None
 
 
 def evaluate(
     params: EvaluateParams,
     checkpoints: Path,
     shards_place: Place,
-    report: Path,
-    metrics: Path,
-    cells_table: Path,
-    predictions: Path,
+    outputs: Outputs,
     log: Callable[[int, dict[str, float]], None],
-) -> dict[str, Any]:
+) -> TaskReport:
     """Score the cells of a task and write its report.
 
     The report and the predictions are those of the cell that will be registered: from upstream,
@@ -65,11 +103,7 @@ def evaluate(
         params: How.
         checkpoints: Written by `finetune`.
         shards_place: Shards of the task's dataset; needs the splits val and test.
-        report: Folder to write `report.json` (all that the page needs), `per_class.csv` and
-            `suspects.csv` into.
-        metrics: JSON file to write the medians to, nested for `dvc metrics`.
-        cells_table: CSV file to write a row per cell to.
-        predictions: CSV file to write a row per test image to.
+        outputs: Where the results go.
         log: Receives each cell's scores.
 
     Returns:
@@ -88,113 +122,142 @@ def evaluate(
             f"{str(shards_place)!r}; run `finetune` again"
         )
     scorer = Scorer(checkpoints, shards, params.batch_size, device_named(params.device))
-    metric = "map" if listed.multi_label else "top1"
-    cells = [{**cell.model_dump(), **scorer.on_validation(cell.folder)} for cell in listed.cells]
-    group = choose(cells)
-    chosen = median_cell(group, metric)
-    scorer.keep([chosen["folder"], *(cell["folder"] for cell in group)])
-    label = f"evaluate {listed.task}"
-    for number, cell in enumerate(tracked(cells, label, len(cells), unit="cell")):
-        cell |= scorer.on_test(cell["folder"])
-        log(number, {key: cell[key] for key in cell if key.startswith(("val_", "test_"))})
-    logits, meta = scorer.logits(chosen["folder"], "test")
-    spoken = (_several if listed.multi_label else _one)(shards, logits, meta)
-    guesses = spoken.pop("guesses")
-    doubt = metric == "top1" and chosen["val_top1"] >= _FIT_TO_DOUBT
-    suspects, examined = (
-        _suspects(shards, scorer, group, listed.recipe["train_on"]) if doubt else ([], 0)
+    metric: Metric = "map" if shards.summary.multi_label else "top1"
+    unscored = [
+        ScoredCell(**cell.model_dump(), val=scorer.on_validation(cell.folder), test={})
+        for cell in listed.cells
+    ]
+    group = choose(unscored)
+    folder = median_cell(group, metric).folder
+    scorer.keep([folder, *(cell.folder for cell in group)])
+    cells = []
+    shown = tracked(unscored, f"evaluate {listed.task}", len(unscored), unit="cell")
+    for number, cell in enumerate(shown):
+        cells.append(cell.model_copy(update={"test": scorer.on_test(cell.folder)}))
+        log(number, cells[-1].figures())
+    chosen = next(cell for cell in cells if cell.folder == folder)
+    logits, meta = scorer.logits(folder, "test")
+    if isinstance(meta.calibration, MultiLabelCalibration):
+        account = _with_several_labels(shards, logits, meta.calibration)
+    else:
+        account = _with_one_label(shards, logits, meta.calibration)
+    doubt = metric == "top1" and chosen.val["top1"] >= _FIT_TO_DOUBT
+    doubted, examined = _doubted(shards, scorer, group, meta.train_on) if doubt else ([], 0)
+    report = TaskReport(
+        task=listed.task,
+        dataset=listed.dataset,
+        metric=metric,
+        classes=tuple(shards.classes),
+        test_digest=digest_of_split(shards, "test"),
+        test_images=len(account.guesses),
+        shards_digest=shards.digest,
+        upstream_digest=listed.upstream_digest,
+        rows=tuple(summary_rows(listed.task, cells, metric)),
+        cells=tuple(cells),
+        chosen=chosen,
+        architecture=meta.architecture,
+        hyperrule=meta.hyperrule,
+        calibration=meta.calibration,
+        per_class=account.per_class,
+        mistakes=account.mistakes,
+        confusion=account.confusion,
+        reliability=account.reliability,
+        hits=account.hits,
+        label_issues=LabelIssues(
+            sought=doubt,
+            examined=examined,
+            found=len(doubted),
+            shown=tuple(
+                label.model_copy(update={"picture": _picture(shards, row)})
+                for row, label in doubted[:_DOUBTED_SHOWN]
+            ),
+        ),
     )
-    result = {
-        "task": listed.task,
-        "dataset": listed.dataset,
-        "multi_label": listed.multi_label,
-        "metric": metric,
-        "classes": shards.classes,
-        "test_digest": digest_of_split(shards, "test"),
-        "test_images": len(guesses),
-        "shards_digest": shards.digest,
-        "upstream_digest": listed.upstream_digest,
-        "rows": summary_rows(listed.task, cells, metric),
-        "cells": cells,
-        "chosen": chosen,
-        "architecture": meta["architecture"],
-        "hyperrule": meta["hyperrule"],
-        "validation": meta["validation"],
-        "suspects": [
-            {**row, "picture": _picture(shards, row["row"])} for row in suspects[:_SUSPECTS_SHOWN]
-        ],
-        "suspects_found": len(suspects),
-        "suspects_examined": examined,
-        "suspects_sought": doubt,
-        **spoken,
-    }
-    with new_folder(report) as folder:
-        (folder / "report.json").write_text(as_json(result), "utf-8")
-        (folder / "per_class.csv").write_text(as_csv(result["per_class"]), "utf-8")
-        (folder / "suspects.csv").write_text(
-            as_csv([_without_row(row) for row in suspects]) if suspects else "", "utf-8"
-        )
-    write_text(metrics, as_json(_nested(result)))
-    shown = [{k: v for k, v in cell.items() if k != "folder"} for cell in cells]
-    write_text(cells_table, as_csv(shown))
-    write_text(predictions, as_csv([_without_row(guess) for guess in guesses]))
-    return result
+    _write(report, account, [label for _, label in doubted], outputs)
+    return report
 
 
-def confusion_to_show(result: dict[str, Any]) -> dict[str, Any]:
-    """Return the confusion matrix as a UI takes it; empty where a page could not show it.
+def _write(
+    report: TaskReport, account: _Account, doubted: Sequence[DoubtedLabel], outputs: Outputs
+) -> None:
+    doubts = [label.model_dump(exclude={"picture"}) for label in doubted]
+    with new_folder(outputs.report) as folder:
+        report.write(folder)
+        (folder / "per_class.csv").write_text(as_csv(_per_class_rows(report)), "utf-8")
+        (folder / "suspects.csv").write_text(as_csv(doubts) if doubts else "", "utf-8")
+    write_text(outputs.metrics, as_json(_nested(report)))
+    write_text(outputs.cells, as_csv([cell.flat() for cell in report.cells]))
+    write_text(outputs.predictions, as_csv(account.guesses))
 
-    Args:
-        result: What `evaluate` returned.
-    """
-    classes = result["classes"]
-    if result["multi_label"] or len(classes) > _MOST_CLASSES_SHOWN:
+
+def _per_class_rows(report: TaskReport) -> list[dict[str, str | float | None]]:
+    """Return the rows of `per_class.csv`; the score is called what it is."""
+    if report.multi_label:
+        return [
+            {
+                "class": row.name,
+                "images": row.images,
+                "average_precision": row.score,
+                "threshold": row.threshold,
+            }
+            for row in report.per_class
+        ]
+    return [
+        {"class": row.name, "images": row.images, "recall": row.score} for row in report.per_class
+    ]
+
+
+def confusion_to_show(report: TaskReport) -> dict[str, list[dict[str, Any]]]:
+    """Return the confusion matrix as Kubeflow Pipelines takes it; empty if a page has no room."""
+    if report.confusion is None or len(report.classes) > _MOST_CLASSES_SHOWN:
         return {}
     return {
-        "annotationSpecs": [{"displayName": name} for name in classes],
-        "rows": [{"row": row} for row in result["confusion"]],
+        "annotationSpecs": [{"displayName": name} for name in report.classes],
+        "rows": [{"row": row} for row in report.confusion],
     }
 
 
-def choose(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def choose(cells: Sequence[ScoredCell]) -> list[ScoredCell]:
     """Return the cells of which one is registered: from upstream, with the most examples."""
-    inits = {cell["init"] for cell in cells}
+    inits = {cell.init for cell in cells}
     init = "upstream" if "upstream" in inits else min(inits)
-    mine = [cell for cell in cells if cell["init"] == init]
-    most = max((cell["examples_per_class"] for cell in mine), key=by_shots)
-    return [cell for cell in mine if cell["examples_per_class"] == most]
+    mine = [cell for cell in cells if cell.init == init]
+    most = max((cell.examples_per_class for cell in mine), key=by_shots)
+    return [cell for cell in mine if cell.examples_per_class == most]
 
 
-def median_cell(group: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+def median_cell(group: Sequence[ScoredCell], metric: Metric) -> ScoredCell:
     """Return the cell with the median validation score; of several, that of the lowest seed."""
-    middle = median_low(cell[f"val_{metric}"] for cell in group)
-    ties = (cell for cell in group if cell[f"val_{metric}"] == middle)
-    return min(ties, key=lambda cell: int(cell["seed"]))
+    middle = median_low(cell.val[metric] for cell in group)
+    ties = (cell for cell in group if cell.val[metric] == middle)
+    return min(ties, key=lambda cell: cell.seed)
 
 
-def summary_rows(task: str, cells: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
+def summary_rows(task: str, cells: Iterable[ScoredCell], metric: Metric) -> list[SummaryRow]:
     """Return one row per (init, examples per class): median and deviation of the test score."""
-    groups: dict[tuple[str, int | str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, int | str], list[ScoredCell]] = {}
     for cell in cells:
-        groups.setdefault((cell["init"], cell["examples_per_class"]), []).append(cell)
+        groups.setdefault((cell.init, cell.examples_per_class), []).append(cell)
     rows = []
-    for (init, k), members in groups.items():
-        scores = [cell[f"test_{metric}"] for cell in members]
+    for members in groups.values():
+        scores = [cell.test[metric] for cell in members]
         middle, deviation = median_and_sd(scores)
-        second = "micro_f1" if metric == "map" else "top5"
+        others = [name for name in members[0].test if name != metric]
         rows.append(
-            {
-                "task": task,
-                "init": init,
-                "examples_per_class": k,
-                "metric": metric,
-                "median": middle,
-                "sd": deviation,
-                "min": min(scores),
-                "max": max(scores),
-                "seeds": len(members),
-                f"{second}_median": median_and_sd(c[f"test_{second}"] for c in members)[0],
-            }
+            SummaryRow(
+                task=task,
+                init=members[0].init,
+                examples_per_class=members[0].examples_per_class,
+                metric=metric,
+                median=middle,
+                sd=deviation,
+                min=min(scores),
+                max=max(scores),
+                seeds=len(members),
+                medians={
+                    name: median_and_sd(cell.test[name] for cell in members)[0] for name in others
+                },
+            )
         )
     return rows
 
@@ -215,122 +278,118 @@ def _lines(shards: Shards, split: str) -> list[str]:
     ]
 
 
-def _one(shards: Shards, logits: NDArray[np.float32], meta: dict[str, Any]) -> dict[str, Any]:
-    """Return all there is to say of a network where an image has one label."""
+def _with_one_label(
+    shards: Shards, logits: NDArray[np.float32], calibration: Calibration
+) -> _Account:
     rows = shards.rows("test")
     labels = shards.labels(rows)
-    validation = meta["validation"]
-    probabilities = calibrated(logits, validation["temperature"])
+    probabilities = calibrated(logits, calibration.temperature)
     predicted = probabilities.argmax(axis=1)
-    sure = probabilities[np.arange(len(rows)), predicted]
-    raw = softmax(logits).max(axis=1)
+    confidence = probabilities[np.arange(len(rows)), predicted]
     correct = predicted == labels
     confusion = confusion_matrix(predicted, labels, len(shards.classes))
     recall = [None if np.isnan(r) else float(r) for r in per_class_recall(confusion)]
-    lowest = validation["abstain_below"]
-    answered = sure >= lowest if lowest is not None else np.zeros(len(rows), bool)
+    lowest = calibration.abstain_below
+    answered = confidence >= lowest if lowest is not None else np.zeros(len(rows), bool)
     paths = shards.index["path"].take(rows).to_pylist()
-    guesses = [
-        {
-            "row": int(rows[i]),
-            "path": paths[i],
-            "actual": shards.classes[labels[i]],
-            "predicted": shards.classes[predicted[i]],
-            "probability": float(sure[i]),
-            "sure": bool(answered[i]),
-        }
-        for i in range(len(rows))
-    ]
-    wrong = [guesses[i] for i in np.flatnonzero(~correct)]
-    worst = sorted(wrong, key=lambda guess: (-guess["probability"], guess["path"]))
+    wrong = sorted(np.flatnonzero(~correct).tolist(), key=lambda i: (-confidence[i], paths[i]))
     lines = _lines(shards, "test")
-    return {
-        "guesses": guesses,
-        "confusion": confusion.tolist(),
-        "per_class": [
-            {"class": name, "images": int(images), "recall": own}
+    return _Account(
+        guesses=[
+            {
+                "path": paths[i],
+                "actual": shards.classes[labels[i]],
+                "predicted": shards.classes[predicted[i]],
+                "probability": float(confidence[i]),
+                "sure": bool(answered[i]),
+            }
+            for i in range(len(rows))
+        ],
+        per_class=tuple(
+            ClassScore(name=name, images=int(images), score=own)
             for name, images, own in zip(shards.classes, confusion.sum(axis=1), recall, strict=True)
-        ],
-        "calibration": {
-            "temperature": validation["temperature"],
-            "error_raw": calibration_error(raw, correct),
-            "error": calibration_error(sure, correct),
-            "reliability": reliability(sure, correct),
-            "abstain_below": lowest,
-            "answered": float(answered.mean()),
-            "answered_accuracy": float(correct[answered].mean()) if answered.any() else None,
-        },
-        "mistakes": [
-            {**guess, "picture": _picture(shards, guess["row"])}
-            for guess in worst[:_MISTAKES_SHOWN]
-        ],
+        ),
+        mistakes=tuple(
+            Mistake(
+                path=paths[i],
+                actual=shards.classes[labels[i]],
+                predicted=shards.classes[predicted[i]],
+                probability=float(confidence[i]),
+                picture=_picture(shards, int(rows[i])),
+            )
+            for i in wrong[:_MISTAKES_SHOWN]
+        ),
+        confusion=tuple(map(tuple, confusion.tolist())),
+        reliability=Reliability(
+            error_raw=calibration_error(softmax(logits).max(axis=1), correct),
+            error=calibration_error(confidence, correct),
+            bins=tuple(ReliabilityBin(**vars(own)) for own in reliability(confidence, correct)),
+            answered=float(answered.mean()),
+            answered_accuracy=float(correct[answered].mean()) if answered.any() else None,
+        ),
         # In the order of the digest's lines, so that two reports on one test split can be paired.
-        "hits": "".join(
+        hits="".join(
             str(int(correct[i])) for i in sorted(range(len(rows)), key=lambda i: (lines[i], i))
         ),
-    }
+    )
 
 
-def _several(shards: Shards, logits: NDArray[np.float32], meta: dict[str, Any]) -> dict[str, Any]:
-    """Return all there is to say of a network where an image may have several labels."""
+def _with_several_labels(
+    shards: Shards, logits: NDArray[np.float32], calibration: MultiLabelCalibration
+) -> _Account:
     rows = shards.rows("test")
     truth = multi_hot(shards.targets(rows), logits.shape[1])
-    thresholds = np.array(meta["validation"]["thresholds"])
-    probabilities = sigmoid(logits)
-    predicted = probabilities >= thresholds
+    predicted = sigmoid(logits) >= np.array(calibration.thresholds)
     precision = average_precision(logits, truth)
     names = np.array(shards.classes)
     paths = shards.index["path"].take(rows).to_pylist()
-    return {
-        "guesses": [
+    return _Account(
+        guesses=[
             {
-                "row": int(rows[i]),
                 "path": paths[i],
                 "actual": " ".join(names[truth[i]]),
                 "predicted": " ".join(names[predicted[i]]),
             }
             for i in range(len(rows))
         ],
-        "per_class": [
-            {
-                "class": name,
-                "images": int(truth[:, c].sum()),
-                "average_precision": None if np.isnan(precision[c]) else float(precision[c]),
-                "threshold": float(thresholds[c]),
-            }
+        per_class=tuple(
+            ClassScore(
+                name=name,
+                images=int(truth[:, c].sum()),
+                score=None if np.isnan(precision[c]) else float(precision[c]),
+                threshold=calibration.thresholds[c],
+            )
             for c, name in enumerate(shards.classes)
-        ],
-        "mistakes": [],
-    }
+        ),
+    )
 
 
-def _suspects(
-    shards: Shards, scorer: Scorer, group: list[dict[str, Any]], train_on: list[str]
-) -> tuple[list[dict[str, Any]], int]:
-    """Return the labels of any split that look wrong to networks not trained on the image.
+def _doubted(
+    shards: Shards, scorer: Scorer, group: Sequence[ScoredCell], train_on: Sequence[str]
+) -> tuple[list[tuple[int, DoubtedLabel]], int]:
+    """Return the labels of any split that networks not trained on the image doubt.
 
     Returns:
-        The suspects, and how many images there was a network for.
+        Index row and label, the most doubtful first; and how many images there was a network for.
     """
     found, examined = [], 0
-    for split in shards.summary["splits"]:
+    for split in shards.summary.splits:
         rows = shards.rows(split)
         paths = shards.index["path"].take(rows).to_pylist()
         probabilities = scorer.unseen(group, split, train_on)
         examined += int(np.isfinite(probabilities[:, 0]).sum())
         for issue in find_label_issues(probabilities, shards.labels(rows)):
-            found.append(
-                {
-                    "row": int(rows[issue.position]),
-                    "path": paths[issue.position],
-                    "split": split,
-                    "given": shards.classes[issue.given],
-                    "likely": shards.classes[issue.likely],
-                    "given_probability": issue.given_probability,
-                    "likely_probability": issue.likely_probability,
-                }
+            label = DoubtedLabel(
+                path=paths[issue.position],
+                split=split,
+                given=shards.classes[issue.given],
+                likely=shards.classes[issue.likely],
+                given_probability=issue.given_probability,
+                likely_probability=issue.likely_probability,
+                picture="",
             )
-    found.sort(key=lambda row: (row["given_probability"] - row["likely_probability"], row["path"]))
+            found.append((int(rows[issue.position]), label))
+    found.sort(key=lambda own: (own[1].given_probability - own[1].likely_probability, own[1].path))
     return found, examined
 
 
@@ -338,20 +397,14 @@ def _picture(shards: Shards, row: int) -> str:
     return page.picture(decode_rgb(shards.reader().read(row)))
 
 
-def _without_row(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != "row"}
-
-
-def _nested(result: dict[str, Any]) -> dict[str, Any]:
-    metric = result["metric"]
-    metrics: dict[str, Any] = {f"registered_test_{metric}": result["chosen"][f"test_{metric}"]}
-    for row in result["rows"]:
-        k = row["examples_per_class"]
-        name = k if k == "full" else f"{k}_per_class"
-        kept = {key: row[key] for key in row if key.endswith("_median")}
-        metrics.setdefault(row["init"], {})[name] = {
-            f"{metric}_median": row["median"],
-            f"{metric}_sd": row["sd"],
-            **kept,
+def _nested(report: TaskReport) -> dict[str, float | dict[str, dict[str, float]]]:
+    metric = report.metric
+    by_init: dict[str, dict[str, dict[str, float]]] = {}
+    for row in report.rows:
+        k = row.examples_per_class
+        by_init.setdefault(row.init, {})[str(k) if k == "full" else f"{k}_per_class"] = {
+            f"{metric}_median": row.median,
+            f"{metric}_sd": row.sd,
+            **{f"{name}_median": value for name, value in row.medians.items()},
         }
-    return metrics
+    return {f"registered_test_{metric}": report.chosen.test[metric], **by_init}

@@ -6,73 +6,29 @@ logits ever after; it changes no prediction, only how sure it claims to be.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigtransfer.metrics.accuracy import softmax, topk_accuracy
-from bigtransfer.metrics.multilabel import (
-    best_thresholds,
-    mean_average_precision,
-    micro_f1,
-    multi_hot,
-    sigmoid,
-)
+from bigtransfer.metrics.accuracy import softmax
 
 BINS = 15
+
 _HALVINGS = 40
 _LOWEST, _HIGHEST = 0.05, 20.0
 """Temperatures that are looked at; a validation split that is all right would ask for 0."""
 
 
-def calibration_of(
-    logits: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    *,
-    multi_label: bool,
-    abstain_accuracy: float,
-    held_out: bool = True,
-) -> dict[str, Any]:
-    """Return what a validation split says of a network, and what it is used with from then on.
+@dataclass(frozen=True)
+class Bin:
+    """Answers of about the same probability."""
 
-    Args:
-        logits: (N, C) of the validation split.
-        labels: (N,), or (N, L) filled up with -1.
-        multi_label: Whether images may have several labels.
-        abstain_accuracy: Wanted among the answers that are not abstained from.
-        held_out: Whether the network was not trained on these images. Otherwise they tell nothing:
-            the temperature is 1, no threshold is given, and several labels get 0.5 each.
-
-    Returns:
-        `images`, `held_out`; with one label each `top1`, `top5`, `temperature`,
-        `calibration_error` (at that temperature), `calibration_error_raw` and `abstain_below`
-        (None: unreachable); with several `map`, `micro_f1` and `thresholds`, one per class.
-    """
-    if multi_label:
-        truth, scores = multi_hot(labels, logits.shape[1]), sigmoid(logits)
-        half = np.full(truth.shape[1], 0.5)
-        thresholds = best_thresholds(scores, truth) if held_out else half
-        return {
-            "images": len(labels),
-            "held_out": held_out,
-            "map": mean_average_precision(logits, truth),
-            "micro_f1": micro_f1(scores >= thresholds, truth),
-            "thresholds": thresholds.tolist(),
-        }
-    temperature = fit_temperature(logits, labels) if held_out else 1.0
-    correct = logits.argmax(axis=1) == labels
-    sure = calibrated(logits, temperature).max(axis=1)
-    return {
-        "images": len(labels),
-        "held_out": held_out,
-        "top1": topk_accuracy(logits, labels, 1),
-        "top5": topk_accuracy(logits, labels, 5),
-        "temperature": temperature,
-        "calibration_error": calibration_error(sure, correct),
-        "calibration_error_raw": calibration_error(softmax(logits).max(axis=1), correct),
-        "abstain_below": abstain_threshold(sure, correct, abstain_accuracy) if held_out else None,
-    }
+    images: int
+    confidence: float
+    """Mean probability."""
+    accuracy: float
+    """Share that is right."""
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
@@ -117,22 +73,22 @@ def calibration_error(
         bins: Number of bins over [0, 1].
     """
     return sum(
-        row["images"] * abs(row["confidence"] - row["accuracy"])
-        for row in reliability(confidence, correct, bins)
+        own.images * abs(own.confidence - own.accuracy)
+        for own in reliability(confidence, correct, bins)
     ) / len(confidence)
 
 
 def reliability(
     confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = BINS
-) -> list[dict[str, float]]:
-    """Return a row per bin that holds images: images, mean confidence, accuracy."""
+) -> list[Bin]:
+    """Return the bins that hold images."""
     number = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     return [
-        {
-            "images": int(inside.sum()),
-            "confidence": float(confidence[inside].mean()),
-            "accuracy": float(correct[inside].mean()),
-        }
+        Bin(
+            images=int(inside.sum()),
+            confidence=float(confidence[inside].mean()),
+            accuracy=float(correct[inside].mean()),
+        )
         for inside in (number == i for i in range(bins))
         if inside.any()
     ]

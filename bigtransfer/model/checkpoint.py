@@ -8,32 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bigtransfer.artifacts.weights import TunedMeta, UpstreamMeta, WeightsMeta, parse_meta
 from bigtransfer.errors import CheckpointError
 from bigtransfer.model.resnet import ResNetV2, create_model
-from bigtransfer.storage import as_json, new_folder, read_json, verify_folder
+from bigtransfer.storage import new_folder, read_json, verify_folder
 
-SCHEMA = 1
 _WEIGHTS = "weights.safetensors"
-_META = "meta.json"
 _OS_ERROR = re.compile(r"os error (\d+)")
-
-
-def write_tensors(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], meta: Any) -> None:
-    """Write groups of tensors (`<group>.safetensors`) and `meta.json` as one sealed folder."""
-    with new_folder(folder) as partial:
-        for group, tensors in groups.items():
-            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_tensors(plain, partial / f"{group}.safetensors")
-        (partial / _META).write_text(as_json(meta), "utf-8")
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -69,7 +58,7 @@ def read_tensors(folder: Path, group: str) -> dict[str, Tensor]:
 def write_checkpoint(
     folder: Path,
     model: ResNetV2,
-    meta: Mapping[str, Any],
+    meta: UpstreamMeta | TunedMeta,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a network's weights with what is needed to build and use it again.
@@ -77,33 +66,46 @@ def write_checkpoint(
     Args:
         folder: Written beside and renamed when complete.
         model: Its parameters are stored as they are (kernels unstandardised).
-        meta: At least `architecture`, `root`, `norm`, `classes` (names), `crop` (pixels); JSON
-            values.
+        meta: What it says of itself.
         weights: Its whole tensors, where they are split over processes; None: as they are.
     """
     tensors = model.state_dict() if weights is None else weights
-    write_tensors(folder, {"weights": tensors}, {"schema": SCHEMA, **meta})
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with new_folder(folder) as partial:
+        save_tensors(plain, partial / _WEIGHTS)
+        meta.write(partial)
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
-    """Verify a checkpoint folder and return its `meta.json`, with its digest as `digest`.
+def read_meta(folder: Path) -> UpstreamMeta | TunedMeta:
+    """Verify a checkpoint folder and return its `meta.json`, with the folder's digest.
 
     Raises:
-        CheckpointError: If it is incomplete, damaged, or of another schema.
+        CheckpointError: If it is incomplete, damaged, or of a newer version.
     """
     digest = verify_folder(folder, CheckpointError)
-    meta: dict[str, Any] = read_json(folder / _META)
-    if meta.get("schema") != SCHEMA:
+    path = folder / WeightsMeta.FILE
+    return parse_meta(read_json(path), str(path)).model_copy(update={"digest": digest})
+
+
+def read_tuned_meta(folder: Path) -> TunedMeta:
+    """Return the same of a network that was fine-tuned to a task.
+
+    Raises:
+        CheckpointError: As `read_meta`; or if it is an upstream checkpoint.
+    """
+    meta = read_meta(folder)
+    if not isinstance(meta, TunedMeta):
         raise CheckpointError(
-            f"checkpoint {str(folder)!r} has schema {meta.get('schema')!r}, this version reads "
-            f"{SCHEMA}; write it again with this version"
+            f"{str(folder)!r} is not fine-tuned to a task, or by an earlier version; give a folder "
+            "that `finetune` wrote, e.g. artifacts/finetune/<task>/upstream-5-0, or "
+            "models:/<name>@champion"
         )
-    return {**meta, "digest": digest}
+    return meta
 
 
 def load_checkpoint(
-    folder: Path, *, classes: list[str] | None = None
-) -> tuple[ResNetV2, dict[str, Any]]:
+    folder: Path, *, classes: Sequence[str] | None = None
+) -> tuple[ResNetV2, UpstreamMeta | TunedMeta]:
     """Build the network of a checkpoint.
 
     Args:
@@ -111,19 +113,33 @@ def load_checkpoint(
         classes: Class names of a new task; the head is then replaced by a zero head for them.
 
     Returns:
-        The network and its meta (with `digest`).
+        The network, and what the checkpoint says of itself.
 
     Raises:
         CheckpointError: If the folder is damaged or its tensors do not fit the architecture.
     """
     meta = read_meta(folder)
-    wanted = meta["classes"] if classes is None else classes
-    model = create_model(meta["architecture"], len(wanted), meta["root"], norm=meta["norm"])
+    return _built(folder, meta, classes), meta
+
+
+def load_tuned(folder: Path) -> tuple[ResNetV2, TunedMeta]:
+    """Build the network of a checkpoint that was fine-tuned to a task.
+
+    Raises:
+        CheckpointError: As `load_checkpoint`; or if it is an upstream checkpoint.
+    """
+    meta = read_tuned_meta(folder)
+    return _built(folder, meta, None), meta
+
+
+def _built(folder: Path, meta: WeightsMeta, classes: Sequence[str] | None) -> ResNetV2:
+    wanted = meta.classes if classes is None else classes
+    model = create_model(meta.architecture, len(wanted), meta.root, norm=meta.norm)
     tensors = read_tensors(folder, _WEIGHTS.removesuffix(".safetensors"))
     if classes is not None:
         tensors = {**tensors, "head.weight": model.head.weight, "head.bias": model.head.bias}
-    _load(model, tensors, folder, meta["architecture"])
-    return model, meta
+    _load(model, tensors, folder, meta.architecture)
+    return model
 
 
 def _load(model: ResNetV2, tensors: Mapping[str, Tensor], folder: Path, name: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from bigtransfer.artifacts.weights import PublishedFile, UpstreamMeta
 from bigtransfer.errors import CheckpointError, ConfigError
 from bigtransfer.model.checkpoint import write_checkpoint
 from bigtransfer.model.published import describe_npz, load_npz
@@ -35,15 +35,31 @@ def to_checkpoint(source: Path, target: Path, classes: Path | None) -> None:
         )
     model = create_model(found.architecture, found.num_classes, root=found.root)
     load_npz(model, source)
-    meta: dict[str, Any] = {
-        "architecture": found.architecture,
-        "root": found.root,
-        "norm": "gn_ws",
-        "classes": names,
-        "crop": _CROP,
-        "source": {"file": source.name, "sha256": found.sha256},
-    }
+    meta = UpstreamMeta(
+        architecture=found.architecture,
+        root=found.root,
+        norm="gn_ws",
+        classes=tuple(names),
+        crop=_CROP,
+        source=PublishedFile(file=source.name, sha256=found.sha256),
+    )
     write_checkpoint(target, model, meta)
+
+
+def as_checkpoint(weights: Path, folder: Path) -> Path:
+    """Return the checkpoint folder of some weights.
+
+    Args:
+        weights: Checkpoint folder, or a published file.
+        folder: To write, if it is a file.
+
+    Raises:
+        BigTransferError: If it is neither.
+    """
+    if weights.is_file():
+        to_checkpoint(weights, folder, None)
+        return folder
+    return weights
 
 
 def _names(path: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from bigtransfer.artifacts.report import ReliabilityBin, SummaryRow
 from bigtransfer.report.table import METRICS, by_shots
 
 # Stand-ins that the page's style sheet replaces, so that a chart follows light and dark.
@@ -22,27 +23,27 @@ _LABELS = {"upstream": "transfer from upstream", "scratch": "from scratch"}
 _MOST_CLASSES_NAMED = 20
 
 
-def few_shot(rows: list[dict[str, Any]]) -> str:
+def few_shot(rows: Sequence[SummaryRow]) -> str:
     """Return the score over examples per class, a line per init: median, min and max as a bar.
 
     `full` stands right of the largest number, as far as that from the one before it.
     """
     figure, axes = _figure(5.0, 3.4)
-    shots = sorted({row["examples_per_class"] for row in rows}, key=by_shots)
+    shots = sorted({row.examples_per_class for row in rows}, key=by_shots)
     numbers = [k for k in shots if k != "full"] or [1]
     places = {k: numbers[-1] * 4 if k == "full" else k for k in shots}
-    for init in dict.fromkeys(row["init"] for row in rows):
+    for init in dict.fromkeys(row.init for row in rows):
         mine = sorted(
-            (row for row in rows if row["init"] == init),
-            key=lambda r: by_shots(r["examples_per_class"]),
+            (row for row in rows if row.init == init),
+            key=lambda r: by_shots(r.examples_per_class),
         )
-        x = [places[row["examples_per_class"]] for row in mine]
-        y = np.array([row["median"] for row in mine])
-        parallelize = [y - [row["min"] for row in mine], [row["max"] for row in mine] - y]
+        x = [places[row.examples_per_class] for row in mine]
+        y = np.array([row.median for row in mine])
+        bars = [y - [row.min for row in mine], [row.max for row in mine] - y]
         axes.errorbar(
             x,
             y,
-            yerr=parallelize,
+            yerr=bars,
             color=_COLOURS[init],
             label=_LABELS[init],
             marker="o",
@@ -67,7 +68,7 @@ def few_shot(rows: list[dict[str, Any]]) -> str:
     axes.set_ylim(0, 1.04)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
     axes.set_xlabel("examples per class", color=_DIM)
-    title = f"test {METRICS[rows[0]['metric']]}"
+    title = f"test {METRICS[rows[0].metric]}"
     axes.set_title(title, loc="left", color=_INK, fontsize=10)
     axes.legend(frameon=False, labelcolor=_INK, fontsize=9, loc="lower right")
     return _svg(figure)
@@ -99,7 +100,7 @@ def learning_curve(history: list[dict[str, str]]) -> tuple[str, str]:
     return loss, _svg(figure)
 
 
-def confusion(matrix: NDArray[np.int64], classes: list[str]) -> str:
+def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> str:
     """Return the confusion matrix as a heat map, each row scaled to its class's images."""
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = 4.6 if len(classes) <= _MOST_CLASSES_NAMED else 5.2
@@ -123,14 +124,14 @@ def confusion(matrix: NDArray[np.int64], classes: list[str]) -> str:
     return _svg(figure)
 
 
-def reliability(rows: list[dict[str, float]]) -> str:
+def reliability(bins: Sequence[ReliabilityBin]) -> str:
     """Return how often answers are right over how sure they are; a dot's area shows its images."""
     figure, axes = _figure(3.4, 3.4)
     axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle="--")
-    largest = max(row["images"] for row in rows)
-    x, y = ([row[key] for row in rows] for key in ("confidence", "accuracy"))
+    largest = max(own.images for own in bins)
+    x, y = [own.confidence for own in bins], [own.accuracy for own in bins]
     axes.plot(x, y, color=_BLUE, linewidth=1.5)
-    axes.scatter(x, y, [8 + 90 * row["images"] / largest for row in rows], color=_BLUE)
+    axes.scatter(x, y, [8 + 90 * own.images / largest for own in bins], color=_BLUE)
     axes.set_xlim(0, 1.04)
     axes.set_ylim(0, 1.04)
     for set_ticks in (axes.set_xticks, axes.set_yticks):

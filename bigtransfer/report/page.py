@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+Shown = Mapping[str, object]
+"""What a template is given of one thing that it shows."""
 _LOSSLESS_PIXELS = 32
 """Larger pictures are JPEG: a page of a thousand classes stays small."""
 

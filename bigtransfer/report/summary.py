@@ -6,13 +6,15 @@ import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import bigtransfer
 from bigtransfer.artifacts.registration import Registration
+from bigtransfer.artifacts.report import SummaryRow, TaskReport
+from bigtransfer.artifacts.validation import ValidationReport
+from bigtransfer.artifacts.weights import UpstreamMeta
 from bigtransfer.report import charts, page
 from bigtransfer.report.table import METRICS, by_shots, headline_rows, metric_names
 from bigtransfer.storage import as_json, digest_of, new_folder, read_json
@@ -29,7 +31,7 @@ def write_report(
     registrations: dict[str, Path],
     params: str,
     commit: str,
-) -> list[dict[str, Any]]:
+) -> None:
     """Write `index.html` and `metrics.json`.
 
     Args:
@@ -40,13 +42,8 @@ def write_report(
         registrations: Registration file of each task, by name.
         params: Text of the params that made it all.
         commit: Git commit, empty where there is none.
-
-    Returns:
-        The rows of `metrics.json`: task, init, examples_per_class, median, sd of test top-1.
     """
-    results = {
-        name: read_json(folder / "report" / "report.json") for name, folder in evaluations.items()
-    }
+    results = {name: TaskReport.read(folder / "report") for name, folder in evaluations.items()}
     html = render_report(
         results,
         registrations=registrations,
@@ -55,21 +52,19 @@ def write_report(
         params=params,
         commit=commit,
     )
-    rows = _rows(results)
-    kept = ("task", "init", "examples_per_class", "metric", "median", "sd")
+    kept = {"task", "init", "examples_per_class", "metric", "median", "sd"}
     with new_folder(output) as folder:
         (folder / "index.html").write_text(html, "utf-8")
-        figures = {"rows": [{key: row[key] for key in kept} for row in rows]}
+        figures = {"rows": [row.model_dump(include=kept) for row in _rows(results)]}
         (folder / "metrics.json").write_text(as_json(figures), "utf-8")
-    return rows
 
 
 def render_report(
-    results: dict[str, dict[str, Any]],
+    results: Mapping[str, TaskReport],
     *,
     registrations: Mapping[str, Path] | None = None,
-    upstream: dict[str, Any] | None = None,
-    datasets: Sequence[dict[str, Any]] = (),
+    upstream: page.Shown | None = None,
+    datasets: Sequence[page.Shown] = (),
     params: str,
     commit: str,
 ) -> str:
@@ -100,21 +95,23 @@ def render_report(
     )
 
 
-def _rows(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for result in results.values() for row in result["rows"]]
+def _rows(results: Mapping[str, TaskReport]) -> list[SummaryRow]:
+    return [row for result in results.values() for row in result.rows]
 
 
 def _cards(
-    headline: list[dict[str, str]], results: dict[str, Any], registrations: Mapping[str, Path]
+    headline: list[dict[str, str]],
+    results: Mapping[str, TaskReport],
+    registrations: Mapping[str, Path],
 ) -> list[dict[str, str]]:
     cards = []
     for name, result in results.items():
         mine = [row for row in headline if row["task"] == name]
         most = max(mine, key=lambda row: by_shots(row["examples_per_class"]))
-        metric, standing = result["metric"], _standing(registrations.get(name))
+        metric, standing = result.metric, _standing(registrations.get(name))
         cards.append(
             {
-                "value": f"{100 * result['chosen'][f'test_{metric}']:.1f} %",
+                "value": f"{100 * result.chosen.test[metric]:.1f} %",
                 "label": f"{name}: test {METRICS[metric]} of the {standing} model",
             }
         )
@@ -132,29 +129,28 @@ def _standing(registration: Path | None) -> str:
     return "chosen" if registration is None else "registered"
 
 
-def _task(name: str, result: dict[str, Any], registration: Path | None) -> dict[str, Any]:
-    classes = result["classes"]
-    score = "average_precision" if result["multi_label"] else "recall"
-    per_class = [{**row, "score": row[score]} for row in result["per_class"]]
-    shown = {
-        **result,
+def _task(name: str, result: TaskReport, registration: Path | None) -> page.Shown:
+    shown: dict[str, object] = {
         "name": name,
-        "metric_name": METRICS[result["metric"]],
-        "few_shot": charts.few_shot(result["rows"]),
-        "named": len(classes) <= 20,
-        "per_class": sorted(per_class, key=lambda r: 2.0 if r["score"] is None else r["score"]),
+        "report": result,
+        "metric_name": METRICS[result.metric],
+        "few_shot": charts.few_shot(result.rows),
+        "named": len(result.classes) <= 20,
+        "per_class": sorted(
+            result.per_class, key=lambda row: 2.0 if row.score is None else row.score
+        ),
         "registration": Registration.read_file(registration) if registration else None,
         "standing": _standing(registration),
     }
-    if not result["multi_label"]:
-        matrix = np.array(result["confusion"])
-        shown["confusion_svg"] = charts.confusion(matrix, classes)
-        shown["confused"] = _most_confused(matrix, classes)
-        shown["reliability"] = charts.reliability(result["calibration"]["reliability"])
+    if result.confusion is not None and result.reliability is not None:
+        matrix = np.array(result.confusion)
+        shown["confusion_svg"] = charts.confusion(matrix, result.classes)
+        shown["confused"] = _most_confused(matrix, result.classes)
+        shown["reliability_svg"] = charts.reliability(result.reliability.bins)
     return shown
 
 
-def _most_confused(matrix: NDArray[np.int64], classes: list[str]) -> list[dict[str, Any]]:
+def _most_confused(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[page.Shown]:
     off_diagonal = matrix * (1 - np.eye(len(classes), dtype=np.int64))
     order = np.argsort(-off_diagonal, axis=None, kind="stable")[:_CONFUSED_SHOWN]
     pairs = [divmod(int(i), len(classes)) for i in order if off_diagonal.flat[i]]
@@ -169,26 +165,25 @@ def _most_confused(matrix: NDArray[np.int64], classes: list[str]) -> list[dict[s
     ]
 
 
-def _upstream(folder: Path) -> dict[str, Any]:
+def _upstream(folder: Path) -> page.Shown:
     with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
         history = list(csv.DictReader(file))
     loss, top1 = charts.learning_curve(history)
     checkpoint = folder / "checkpoint"
-    meta = read_json(checkpoint / "meta.json")
     return {
         "metrics": read_json(folder / "metrics.json"),
-        "meta": {**meta, "digest": digest_of(checkpoint)},
+        "meta": UpstreamMeta.read(checkpoint),
         "loss": loss,
         "top1": top1,
     }
 
 
-def _dataset(name: str, folder: Path, output: Path) -> dict[str, Any]:
-    verdict = read_json(folder / "validation" / "validation.json")
+def _dataset(name: str, folder: Path, output: Path) -> page.Shown:
+    counts = ValidationReport.read(folder / "validation").counts
     return {
         "name": name,
-        "counts": verdict["counts"],
-        "copies": sum(verdict["counts"]["flags"].values()),
+        "counts": counts,
+        "copies": sum(counts.flags.values()),
         "digest": digest_of(folder / "shards"),
         "page": Path(os.path.relpath(folder / "validation" / "index.html", output)).as_posix(),
     }

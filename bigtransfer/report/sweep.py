@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
+from bigtransfer.artifacts.report import SummaryRow
 from bigtransfer.report.table import METRICS
 
 ALL = "all groups"
@@ -19,7 +19,7 @@ class SweptTask:
 
     name: str
     group: str = ""
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: Sequence[SummaryRow] = ()
     """As `evaluate` summarizes them: one per init and examples per class."""
     reference: Mapping[str, float] = field(default_factory=dict)
     """Examples per class -> a published figure of the same task, percent."""
@@ -47,17 +47,17 @@ def table_rows(tasks: list[SweptTask]) -> list[dict[str, str]]:
         if task.missing:
             result.append(_row(same | {"note": f"missing: {task.missing}"}))
         for row in task.rows:
-            k = str(row["examples_per_class"])
+            k = str(row.examples_per_class)
             figure = task.reference.get(k)
-            values = {key: f"{100 * row[key]:.1f}" for key in ("min", "median", "max")}
+            values = {key: f"{100 * getattr(row, key):.1f}" for key in ("min", "median", "max")}
             result.append(
                 _row(
                     same,
                     per_class=k,
-                    init=row["init"],
-                    metric=METRICS[row["metric"]],
+                    init=row.init,
+                    metric=METRICS[row.metric],
                     **values,
-                    runs=str(row["seeds"]),
+                    runs=str(row.seeds),
                     reference="" if figure is None else f"{figure:.1f}",
                 )
             )
@@ -92,15 +92,15 @@ def group_rows(
     result = []
     for name, members in pools.items():
         kinds = dict.fromkeys(
-            (str(row["examples_per_class"]), row["init"]) for t in members for row in t.rows
+            (str(row.examples_per_class), row.init) for t in members for row in t.rows
         )
         for k, init in kinds:
             medians = [
-                row["median"]
+                row.median
                 for t in members
                 if t.official
                 for row in t.rows
-                if (str(row["examples_per_class"]), row["init"]) == (k, init)
+                if (str(row.examples_per_class), row.init) == (k, init)
             ]
             if not medians:
                 continue

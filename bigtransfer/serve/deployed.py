@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bigtransfer.errors import CheckpointError
-from bigtransfer.model.checkpoint import load_checkpoint
+from bigtransfer.artifacts.base import Json
+from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
+from bigtransfer.artifacts.weights import TunedMeta, WeightsMeta
+from bigtransfer.model.checkpoint import load_checkpoint, load_tuned
 from bigtransfer.model.inference import normalize_
 from bigtransfer.model.resnet import ResNetV2
 
@@ -51,7 +52,7 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.clamp(torch.round(x), 0, 255)
 
 
-def load_deployed(folder: Path) -> tuple[Deployed, dict[str, Any]]:
+def load_deployed(folder: Path) -> tuple[Deployed, TunedMeta]:
     """Build what is deployed of a fine-tuned checkpoint, folded for inference; and its meta.
 
     Raises:
@@ -61,7 +62,7 @@ def load_deployed(folder: Path) -> tuple[Deployed, dict[str, Any]]:
     return _deployed(network, meta), meta
 
 
-def load_any(folder: Path) -> tuple[Deployed, dict[str, Any]]:
+def load_any(folder: Path) -> tuple[Deployed, WeightsMeta]:
     """Build the same of any checkpoint with a head; what nobody calibrated stays uncalibrated.
 
     Raises:
@@ -71,47 +72,34 @@ def load_any(folder: Path) -> tuple[Deployed, dict[str, Any]]:
     return _deployed(network, meta), meta
 
 
-def _deployed(network: ResNetV2, meta: dict[str, Any]) -> Deployed:
-    temperature = meta.get("validation", {}).get("temperature", 1.0)
-    multi_label = meta.get("multi_label", False)
-    return Deployed(network.eval().fold(), meta["crop"], temperature, multi_label).eval()
+def _deployed(network: ResNetV2, meta: WeightsMeta) -> Deployed:
+    calibration = meta.calibration if isinstance(meta, TunedMeta) else None
+    temperature = calibration.temperature if isinstance(calibration, Calibration) else 1.0
+    multi_label = isinstance(calibration, MultiLabelCalibration)
+    return Deployed(network.eval().fold(), meta.crop, temperature, multi_label).eval()
 
 
-def load_tuned(folder: Path) -> tuple[ResNetV2, dict[str, Any]]:
-    """Load a checkpoint that was fine-tuned to a task.
-
-    Raises:
-        CheckpointError: If it is damaged, or an upstream checkpoint.
-    """
-    network, meta = load_checkpoint(folder)
-    if "validation" not in meta:
-        raise CheckpointError(
-            f"{str(folder)!r} is not fine-tuned to a task, or by an earlier version; give a folder "
-            "that `finetune` wrote, e.g. artifacts/finetune/<task>/upstream-5-0, or "
-            "models:/<name>@champion"
-        )
-    return network, meta
-
-
-def facts_of(meta: dict[str, Any]) -> dict[str, Any]:
+def facts_of(meta: TunedMeta) -> Json:
     """Return what a user of a deployed network must know, as JSON values.
 
     Args:
         meta: Of its checkpoint.
     """
-    validation = meta["validation"]
+    own = meta.calibration
+    one = own if isinstance(own, Calibration) else None
+    several = own if isinstance(own, MultiLabelCalibration) else None
     return {
-        "classes": meta["classes"],
+        "classes": [*meta.classes],
         "input": "uint8 (batch, height, width, 3), RGB, any size, as stored (EXIF not applied)",
         "output": "probabilities (batch, classes)",
-        "resized_to": meta["crop"],
-        "multi_label": meta["multi_label"],
-        "temperature": validation.get("temperature"),
-        "abstain_below": validation.get("abstain_below"),
-        "thresholds": validation.get("thresholds"),
-        "architecture": meta["architecture"],
-        "hyperrule": meta["hyperrule"],
-        "checkpoint_digest": meta["digest"],
-        "shards_digest": meta["shards_digest"],
-        "upstream_digest": meta["upstream_digest"],
+        "resized_to": meta.crop,
+        "multi_label": meta.multi_label,
+        "temperature": one.temperature if one else None,
+        "abstain_below": one.abstain_below if one else None,
+        "thresholds": [*several.thresholds] if several else None,
+        "architecture": meta.architecture,
+        "hyperrule": meta.hyperrule,
+        "checkpoint_digest": meta.digest,
+        "shards_digest": meta.shards_digest,
+        "upstream_digest": meta.upstream_digest,
     }

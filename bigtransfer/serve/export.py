@@ -14,18 +14,20 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bigtransfer.artifacts.calibration import Calibration
+from bigtransfer.artifacts.weights import TunedMeta
 from bigtransfer.data.transforms import resize_into
 from bigtransfer.errors import BigTransferError, ConfigError
 from bigtransfer.metrics.calibration import calibrated
 from bigtransfer.metrics.multilabel import sigmoid
+from bigtransfer.model.checkpoint import load_tuned
 from bigtransfer.model.inference import to_network
-from bigtransfer.serve.deployed import Deployed, facts_of, load_deployed, load_tuned
+from bigtransfer.serve.deployed import Deployed, facts_of, load_deployed
 from bigtransfer.storage import new_file
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -93,15 +95,15 @@ def compare(checkpoint: Path, answering: Answering, images: Images) -> Parity:
     """Compare a program with the network as evaluation runs it: unfolded, on resized squares."""
     network, meta = load_tuned(checkpoint)
     network.eval()
-    squares = np.empty((len(images), meta["crop"], meta["crop"], 3), np.uint8)
+    squares = np.empty((len(images), meta.crop, meta.crop, 3), np.uint8)
     for square, image in zip(squares, images, strict=True):
         resize_into(square, image)
     with torch.inference_mode():
         logits = network(to_network(squares)).numpy()
-    if meta["multi_label"]:
-        wanted = sigmoid(logits)
+    if isinstance(meta.calibration, Calibration):
+        wanted = calibrated(logits, meta.calibration.temperature)
     else:
-        wanted = calibrated(logits, meta["validation"]["temperature"])
+        wanted = sigmoid(logits)
     found = np.concatenate([answering(image[None]) for image in images])
     same = int((wanted.argmax(axis=1) == found.argmax(axis=1)).sum())
     return Parity(len(images), same, float(np.abs(wanted - found).max()))
@@ -123,7 +125,7 @@ def drawn_images() -> Images:
     return images
 
 
-def _write_torch(deployed: Deployed, meta: dict[str, Any], path: Path) -> None:
+def _write_torch(deployed: Deployed, meta: TunedMeta, path: Path) -> None:
     program = _program(deployed)
     facts = {"meta.json": json.dumps(facts_of(meta))}
     buffer = io.BytesIO()  # a path must end in .pt2, and ours is a partial file yet
@@ -155,7 +157,7 @@ def _run_torch(path: Path) -> Answering:
     return answer
 
 
-def _write_onnx(deployed: Deployed, meta: dict[str, Any], path: Path) -> None:
+def _write_onnx(deployed: Deployed, meta: TunedMeta, path: Path) -> None:
     _require_onnx()
     import onnx
 

@@ -9,12 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
+from bigtransfer.artifacts.weights import TunedMeta
 from bigtransfer.data.decoding import (
     SUFFIXES,
     Pixels,
@@ -186,7 +187,7 @@ def _probabilities(
     return result
 
 
-def as_row(answer: Answer, meta: dict[str, Any], top: int) -> dict[str, str]:
+def as_row(answer: Answer, meta: TunedMeta, top: int) -> dict[str, str]:
     """Return an answer as a row of text for people and for CSV.
 
     Args:
@@ -197,16 +198,16 @@ def as_row(answer: Answer, meta: dict[str, Any], top: int) -> dict[str, str]:
     row = {"path": str(answer.path), "predicted": "", "probability": "", "sure": ""}
     row["fault"] = answer.fault or ""
     row |= {f"{name}_{k}": "" for k in range(2, top + 1) for name in ("predicted", "probability")}
-    classes, validation = meta["classes"], meta["validation"]
+    classes, calibration = meta.classes, meta.calibration
     p = answer.probabilities
-    if p is not None and meta["multi_label"]:
-        chosen = np.flatnonzero(p >= np.array(validation["thresholds"]))
+    if p is not None and isinstance(calibration, MultiLabelCalibration):
+        chosen = np.flatnonzero(p >= np.array(calibration.thresholds))
         row["predicted"] = "|".join(classes[c] for c in chosen)
         row["probability"] = "|".join(f"{p[c]:.4f}" for c in chosen)
-    elif p is not None:
+    elif p is not None and isinstance(calibration, Calibration):
         order = np.argsort(-p, kind="stable")[: max(top, 1)]
         row["predicted"], row["probability"] = classes[order[0]], f"{p[order[0]]:.4f}"
-        lowest = validation["abstain_below"]
+        lowest = calibration.abstain_below
         row["sure"] = "yes" if lowest is not None and p[order[0]] >= lowest else "no"
         for place, c in enumerate(order[1:], start=2):
             row[f"predicted_{place}"], row[f"probability_{place}"] = classes[c], f"{p[c]:.4f}"

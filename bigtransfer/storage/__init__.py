@@ -8,6 +8,7 @@ that talk to boto3 and to DVC.
 from bigtransfer.storage.local import (
     MANIFEST_NAME,
     MANIFEST_SCHEMA,
+    FileFacts,
     as_csv,
     as_json,
     digest_of,
@@ -27,6 +28,7 @@ from bigtransfer.storage.local import (
 __all__ = [
     "MANIFEST_NAME",
     "MANIFEST_SCHEMA",
+    "FileFacts",
     "as_csv",
     "as_json",
     "digest_of",

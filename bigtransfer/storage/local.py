@@ -16,15 +16,24 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from bigtransfer.errors import BigTransferError, InfrastructureError, LockError, StorageError
 
 MANIFEST_NAME = "MANIFEST.json"
 MANIFEST_SCHEMA = 1
+
+
+class FileFacts(TypedDict):
+    """What MANIFEST.json says of a file."""
+
+    bytes: int
+    sha256: str
+
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -72,7 +81,7 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def as_csv(rows: list[dict[str, Any]]) -> str:
+def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
     """Return rows as CSV text; the columns of the last row, None or absent is an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[-1]), restval="", lineterminator="\n")
@@ -154,7 +163,7 @@ def seal(folder: Path, known: Mapping[str, str] | None = None) -> None:
             os.fsync(handle.fileno())
         name = file.relative_to(folder).as_posix()
         sha256 = digests.get(name) or sha256_file(file)
-        files[name] = {"bytes": file.stat().st_size, "sha256": sha256}
+        files[name] = FileFacts(bytes=file.stat().st_size, sha256=sha256)
     write_text(folder / MANIFEST_NAME, as_json({"schema": MANIFEST_SCHEMA, "files": files}))
     _fsync_folder(folder)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from bigtransfer.storage import MANIFEST_NAME, new_file, sha256_file
+from bigtransfer.storage import MANIFEST_NAME, FileFacts, new_file, sha256_file
 from bigtransfer.storage.s3 import (
     S3Path,
     S3Tree,
@@ -50,7 +50,7 @@ class Target(Protocol):
         """Return a file, or None where there is none."""
         ...
 
-    def has(self, name: str, facts: dict[str, Any]) -> bool:
+    def has(self, name: str, facts: FileFacts) -> bool:
         """Say whether a file with the `sha256` of `facts` is there."""
         ...
 
@@ -99,7 +99,7 @@ class Folder:
         path = self._folder / name
         return path.read_bytes() if path.is_file() else None
 
-    def has(self, name: str, facts: dict[str, Any]) -> bool:
+    def has(self, name: str, facts: FileFacts) -> bool:
         """Say whether a file with the `sha256` of `facts` is there."""
         path = self._folder / name
         return path.is_file() and sha256_file(path) == facts["sha256"]
@@ -146,7 +146,7 @@ class Bucket:
         """Return a file, or None where there is none."""
         return download(self._client, self._place / name)
 
-    def has(self, name: str, facts: dict[str, Any]) -> bool:
+    def has(self, name: str, facts: FileFacts) -> bool:
         """Say whether a file with the `sha256` of `facts` is there."""
         return exists_with(self._client, self._place / name, facts["sha256"])
 

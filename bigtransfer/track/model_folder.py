@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from bigtransfer.storage import new_folder
 
 
 def write_model(
-    folder: Path, model: Any, *, crop: int, num_classes: int, facts: dict[str, Any]
+    folder: Path, model: Any, *, crop: int, num_classes: int, facts: Mapping[str, object]
 ) -> None:
     """Write a network as an MLflow model, without pickle (torch.export).
 

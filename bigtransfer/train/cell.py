@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.optim import SGD
 
 from bigtransfer.artifacts.cells import Cell
+from bigtransfer.artifacts.weights import WeightsMeta
 from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import Shards
 from bigtransfer.model.checkpoint import load_checkpoint
@@ -37,7 +38,7 @@ class InitialWeights:
 
     pretrained: Path
     """Upstream checkpoint."""
-    upstream: dict[str, Any]
+    upstream: WeightsMeta
     """Its meta."""
     shards: Shards
     trained: str
@@ -50,11 +51,11 @@ class InitialWeights:
             model, _ = load_checkpoint(self.pretrained, classes=classes)
         else:
             model = create_model(
-                self.upstream["architecture"],
+                self.upstream.architecture,
                 len(classes),
-                self.upstream["root"],
+                self.upstream.root,
                 cell.seed,
-                norm=self.upstream["norm"],
+                norm=self.upstream.norm,
             )
         if self.trained == "head":
             model.requires_grad_(False)
@@ -128,7 +129,7 @@ def train_cell(
         batches = TrainBatches(
             squares, batch_size=rule.batch_size, crop=rule.crop, flip=flip, seed=cell.seed
         )
-        multi_label = initial.shards.summary["multi_label"]
+        multi_label = initial.shards.summary.multi_label
         saver = Saver(checkpoints)
         callback = _CellCallback(
             cell, rule.total_steps, model, optimizer, curve, saver, policy, advance

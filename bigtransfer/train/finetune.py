@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from bigtransfer.artifacts.base import Json
+from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.cells import Cell, Cells, ListedCell
+from bigtransfer.artifacts.weights import TunedMeta, WeightsMeta
 from bigtransfer.config import TaskParams
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import CheckpointError, ConfigError
-from bigtransfer.model.checkpoint import read_meta, write_checkpoint
+from bigtransfer.model.checkpoint import read_meta, read_tuned_meta, write_checkpoint
 from bigtransfer.model.costs import forward_macs
 from bigtransfer.model.processor import device_named, use_cpu
 from bigtransfer.model.resnet import create_model
@@ -84,15 +86,15 @@ def finetune(
     """
     shards = open_shards(shards_place)
     upstream = read_meta(pretrained)
-    if params.trained == "head" and upstream["norm"] in ("bn", "bn_ws"):
+    if params.trained == "head" and upstream.norm in ("bn", "bn_ws"):
         raise ConfigError(
-            f"trained: head leaves the network as it is, but norm {upstream['norm']} changes with "
+            f"trained: head leaves the network as it is, but norm {upstream.norm} changes with "
             "every batch; set 'trained' to all"
         )
     grid = Grid(params, InitialWeights(pretrained, upstream, shards, params.trained))
-    made = _origin(params, upstream["digest"], shards.digest)
+    made = _ingredients(params, upstream.digest, shards.digest)
     code = code_version(__name__)
-    done = work / fingerprint(code if params.resume == "same_code" else None, **made)
+    done = work / fingerprint(code if params.resume == "same_code" else None, **vars(made))
     there = _made_before(output, made)
     usable = _of_this_code(there, code, params)
     if outdated := len(there) - len(usable):
@@ -109,7 +111,7 @@ def finetune(
     missing = []
     for number, cell in enumerate(grid.cells):
         if (done / cell.name).is_dir():
-            on_cell(cell, _figures(read_meta(done / cell.name)["validation"]))
+            on_cell(cell, _figures(read_tuned_meta(done / cell.name).calibration))
         else:
             missing.append(number)
     _warn_if_long(params, grid, missing, upstream, len(shards.classes))
@@ -131,10 +133,12 @@ def finetune(
             on_cell(grid.cells[number], figures)
     result = Cells(
         task=params.name,
-        dataset=shards.summary["dataset"],
-        multi_label=shards.summary["multi_label"],
-        **made,
-        code={cell.name: read_meta(done / cell.name).get("code") for cell in grid.cells},
+        dataset=shards.summary.dataset,
+        multi_label=shards.summary.multi_label,
+        recipe=made.recipe,
+        upstream_digest=made.upstream_digest,
+        shards_digest=made.shards_digest,
+        code={cell.name: read_tuned_meta(done / cell.name).code for cell in grid.cells},
         cells=tuple(map(ListedCell.of, grid.cells)),
     )
     with new_folder(output) as partial_output:
@@ -147,18 +151,18 @@ def finetune(
 
 
 def _warn_if_long(
-    params: TaskParams, grid: Grid, missing: list[int], upstream: dict[str, Any], classes: int
+    params: TaskParams, grid: Grid, missing: list[int], upstream: WeightsMeta, classes: int
 ) -> None:
     """Say beforehand how long the missing cells take on a CPU, if that is more than a coffee."""
     rules = [grid.rule(grid.cells[number].examples_per_class) for number in missing]
     if not rules:
         return
     images, crop = sum(rule.total_steps * rule.batch_size for rule in rules), rules[0].crop
-    kind = (upstream["architecture"], classes, crop, upstream["root"], upstream["norm"])
+    kind = (upstream.architecture, classes, crop, upstream.root, upstream.norm)
     if device_named(params.device).type != "cpu" or images * forward_macs(*kind) < _LONG_MACS:
         return
     use_cpu(params.threads)
-    model = create_model(kind[0], classes, upstream["root"], norm=upstream["norm"])
+    model = create_model(kind[0], classes, upstream.root, norm=upstream.norm)
     rate = images_per_second(model, crop, Device(), 1, _TRIAL_SECONDS)
     print(
         f"{params.name}: about {duration(images / rate)} on this CPU ({images:,} images at "
@@ -171,22 +175,30 @@ def _warn_if_long(
 def is_done(output: Path, params: TaskParams, pretrained: Path, shards_digest: str) -> bool:
     """Say whether `output` holds these very networks already."""
     cells = [cell.name for cell in cells_of(params)]
-    there = _made_before(output, _origin(params, digest_of(pretrained), shards_digest))
+    there = _made_before(output, _ingredients(params, digest_of(pretrained), shards_digest))
     return _of_this_code(there, code_version(__name__), params) == cells
 
 
-def _origin(params: TaskParams, upstream_digest: str, shards_digest: str) -> dict[str, Any]:
-    """Return what a cell is made of, as `cells.json` says it."""
+@dataclass(frozen=True)
+class _Ingredients:
+    """What a cell is made of, as `cells.json` says it; the code aside."""
+
+    recipe: Json
+    upstream_digest: str
+    shards_digest: str
+
+
+def _ingredients(params: TaskParams, upstream_digest: str, shards_digest: str) -> _Ingredients:
     recipe = json.loads(json.dumps(recipe_of(params)))
-    return {"recipe": recipe, "upstream_digest": upstream_digest, "shards_digest": shards_digest}
+    return _Ingredients(recipe, upstream_digest, shards_digest)
 
 
-def _made_before(output: Path, origin: dict[str, Any]) -> dict[str, str | None]:
+def _made_before(output: Path, made: _Ingredients) -> dict[str, str | None]:
     """Return the cells of an output that were made of the same -> by which code, if known."""
     if not (output / Cells.FILE).is_file():
         return {}
     listed = Cells.read(output)
-    if any(getattr(listed, key) != value for key, value in origin.items()):
+    if _Ingredients(listed.recipe, listed.upstream_digest, listed.shards_digest) != made:
         return {}
     return {cell.folder: listed.code.get(cell.folder) for cell in listed.cells}
 
@@ -260,21 +272,21 @@ class _Worker:
                 policy=CheckpointPolicy(state, params.checkpoint_seconds, interrupts, self._code),
                 advance=tell,
             )
-            validation = grid.validation(model, verdict, self._compute)
-            meta = {**_meta(params, cell, self._initial, verdict, validation), "code": self._code}
+            calibration = grid.calibration(model, verdict, self._compute)
+            meta = _meta(params, cell, self._initial, verdict, calibration, self._code)
             write_checkpoint(self._done / cell.name, model.cpu(), meta)
             shutil.rmtree(state, ignore_errors=True)
-        return {"final_loss": loss, **_figures(validation)}
+        return {"final_loss": loss, **_figures(calibration)}
 
     def _images_that_fit(self) -> int | None:
         rule = self._grid.rule(self._grid.cells[0].examples_per_class)
         kind = self._initial.upstream
         fit = images_that_fit(
-            kind["architecture"],
+            kind.architecture,
             len(self._initial.shards.classes),
             rule.crop,
-            kind["root"],
-            kind["norm"],
+            kind.root,
+            kind.norm,
             self._params.recompute,
         )
         return fit if fit < rule.batch_size else None
@@ -285,26 +297,28 @@ def _meta(
     cell: Cell,
     initial: InitialWeights,
     rule: HyperRule,
-    validation: dict[str, Any],
-) -> dict[str, Any]:
+    calibration: Calibration | MultiLabelCalibration,
+    code: str,
+) -> TunedMeta:
     upstream = initial.upstream
-    return {
-        "architecture": upstream["architecture"],
-        "root": upstream["root"],
-        "norm": upstream["norm"],
-        "classes": initial.shards.classes,
-        "multi_label": initial.shards.summary["multi_label"],
-        "crop": rule.crop,
-        "task": params.name,
+    return TunedMeta(
+        architecture=upstream.architecture,
+        root=upstream.root,
+        norm=upstream.norm,
+        classes=tuple(initial.shards.classes),
+        crop=rule.crop,
+        task=params.name,
         **cell.model_dump(),
-        "trained": params.trained,
-        "train_on": list(params.train_on),
-        "hyperrule": asdict(rule),
-        "validation": validation,
-        "upstream_digest": upstream["digest"] if cell.init == "upstream" else None,
-        "shards_digest": initial.shards.digest,
-    }
+        trained=params.trained,
+        train_on=params.train_on,
+        hyperrule=json.loads(json.dumps(asdict(rule))),
+        calibration=calibration,
+        upstream_digest=upstream.digest if cell.init == "upstream" else None,
+        shards_digest=initial.shards.digest,
+        code=code,
+    )
 
 
-def _figures(validation: dict[str, Any]) -> dict[str, float]:
-    return {f"val_{k}": v for k, v in validation.items() if type(v) in (int, float)}
+def _figures(calibration: Calibration | MultiLabelCalibration) -> dict[str, float]:
+    figures = calibration.model_dump(exclude={"held_out", "thresholds"}, exclude_none=True)
+    return {f"val_{name}": value for name, value in figures.items()}

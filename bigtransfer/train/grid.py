@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.cells import FULL, Cell
 from bigtransfer.config import TaskParams
 from bigtransfer.data.batches import Squares, evaluation_images, few_shot_rows
 from bigtransfer.errors import ConfigError, DatasetError
-from bigtransfer.metrics.calibration import calibration_of
 from bigtransfer.model.inference import predict
 from bigtransfer.model.resnet import ResNetV2
+from bigtransfer.train.calibration import calibration_of, multi_label_calibration_of
 from bigtransfer.train.cell import InitialWeights
 from bigtransfer.train.hyperrule import HyperRule, hyperrule
 from bigtransfer.train.loop import ComputeSettings
@@ -52,13 +53,13 @@ class Grid:
 
     def __init__(self, params: TaskParams, initial: InitialWeights) -> None:
         self._params, self._shards = params, initial.shards
-        self._architecture = initial.upstream["architecture"]
+        self._architecture = initial.upstream.architecture
         self._train = np.concatenate([initial.shards.rows(split) for split in params.train_on])
         self._val: Squares | None = None
         counts = params.examples_per_class
-        if initial.shards.summary["multi_label"] and any(k != FULL for k in counts):
+        if initial.shards.summary.multi_label and any(k != FULL for k in counts):
             raise ConfigError(
-                f"dataset {initial.shards.summary['dataset']!r} has several labels per image, of "
+                f"dataset {initial.shards.summary.dataset!r} has several labels per image, of "
                 f"which no balanced few-shot subset can be drawn; set 'examples_per_class' of task "
                 f"{params.name!r} to [{FULL}]"
             )
@@ -79,20 +80,22 @@ class Grid:
         verdict = self._own_rule(examples_per_class).overridden(**given)
         return verdict if self._params.random_crop else replace(verdict, precrop=verdict.crop)
 
-    def validation(
+    def calibration(
         self, model: ResNetV2, rule: HyperRule, compute: ComputeSettings
-    ) -> dict[str, Any]:
+    ) -> Calibration | MultiLabelCalibration:
         """Return what the validation split says of a network."""
         if self._val is None or self._val.side != rule.crop:
             self._val = Squares(self._shards, self._shards.rows("val"), rule.crop)
         size = compute.micro_batch_size or min(rule.batch_size, _VALIDATION_BATCH)
         logits = predict(model, evaluation_images(self._val, size), compute.device.torch)
+        held_out = "val" not in self._params.train_on
+        if self._shards.summary.multi_label:
+            return multi_label_calibration_of(logits, self._val.labels, held_out=held_out)
         return calibration_of(
             logits,
             self._val.labels,
-            multi_label=self._shards.summary["multi_label"],
             abstain_accuracy=self._params.abstain_accuracy,
-            held_out="val" not in self._params.train_on,
+            held_out=held_out,
         )
 
     def explained(self) -> list[str]:
@@ -118,8 +121,8 @@ class Grid:
             num_examples=len(self._train)
             if full
             else int(examples_per_class) * len(self._shards.classes),
-            height=self._shards.summary["height"],
-            width=self._shards.summary["width"],
+            height=self._shards.summary.height,
+            width=self._shards.summary.width,
             architecture=self._architecture,
             preset=self._params.preset,
         )
@@ -131,7 +134,7 @@ class Grid:
         poorest = int(counts.argmin())
         if counts[poorest] < k:
             raise DatasetError(
-                f"dataset {shards.summary['dataset']!r}: class {shards.classes[poorest]!r} has "
+                f"dataset {shards.summary.dataset!r}: class {shards.classes[poorest]!r} has "
                 f"{counts[poorest]} train images, but 'examples_per_class' asks for {k}; lower it "
                 "or add images"
             )

@@ -83,10 +83,10 @@ class _Probe:
 
     def __init__(self, wanted: ProbeParams, shards: Shards, crop: int, group: Group) -> None:
         self._group = group
-        if shards.summary["multi_label"]:
+        if shards.summary.multi_label:
             raise DatasetError(
                 f"'pretrain.probe' needs one label per image, and dataset "
-                f"{shards.summary['dataset']!r} has several; name another, or set its "
+                f"{shards.summary.dataset!r} has several; name another, or set its "
                 "examples_per_class to []"
             )
         rows, tested = shards.rows("train"), shards.rows("val")
@@ -96,7 +96,7 @@ class _Probe:
         except ValueError as error:
             raise DatasetError(
                 f"'pretrain.probe' wants {max(wanted.examples_per_class)} images of every class of "
-                f"dataset {shards.summary['dataset']!r}, but {error}; lower its examples_per_class"
+                f"dataset {shards.summary.dataset!r}, but {error}; lower its examples_per_class"
             ) from error
         used = np.unique(np.concatenate(list(subsets.values())))
         self._subsets = {key: np.searchsorted(used, found) for key, found in subsets.items()}

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from bigtransfer.artifacts.weights import UpstreamMeta
 from bigtransfer.config import PretrainParams
 from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import Shards, open_shards
@@ -359,13 +360,17 @@ class Training:
             return None
         steps = self._schedule.total_steps
         last = self.curve.row(steps)
-        meta = {
-            **self._recipe,
-            "classes": self._shards.classes,
-            "dataset": self._shards.summary["dataset"],
-            "shards_digest": self._shards.digest,
-            "steps": steps,
-        }
+        meta = UpstreamMeta(
+            architecture=self._params.architecture,
+            root=self._params.root,
+            norm=self._params.norm,
+            classes=tuple(self._shards.classes),
+            crop=self._params.crop,
+            dataset=self._shards.summary.dataset,
+            shards_digest=self._shards.digest,
+            steps=steps,
+            recipe=self._recipe,
+        )
         result = {
             "val_top1": last["val_top1"],
             "loss": last["loss"],
@@ -395,12 +400,12 @@ def _require_possible(params: PretrainParams, shards: Shards, group: Group) -> N
     smallest = min(len(shards.rows(split)) for split in ("train", "val"))
     if group.world_size > smallest:
         raise ConfigError(
-            f"dataset {shards.summary['dataset']!r} has a split of {smallest} images, too few for "
+            f"dataset {shards.summary.dataset!r} has a split of {smallest} images, too few for "
             f"{group.world_size} processes; start fewer"
         )
-    if params.loss == "softmax" and shards.summary["multi_label"]:
+    if params.loss == "softmax" and shards.summary.multi_label:
         raise ConfigError(
-            f"dataset {shards.summary['dataset']!r} has several labels per image, which loss: "
+            f"dataset {shards.summary.dataset!r} has several labels per image, which loss: "
             "softmax cannot learn; set pretrain.loss to sigmoid"
         )
 

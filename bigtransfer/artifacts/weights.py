@@ -1,0 +1,108 @@
+"""`meta.json` of a checkpoint: what is needed to build its network, and what made it."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from bigtransfer.artifacts.base import Artifact, Json, Part
+from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
+from bigtransfer.errors import CheckpointError
+
+
+class WeightsMeta(Artifact):
+    """What every checkpoint says of itself."""
+
+    FILE: ClassVar[str] = "meta.json"
+    WHAT: ClassVar[str] = "the description of a checkpoint"
+    MAKER: ClassVar[str] = "pretrain, or finetune"
+    SCHEMA: ClassVar[int] = 2
+    REFUSAL: ClassVar[type[CheckpointError]] = CheckpointError
+
+    architecture: str
+    """E.g. `R50x1`."""
+    root: Literal["imagenet", "small"]
+    norm: Literal["gn_ws", "gn", "bn_ws", "bn"]
+    classes: tuple[str, ...]
+    """Names, in the order of the head's outputs."""
+    crop: int
+    """Side of the square that the network was trained on, pixels."""
+    digest: str = Field(default="", exclude=True)
+    """Of the folder that this was read from; not in the file."""
+
+
+class PublishedFile(Part):
+    """The file that a checkpoint was made from."""
+
+    file: str
+    sha256: str
+
+
+class UpstreamMeta(WeightsMeta):
+    """Of a network that tasks start from: pretrained here, or published by others."""
+
+    kind: Literal["upstream"] = "upstream"
+    dataset: str = ""
+    """That it was pretrained on here."""
+    shards_digest: str = ""
+    steps: int | None = None
+    recipe: Json = {}
+    """Params of its pretraining."""
+    source: PublishedFile | None = None
+
+    @classmethod
+    def upgraded(cls, raw: Json, schema: int) -> Json:
+        """Return the first schema, in which the recipe lay among the rest, as the second."""
+        known = {key: raw[key] for key in raw if key in cls.model_fields}
+        recipe: Json = {key: raw[key] for key in raw if key not in known}
+        return {**known, "recipe": recipe}
+
+
+class TunedMeta(WeightsMeta):
+    """Of a network that was fine-tuned to a task."""
+
+    kind: Literal["tuned"] = "tuned"
+    task: str
+    init: Literal["upstream", "scratch"]
+    examples_per_class: int | Literal["full"]
+    seed: int
+    trained: str
+    """`all` weights, or the `head` alone."""
+    train_on: tuple[str, ...]
+    """Splits."""
+    hyperrule: Json
+    """The verdict that it was trained by."""
+    calibration: Calibration | MultiLabelCalibration
+    upstream_digest: str | None
+    """None: it was trained from scratch."""
+    shards_digest: str
+    code: str | None = None
+    """Version of the code that trained it; not noted before 2026-11-26."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Say whether its images may have several labels."""
+        return isinstance(self.calibration, MultiLabelCalibration)
+
+    @classmethod
+    def upgraded(cls, raw: Json, schema: int) -> Json:
+        """Return the first schema, which called the calibration `validation`, as the second."""
+        raw = {**raw, "calibration": raw["validation"]}
+        return {key: raw[key] for key in raw if key not in ("validation", "multi_label")}
+
+
+def parse_meta(raw: object, where: str) -> UpstreamMeta | TunedMeta:
+    """Return what a `meta.json` says of a checkpoint of either kind.
+
+    Args:
+        raw: What the file holds.
+        where: The file, for messages.
+
+    Raises:
+        CheckpointError: In one line, if it is damaged, foreign, or of a newer version.
+    """
+    facts = raw if isinstance(raw, dict) else {}
+    # The first schema had no kind: a fine-tuned network had met its validation split.
+    tuned = facts.get("kind") == "tuned" or "validation" in facts
+    return (TunedMeta if tuned else UpstreamMeta).parse(raw, where)
