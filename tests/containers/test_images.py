@@ -7,11 +7,11 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bigtransfer.kubeflow.image_tag import source_tag
+from fixtures.models import upstream_meta
 from fixtures.project import PROJECT, environment
 
 BUILT = bool(os.environ.get("BIGTRANSFER_IMAGES"))
@@ -86,8 +86,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             parent.chmod(0o755)  # the images' user is not ours
     from bigtransfer.model import create_model, write_checkpoint
 
-    meta: dict[str, Any] = {"architecture": "R14x0.25", "root": "small", "norm": "gn_ws",
-                            "classes": ["a", "b"], "crop": 16}  # fmt: skip
+    meta = upstream_meta("R14x0.25", ["a", "b"], crop=16)
     model = create_model("R14x0.25", 2, "small", seed=0)
     write_checkpoint(project / "artifacts" / "pretrain" / "checkpoint", model, meta)
     return project

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bigtransfer.data.packing import write_shards
+from bigtransfer.data.packing import Packing, write_shards
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import ConfigError, DatasetError, InfrastructureError
 from bigtransfer.model import load_checkpoint
@@ -64,7 +64,7 @@ def test_training_on_train_and_val_leaves_nothing_to_calibrate_on(
     shards = open_shards(packed)
     images = len(shards.rows("train")) + len(shards.rows("val"))
     assert f"full per class, {images} images" in capsys.readouterr().out
-    validation = meta_of(tmp_path / "out", "upstream-full-0")["validation"]
+    validation = meta_of(tmp_path / "out", "upstream-full-0")["calibration"]
     assert validation["held_out"] is False
     assert (validation["temperature"], validation["abstain_below"]) == (1.0, None)
 
@@ -89,7 +89,7 @@ def test_validation_goes_with_the_checkpoint(
 ) -> None:  # fmt: skip
     logged: list[dict[str, float]] = []
     tune(pretrained, packed, tmp_path / "out", log=lambda step, values: logged.append(values))
-    validation = meta_of(tmp_path / "out")["validation"]
+    validation = meta_of(tmp_path / "out")["calibration"]
     assert 0 <= validation["top1"] <= validation["top5"] == 1.0  # three classes
     assert validation["temperature"] > 0
     assert logged[0]["val_top1"] == validation["top1"]
@@ -125,8 +125,9 @@ def test_an_interrupted_cell_goes_on_to_the_same_weights(
 def two_labels(tmp_path: Path) -> Path:
     photos = planted(tmp_path / "planted")
     validated(photos)
-    write_shards(photos, tmp_path / "manifest.parquet", tmp_path / "shards",
-                 shard_bytes=10**6, short_side=None, seed=0)  # fmt: skip
+    write_shards(
+        photos, tmp_path / "manifest.parquet", tmp_path / "shards", Packing(10**6, None, 0)
+    )
     return tmp_path / "shards"
 
 
@@ -136,10 +137,10 @@ def test_several_labels_per_image_are_learnt(
     tune(pretrained, two_labels, tmp_path / "out", examples_per_class=("full",), flip=False,
         total_steps=40, base_lr=0.05, batch_size=16)  # fmt: skip
     meta = meta_of(tmp_path / "out", "upstream-full-0")
-    assert (meta["multi_label"], meta["classes"]) == (True, ["left", "right"])
-    assert meta["validation"]["map"] > 0.95
-    assert meta["validation"]["micro_f1"] > 0.9
-    assert len(meta["validation"]["thresholds"]) == 2
+    assert meta["classes"] == ["left", "right"]
+    assert meta["calibration"]["map"] > 0.95
+    assert meta["calibration"]["micro_f1"] > 0.9
+    assert len(meta["calibration"]["thresholds"]) == 2
 
 
 def test_few_shot_of_several_labels_is_refused(

@@ -10,7 +10,7 @@ import pytest
 
 from bigtransfer.command.data import DEFAULTS
 from bigtransfer.config import read_yaml
-from bigtransfer.data.packing import write_shards
+from bigtransfer.data.packing import Packing, write_shards
 from fixtures.commands import call
 from fixtures.datasets import validated
 from fixtures.images import write_image
@@ -106,8 +106,7 @@ def test_odd_images_get_their_verdicts(tmp_path: Path) -> None:
 def test_show_looks_into_shards(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     validated(photos)
     shards = photos.parent / "shards"
-    write_shards(photos, photos.parent / "manifest.parquet", shards, shard_bytes=4000,
-                 short_side=None, seed=0)  # fmt: skip
+    write_shards(photos, photos.parent / "manifest.parquet", shards, Packing(4000, None, 0))
     assert call("data", "show", shards / "index.parquet", "--limit", "2", "--label", "class_1",
                 "--extract", photos.parent / "some") == 0  # fmt: skip
     said = capsys.readouterr().out

@@ -17,7 +17,7 @@ from bigtransfer.model import create_model, write_checkpoint
 from bigtransfer.serve.class_map import read_class_map
 from bigtransfer.serve.prediction import Framing
 from fixtures.commands import call
-from fixtures.models import CLASSES
+from fixtures.models import CLASSES, upstream_meta
 
 
 def labelled(folder: Path, *names: str, images: int = 4) -> Path:
@@ -119,9 +119,7 @@ def test_objectnet_brings_its_own_map(
     torch.nn.init.constant_(model.head.bias, 0.0)
     with torch.no_grad():
         model.head.bias[979] = 9.0
-    meta = {"architecture": "R14x0.25", "root": "small", "norm": "gn_ws", "classes": names,
-            "crop": 24}  # fmt: skip
-    write_checkpoint(tmp_path / "ilsvrc", model, meta)
+    write_checkpoint(tmp_path / "ilsvrc", model, upstream_meta("R14x0.25", names, crop=24))
     photos = labelled(tmp_path / "images", "alarm_clock", "band_aid")
     assert call(
         "evaluate", tmp_path / "ilsvrc", photos, "--class-map", mappings,

@@ -66,9 +66,9 @@ def test_there_and_back_is_the_same_function(
     x = torch.randn(1, 3, 48, 48)
     assert torch.equal(first(x), second(x))
     assert torch.equal(first(x), third(x))
-    assert meta["classes"] == list("abcdefg")
+    assert meta.classes == tuple("abcdefg")
     code, out, _ = heard(capsys, "weights", "show", folder)
-    assert meta["digest"] in out
+    assert meta.digest in out
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from PIL import Image
 from bigtransfer.data.audit import audit
 from bigtransfer.data.validation import validate
 from bigtransfer.errors import ConfigError, GateError
-from fixtures.datasets import ASKED
+from fixtures.datasets import rules
 from fixtures.images import scene, write_image
 
 
@@ -29,12 +29,10 @@ def manifests(tmp_path: Path) -> Path:
 
 
 def revalidate(folder: Path, name: str, **changes: Any) -> None:
-    from dataclasses import replace
-
     validate(
-        folder / name, name, manifest_path=folder / "datasets" / name / "manifest.parquet",
-        report=folder / "datasets" / name / "validation", asked=replace(ASKED, **changes),
-        params={},
+        folder / name, name, rules(**changes),
+        manifest_path=folder / "datasets" / name / "manifest.parquet",
+        report=folder / "datasets" / name / "validation",
     )  # fmt: skip
 
 
@@ -95,14 +93,10 @@ def test_test_image_seen_upstream_is_a_leak(manifests: Path, change: Any, how: s
 def test_training_images_of_the_task_may_be_known_upstream(manifests: Path) -> None:
     shutil.rmtree(manifests.parent / "task")
     shutil.copytree(manifests.parent / "upstream", manifests.parent / "task")
-    revalidate(manifests.parent, "task", val=0.0, test=0.0, rules=_train_only())
+    revalidate(
+        manifests.parent, "task", splits={"val": 0.0, "test": 0.0}, required_splits=("train",)
+    )
     assert run(manifests)["success"]
-
-
-def _train_only() -> Any:
-    from dataclasses import replace
-
-    return replace(ASKED.rules, required_splits=("train",))
 
 
 def test_dataset_without_manifest_is_named(manifests: Path) -> None:

@@ -15,6 +15,7 @@ from bigtransfer.data.batches import Squares
 from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.manifest import column, read_manifest, with_column, write_manifest
 from bigtransfer.data.packing import (
+    Packing,
     join_parts,
     write_part,
     write_shards,
@@ -49,8 +50,9 @@ def test_any_tar_tool_reads_them(packed: Path) -> None:
 
 
 def test_packing_twice_gives_the_same_bytes(packed: Path, photos: Path) -> None:
-    write_shards(photos, photos.parent / "manifest.parquet", photos.parent / "again",
-                 shard_bytes=4000, short_side=None, seed=0)  # fmt: skip
+    write_shards(
+        photos, photos.parent / "manifest.parquet", photos.parent / "again", Packing(4000, None, 0)
+    )
     assert digest_of(packed) == digest_of(photos.parent / "again")
 
 
@@ -58,8 +60,9 @@ def test_image_changed_after_validation_is_refused(photos: Path) -> None:
     validated(photos)
     write_image(photos / "class_0" / "4.png", 999)
     with pytest.raises(DatasetError, match=r"class_0/4.png' changed since it was validated"):
-        write_shards(photos, photos.parent / "manifest.parquet", photos.parent / "s",
-                     shard_bytes=4000, short_side=None, seed=0)  # fmt: skip
+        write_shards(
+            photos, photos.parent / "manifest.parquet", photos.parent / "s", Packing(4000, None, 0)
+        )
     assert not (photos.parent / "s").exists()
 
 
@@ -107,7 +110,7 @@ def test_large_splits_have_a_multiple_of_64_shards_of_equal_length(photos: Path)
     for label in range(3):
         for i in range(10, 60):
             write_image(photos / f"class_{label}" / f"{i}.png", 100 * label + i)
-    validated(photos, val=0.05, test=0.05)
+    validated(photos, splits={"val": 0.05, "test": 0.05})
     made = plan(photos, shard_bytes=1000)
     lengths = np.diff(made.bounds)
     assert made.num_shards > 64
@@ -154,7 +157,7 @@ def test_several_labels_are_a_row_of_the_index(photos: Path) -> None:
     validate_table(photos)
     pack(photos / "list.csv", photos.parent / "shards")
     shards = open_shards(photos.parent / "shards")
-    assert (shards.classes, shards.summary["multi_label"]) == (["a", "b"], True)
+    assert (shards.classes, shards.summary.multi_label) == (["a", "b"], True)
     rows = np.arange(20)
     targets = shards.targets(rows)
     assert targets.shape == (20, 2)

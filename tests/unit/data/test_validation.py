@@ -12,15 +12,19 @@ from PIL import Image
 from bigtransfer.data.inspection import ImageFacts, Limits, inspect_image
 from bigtransfer.data.manifest import read_manifest
 from bigtransfer.data.sources.opening import open_source
+from bigtransfer.data.validation import asked_of
 from bigtransfer.errors import ConfigError, DatasetError, GateError
 from bigtransfer.storage import sha256_file
-from fixtures.datasets import LIMITS, validated
+from fixtures.datasets import rules, validated
 from fixtures.images import write_image
 from fixtures.project import SHARED
 
 
 def manifest_rows(root: Path) -> list[dict[str, Any]]:
     return list(read_manifest(root.parent / "manifest.parquet")[0].to_pylist())
+
+
+LIMITS = asked_of(rules()).limits
 
 
 def inspect(path: Path, limits: Limits = LIMITS) -> ImageFacts:
@@ -38,13 +42,13 @@ def refusal(root: Path, **changes: Any) -> str:
 
 def test_good_folder_passes_with_splits_per_class(photos: Path) -> None:
     counts = validated(photos)
-    assert counts["splits"] == {"train": 18, "val": 6, "test": 6}
+    assert counts.splits == {"train": 18, "val": 6, "test": 6}
     metadata = read_manifest(photos.parent / "manifest.parquet")[1]
     rows = manifest_rows(photos)
     assert len(rows) == 30
-    assert metadata["dataset"] == "photos"
+    assert metadata.dataset == "photos"
     verdict = photos.parent / "validation" / "validation.json"
-    assert metadata["validation_sha256"] == sha256_file(verdict)
+    assert metadata.validation_sha256 == sha256_file(verdict)
     assert {r["split"] for r in rows if r["labels"] == ["class_1"]} == {"train", "val", "test"}
     assert "class_1" in (photos.parent / "validation" / "index.html").read_text()
 
@@ -88,7 +92,7 @@ def test_copies_stay_in_one_split_and_are_flagged(photos: Path) -> None:
     for i in range(20):
         (photos / "class_0" / f"copy{i}.png").write_bytes((photos / "class_0/0.png").read_bytes())
     counts = validated(photos)
-    assert counts["flags"] == {"duplicate": 20}
+    assert counts.flags == {"duplicate": 20}
     rows = manifest_rows(photos)
     assert len({r["split"] for r in rows if "copy" in r["path"]}) == 1
 
@@ -113,7 +117,7 @@ def test_lone_split_is_accepted_with_a_flag(photos: Path) -> None:
     photos.rename(photos.parent / "lone" / "val")
     lone = photos.parent / "lone"
     counts = validated(lone, required_splits=("val",))
-    assert counts["splits"] == {"val": 30}
+    assert counts.splits == {"val": 30}
     report = json.loads((lone.parent / "validation" / "validation.json").read_text())
     assert report["notes"][0].startswith("only the split 'val' is there")
     assert "'train' (0)" in refusal(lone, required_splits=("train", "val"))
@@ -147,7 +151,7 @@ def test_system_files_are_counted_not_used(photos: Path) -> None:
     (photos / ".DS_Store").touch()
     (photos / "class_0" / "Thumbs.db").touch()
     counts = validated(photos)
-    assert (counts["images"], counts["ignored_files"]) == (30, 2)
+    assert (counts.images, counts.ignored_files) == (30, 2)
 
 
 def test_loop_of_links_ends(photos: Path) -> None:
@@ -223,13 +227,13 @@ def test_unreadable_files_are_named(photos: Path) -> None:
 
 def test_quarantine_leaves_out_within_its_budget_and_deletes_nothing(photos: Path) -> None:
     (photos / "class_0" / "bad.png").write_text("nothing")
-    counts = validated(photos, quarantine=True, bad_budget=0.1)
-    assert (counts["images"], counts["rejected"]) == (30, 1)
+    counts = validated(photos, on_bad="quarantine", bad_budget=0.1)
+    assert (counts.images, counts.rejected) == (30, 1)
     assert "class_0/bad.png" not in {r["path"] for r in manifest_rows(photos)}
     listed = (photos.parent / "validation" / "quarantine.csv").read_text().splitlines()
     assert listed == ["path,reason", "class_0/bad.png,not an image (7 bytes of something else)"]
     assert (photos / "class_0" / "bad.png").exists()
-    assert "at most 1 % unusable images" in refusal(photos, quarantine=True, bad_budget=0.01)
+    assert "at most 1 % unusable images" in refusal(photos, on_bad="quarantine", bad_budget=0.01)
 
 
 def test_excluded_images_are_left_out_and_must_exist(photos: Path) -> None:
@@ -292,7 +296,7 @@ def test_unusable_images_take_no_place_in_a_split(photos: Path) -> None:
     before = {r["path"]: r["split"] for r in manifest_rows(photos)}
     for i in range(8):
         (photos / "class_0" / f"bad{i}.png").write_text("nothing")
-    validated(photos, quarantine=True, bad_budget=0.5)
+    validated(photos, on_bad="quarantine", bad_budget=0.5)
     assert {r["path"]: r["split"] for r in manifest_rows(photos)} == before
 
 
@@ -323,7 +327,7 @@ def split_photos(folder: Path, **counts: int) -> Path:
 
 def test_validation_images_come_from_train_where_the_source_has_none(tmp_path: Path) -> None:
     photos = split_photos(tmp_path, train=10, test=4)
-    assert validated(photos)["splits"] == {"train": 16, "val": 4, "test": 8}
+    assert validated(photos).splits == {"train": 16, "val": 4, "test": 8}
     taken = {row["path"] for row in manifest_rows(photos) if row["split"] == "val"}
     assert {Path(path).parts[:2] for path in taken} == {("train", "a"), ("train", "b")}
     page = (tmp_path / "validation" / "index.html").read_text("utf-8")
@@ -332,11 +336,11 @@ def test_validation_images_come_from_train_where_the_source_has_none(tmp_path: P
 
 def test_nothing_is_taken_from_train_unless_asked(tmp_path: Path) -> None:
     photos = split_photos(tmp_path, train=10, test=4)
-    assert validated(photos, required_splits=("train", "test"))["splits"] == {
+    assert validated(photos, required_splits=("train", "test")).splits == {
         "train": 20,
         "test": 8,
     }
-    assert "val" in refusal(photos, val=0.0)
+    assert "val" in refusal(photos, splits={"val": 0.0, "test": 0.2})
 
 
 def test_a_missing_test_split_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from bigtransfer.metrics.calibration import (
     abstain_threshold,
     calibrated,
     calibration_error,
-    calibration_of,
     fit_temperature,
     reliability,
 )
@@ -42,7 +41,7 @@ def test_calibration_error_by_hand() -> None:
     correct = np.array([True, False, True, False])
     # Two bins of two: |0.95 - 0.5| and |0.55 - 0.5|.
     assert calibration_error(sure, correct, bins=10) == pytest.approx((0.45 + 0.05) / 2)
-    assert [row["images"] for row in reliability(sure, correct, bins=10)] == [2, 2]
+    assert [own.images for own in reliability(sure, correct, bins=10)] == [2, 2]
 
 
 def test_a_fitted_temperature_calibrates() -> None:
@@ -66,15 +65,3 @@ def test_equal_confidences_are_answered_together() -> None:
     sure = np.array([0.9, 0.9, 0.9])
     assert abstain_threshold(sure, np.array([True, False, True]), 0.9) is None
     assert abstain_threshold(sure, np.array([True, False, True]), 0.6) == 0.9
-
-
-def test_what_a_validation_split_says() -> None:
-    logits, labels = drawn(1.0, 500)
-    said = calibration_of(logits, labels, multi_label=False, abstain_accuracy=0.9)
-    assert said["images"] == 500
-    assert said["top1"] == (logits.argmax(1) == labels).mean()
-    assert said["top5"] == 1.0
-    several = np.stack([labels, np.full(500, -1)], axis=1)
-    said = calibration_of(logits, several, multi_label=True, abstain_accuracy=0.9)
-    assert len(said["thresholds"]) == 5
-    assert 0.2 < said["map"] < 1.0

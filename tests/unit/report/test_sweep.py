@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 from bigtransfer.report.sweep import (
     Published,
     SweptTask,
@@ -10,21 +8,17 @@ from bigtransfer.report.sweep import (
     group_rows,
     table_rows,
 )
-
-
-def row(init: str, k: int | str, low: float, middle: float, high: float) -> dict[str, Any]:
-    return {"init": init, "examples_per_class": k, "metric": "top1", "min": low,
-            "median": middle, "max": high, "seeds": 5}  # fmt: skip
-
+from fixtures.reports import summary_row
 
 TASKS = [
     SweptTask(
         "pets", "natural",
-        [row("upstream", 5, 0.4, 0.5, 0.7), row("scratch", 5, 0, 0.1, 0.2)], {"5": 82.3},
+        [summary_row("upstream", 5, 0.4, 0.5, 0.7), summary_row("scratch", 5, 0, 0.1, 0.2)],
+        {"5": 82.3},
     ),
-    SweptTask("flow_ers", "natural", [row("upstream", 5, 0.8, 0.9, 0.95)]),
+    SweptTask("flow_ers", "natural", [summary_row("upstream", 5, 0.8, 0.9, 0.95)]),
     SweptTask("dtd", "natural", missing="put it at data/dtd"),
-    SweptTask("dsprites", "structured", [row("upstream", 5, 0.1, 0.2, 0.3)]),
+    SweptTask("dsprites", "structured", [summary_row("upstream", 5, 0.1, 0.2, 0.3)]),
 ]  # fmt: skip
 
 
@@ -43,11 +37,11 @@ def test_group_means_say_how_many_tasks_are_in_them() -> None:
     assert means["all groups", "upstream"] == ("53.3", "3 of 4")
     first = group_rows(TASKS, {"natural": 7, "structured": 8})[0]
     assert first["tasks"] == "2 of 7"
-    assert group_rows([SweptTask("lone", rows=[row("upstream", 1, 0, 0, 0)])]) == []
+    assert group_rows([SweptTask("lone", rows=[summary_row("upstream", 1, 0, 0, 0)])]) == []
 
 
 def test_another_split_than_the_official_one_stays_out_of_the_means() -> None:
-    rows = [row("upstream", 5, 0, 0.8, 0.9)]
+    rows = [summary_row("upstream", 5, 0, 0.8, 0.9)]
     tasks = [*TASKS, SweptTask("svhn", "natural", official=False, rows=rows)]
     means = {(r["group"], r["init"]): (r["mean_of_medians"], r["tasks"]) for r in group_rows(tasks)}
     assert means["natural", "upstream"] == ("70.0", "2 of 4")
@@ -63,9 +57,9 @@ def test_what_others_printed_stands_beneath() -> None:
 
 def test_markdown_and_latex() -> None:
     text = as_markdown(TASKS)
-    assert "| pets | 5 | upstream | 40.0 ← **50.0** → 70.0 | 5 | 82.3 |" in text
+    assert "| pets | 5 | upstream | 40.0 ← **50.0** → 70.0 | 3 | 82.3 |" in text
     assert "| dtd |  |  | missing: put it at data/dtd |  |  |" in text
     assert "| natural | 5 | upstream | 70.0 | 2 of 3 |" in text
     latex = as_latex(TASKS)
-    assert r"flow\_ers & upstream & 5 & 80.0 & 90.0 & 95.0 & 5 \\" in latex
+    assert r"flow\_ers & upstream & 5 & 80.0 & 90.0 & 95.0 & 3 \\" in latex
     assert r"dtd & missing &" in latex

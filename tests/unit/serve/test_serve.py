@@ -15,7 +15,7 @@ from bigtransfer.serve import export as exporting
 from bigtransfer.serve.deployed import load_deployed
 from bigtransfer.serve.export import drawn_images
 from bigtransfer.serve.prediction import answers, as_row, image_files
-from fixtures.models import CLASSES, seven_photos
+from fixtures.models import CLASSES, seven_photos, upstream_meta
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def test_an_upstream_checkpoint_is_refused(tmp_path: Path) -> None:
     write_checkpoint(
         tmp_path / "up", create_model("R14x0.25", 3, "small"),
-        {"architecture": "R14x0.25", "root": "small", "norm": "gn_ws", "classes": CLASSES},
+        upstream_meta("R14x0.25", CLASSES),
     )  # fmt: skip
     with pytest.raises(CheckpointError, match="is not fine-tuned to a task"):
         load_deployed(tmp_path / "up")

@@ -6,15 +6,14 @@ from typing import Any
 import pytest
 
 from bigtransfer.errors import ConfigError
-from bigtransfer.metrics.comparison import compare_reports
-from bigtransfer.storage import as_json, new_folder
+from bigtransfer.evaluate.comparison import compare_reports
+from bigtransfer.storage import new_folder
+from fixtures.reports import task_report
 
 
-def report(folder: Path, hits: str, **changes: Any) -> Path:
-    facts = {"test_digest": "t", "dataset": "d", "test_images": len(hits), "multi_label": False,
-             "hits": hits, **changes}  # fmt: skip
+def report(folder: Path, hits: str | None, **changes: Any) -> Path:
     with new_folder(folder) as partial:
-        (partial / "report.json").write_text(as_json(facts))
+        task_report(hits=hits, **changes).write(partial)
     return folder
 
 
@@ -47,6 +46,6 @@ def test_reports_on_other_images_or_of_several_labels_are_refused(tmp_path: Path
     first = report(tmp_path / "a", "10")
     with pytest.raises(ConfigError, match="different test splits"):
         compare_reports(first, report(tmp_path / "b", "10", test_digest="u"))
-    several = report(tmp_path / "c", "10", multi_label=True)
+    several = report(tmp_path / "c", None)
     with pytest.raises(ConfigError, match="several labels"):
         compare_reports(several, several)

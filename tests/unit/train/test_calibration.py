@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigtransfer.train.calibration import calibration_of, multi_label_calibration_of
+
+
+def drawn(
+    temperature: float, images: int = 20_000
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Labels drawn from the probabilities of logits; the logits then multiplied."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(images, 5)) * 2
+    powers = np.exp(logits)
+    shares = powers / powers.sum(1, keepdims=True)
+    labels = (generator.random((images, 1)) > shares.cumsum(1)).sum(1).clip(0, 4)
+    return (logits * temperature).astype(np.float32), labels
+
+
+def test_what_a_validation_split_says() -> None:
+    logits, labels = drawn(1.0, 500)
+    said = calibration_of(logits, labels, abstain_accuracy=0.9)
+    assert said.images == 500
+    assert said.top1 == (logits.argmax(1) == labels).mean()
+    assert said.scores == {"top1": said.top1, "top5": 1.0}
+
+
+def test_images_that_were_trained_on_say_nothing() -> None:
+    logits, labels = drawn(1.0, 500)
+    said = calibration_of(logits, labels, abstain_accuracy=0.9, held_out=False)
+    assert (said.held_out, said.temperature, said.abstain_below) == (False, 1.0, None)
+
+
+def test_with_several_labels_each_class_has_a_threshold() -> None:
+    logits, labels = drawn(1.0, 500)
+    several = np.stack([labels, np.full(500, -1)], axis=1)
+    said = multi_label_calibration_of(logits, several)
+    assert len(said.thresholds) == 5
+    assert 0.2 < said.map < 1.0
+    half = multi_label_calibration_of(logits, several, held_out=False)
+    assert half.thresholds == (0.5,) * 5
