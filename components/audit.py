@@ -17,7 +17,7 @@ COMPONENT = Component(
     section="audit",
     reads={"datasets": "manifest of every dataset; or a folder of <dataset>/manifest.parquet"},
     writes={"audit": "folder with audit.json and index.html, whatever the verdict"},
-    several=("datasets",),
+    multiple=("datasets",),
 )
 
 

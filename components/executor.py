@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import math
-import random
-import time
 from collections.abc import Callable, Mapping
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 from bigtransfer.errors import ConfigError, InfrastructureError, StoppedError
+from bigtransfer.retry import doubling, retry
 
 _TRIES = 5
-_PAUSE_SECONDS = 10.0
+_PAUSE_SECONDS = 15.0
 _LONGEST_TEXT = 200
 
 
@@ -93,7 +93,7 @@ def _figures(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def patiently(run: Callable[[], None], say: Callable[[str], None]) -> None:
+def run_again(run: Callable[[], None], say: Callable[[str], None]) -> None:
     """Call `run` again when something outside failed that may work the next time.
 
     KFP's own retry cannot tell exit codes apart; it would repeat a wrong value as well.
@@ -102,16 +102,14 @@ def patiently(run: Callable[[], None], say: Callable[[str], None]) -> None:
         InfrastructureError: If it fails five times, or was stopped from outside.
         BigTransferError: At once, if it is no such failure.
     """
-    attempt = 1
-    while True:
-        try:
-            return run()
-        except StoppedError:
-            raise
-        except InfrastructureError as error:
-            if attempt == _TRIES:
-                raise
-            pause = _PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
-            attempt += 1
-            say(f"{error}; attempt {attempt} of {_TRIES} in {pause:.0f} s")
-            time.sleep(pause)
+    attempts = count(2)
+    retry(
+        run,
+        may_help=lambda error: (
+            isinstance(error, InfrastructureError) and not isinstance(error, StoppedError)
+        ),
+        pauses=islice(doubling(_PAUSE_SECONDS, longest=math.inf), _TRIES - 1),
+        tell=lambda error, seconds: say(
+            f"{error}; attempt {next(attempts)} of {_TRIES} in {seconds:.0f} s"
+        ),
+    )

@@ -43,7 +43,7 @@ class Component:
     """The declaration of a component: what `--help` shows and what the DAG test compares."""
 
     name: str
-    does: str
+    summary: str
     """What it does, one sentence."""
     params: str
     """Class of its section in `bigtransfer.config`."""
@@ -53,7 +53,7 @@ class Component:
     """Flag -> what the path must hold."""
     writes: Mapping[str, str] = field(default_factory=dict)
     """Flag -> what is written there."""
-    several: tuple[str, ...] = ()
+    multiple: tuple[str, ...] = ()
     """Flags among `reads` that take more than one path."""
     addresses: tuple[str, ...] = ()
     """Flags that take an `s3://` address as well as a path."""
@@ -111,10 +111,10 @@ def parser(component: Component) -> argparse.ArgumentParser:
     family = component.section.endswith("<name>")
     result = argparse.ArgumentParser(
         prog=f"python -m components.{component.name}",
-        description=component.does,
+        description=component.summary,
         allow_abbrev=False,
         epilog="Exit codes: 0 done, 2 yours to mend, 3 a gate said no, 4 another run writes the "
-        "same output, 75 try again, 1 a bug of ours.",
+        "same output, 75 try again, 1 our bug.",
     )
     source = result.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -141,7 +141,7 @@ def parser(component: Component) -> argparse.ArgumentParser:
                 type=_place if flag in component.addresses else Path,
                 required=True,
                 metavar="PATH",
-                nargs="+" if flag in component.several else None,
+                nargs="+" if flag in component.multiple else None,
                 help=f"{verb}: {text}",
             )
     for flag, text in component.options.items():
@@ -185,7 +185,7 @@ def _execute(
     component: Component, run: Run, arguments: argparse.Namespace, stage_name: str
 ) -> None:
     from bigtransfer.storage import lock, sha256_json
-    from components.executor import ExecutorInput, patiently
+    from components.executor import ExecutorInput, run_again
 
     executor = ExecutorInput(arguments.executor_input) if arguments.executor_input else None
     params = _params(component, arguments)
@@ -209,7 +209,7 @@ def _execute(
                 executor.report(writes)
             return
         say = partial(print, f"{stage_name}:", file=sys.stderr, flush=True)
-        patiently(lambda: _run_tracked(component, run, params, paths, stage_name), say)
+        run_again(lambda: _run_tracked(component, run, params, paths, stage_name), say)
         executor.report(writes)
 
 

@@ -1,4 +1,4 @@
-"""Register the model of one task in MLflow and settle its alias."""
+"""Register the model of one task in MLflow and set its alias."""
 
 from __future__ import annotations
 

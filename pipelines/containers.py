@@ -17,7 +17,7 @@ from kfp.dsl import HTML, ClassificationMetrics, Dataset, Input, Metrics, Model,
 class Kind(NamedTuple):
     """A component as KFP sees it."""
 
-    does: str
+    summary: str
     target: str
     """Of the Dockerfile: the image that holds what it needs."""
     reads: Mapping[str, Any]
@@ -67,7 +67,7 @@ KINDS = {
 
 
 def component(
-    name: str, image: str, several: Mapping[str, int] | None = None, processes: int = 1
+    name: str, image: str, multiple: Mapping[str, int] | None = None, processes: int = 1
 ) -> Any:
     """Return a component for a pipeline.
 
@@ -75,10 +75,10 @@ def component(
         name: Of the component.
         image: That holds it.
         processes: On its node, by `torchrun`.
-        several: Input -> how many paths it takes; such an input `x` has the names x_0, x_1, …
+        multiple: Input -> how many paths it takes; such an input `x` has the names x_0, x_1, …
     """
     kind = KINDS[name]
-    counts = several or {}
+    counts = multiple or {}
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         if processes > 1
@@ -106,7 +106,7 @@ def component(
         )
 
     # kfp reads name, docstring and signature, and passes everything by position.
-    line.__name__, line.__doc__ = name, kind.does
+    line.__name__, line.__doc__ = name, kind.summary
     line.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation)

@@ -197,11 +197,11 @@ class _Wiring:
             )
             registered.set_caching_options(False)  # it speaks of MLflow, not of its inputs alone
 
-    def _task(self, stage: str, several: Mapping[str, int] | None = None, **inputs: Any) -> Any:
+    def _task(self, stage: str, multiple: Mapping[str, int] | None = None, **inputs: Any) -> Any:
         name = stage.partition("@")[0]
         cluster = self._params.cluster
         made = containers.component(
-            name, image_of(name, cluster, self._tag), several, processes_of(name, cluster)
+            name, image_of(name, cluster, self._tag), multiple, processes_of(name, cluster)
         )
         task = made(**inputs)
         task.set_display_name(stage)

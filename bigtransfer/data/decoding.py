@@ -153,7 +153,7 @@ _PILLOW_FAILS = (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexE
 
 
 def _opened(data: bytes) -> Image.Image:
-    _settle_pillow()
+    _configure_pillow()
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -165,7 +165,7 @@ def _opened(data: bytes) -> Image.Image:
 
 
 @cache
-def _settle_pillow() -> None:
+def _configure_pillow() -> None:
     """Leave pixel bombs to our own limits, and be quiet about odd metadata.
 
     Once per process: `warnings.catch_warnings` is not safe with threads. Our limit is checked on

@@ -143,7 +143,7 @@ def _module(path: Path) -> Any:
     except Exception as error:  # whatever the user's file does wrong is the user's to mend …
         frames = traceback.extract_tb(error.__traceback__)
         if frames[-1].filename.startswith(_OURS):
-            raise  # … but what our library does wrong is a bug of ours
+            raise  # … but what our library does wrong is our bug
         here = [frame for frame in frames if frame.filename == str(path)] or frames[-1:]
         raise ConfigError(
             f"{path}, line {here[-1].lineno}: {type(error).__name__}: {error}"

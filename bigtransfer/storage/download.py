@@ -187,7 +187,7 @@ def _receive(url: str, part: _Part) -> _Offer:
     except urllib.error.HTTPError as error:
         if error.code in _GONE:
             raise ConfigError(
-                f"{url!r} is not to be had: the server says {error.code} {error.reason}; check "
+                f"{url!r} cannot be fetched: the server says {error.code} {error.reason}; check "
                 "the name"
             ) from error
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:

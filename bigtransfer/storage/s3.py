@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bigtransfer.errors import ConfigError, InfrastructureError, StorageError
+from bigtransfer.retry import retry
 from bigtransfer.storage.local import sha256_file
 from bigtransfer.storage.tree import Contents, TreeFile, all_of
 
@@ -103,7 +102,7 @@ class S3Tree:
             request["Range"] = f"bytes={offset}-{last}"
 
         with explained(place):
-            data = _insist(lambda: _body(self._client.get_object(**request)))
+            data = _retried(lambda: _body(self._client.get_object(**request)))
         return all_of(data, length)
 
 
@@ -169,7 +168,7 @@ def upload(s3: Any, source: Path, place: S3Path) -> bool:
     if exists_with(s3, place, sha256):
         return False
     with explained(place):
-        _insist(
+        _retried(
             lambda: s3.upload_file(
                 str(source),
                 place.bucket,
@@ -212,7 +211,7 @@ def download(s3: Any, place: S3Path) -> bytes | None:
 
     with explained(place):
         try:
-            return _insist(lambda: _body(s3.get_object(Bucket=place.bucket, Key=place.key)))
+            return _retried(lambda: _body(s3.get_object(Bucket=place.bucket, Key=place.key)))
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") == "NoSuchKey":
                 return None
@@ -237,8 +236,12 @@ def _body(answer: Any) -> bytes:
     return body
 
 
-def _insist(action: Callable[[], _T]) -> _T:
+def _retried(action: Callable[[], _T]) -> _T:
     """Repeat what was cut in the middle; boto3 itself retries only until a body begins."""
+    return retry(action, may_help=_was_cut, pauses=[0.1 * 2**n for n in range(_TRIES - 1)])
+
+
+def _was_cut(error: Exception) -> bool:
     from boto3.exceptions import S3UploadFailedError
     from botocore.exceptions import (
         ConnectionClosedError,
@@ -247,24 +250,17 @@ def _insist(action: Callable[[], _T]) -> _T:
         ResponseStreamingError,
     )
 
-    for attempt in range(_TRIES):
-        try:
-            return action()
-        except (
-            ConnectionClosedError,
-            IncompleteReadError,
-            ReadTimeoutError,
-            ResponseStreamingError,
-            ConnectionError,
-            S3UploadFailedError,
-        ) as error:
-            refused = isinstance(error, S3UploadFailedError) and any(
-                word in str(error) for word in ("NoSuchBucket", "AccessDenied", "Redirect")
-            )
-            if refused or attempt == _TRIES - 1:
-                raise
-            time.sleep(random.uniform(0, 0.1 * 2**attempt))  # jitter: no result depends on it
-    raise AssertionError("unreachable")
+    if isinstance(error, S3UploadFailedError):
+        refusals = ("NoSuchBucket", "AccessDenied", "Redirect")
+        return not any(word in str(error) for word in refusals)
+    return isinstance(
+        error,
+        ConnectionClosedError
+        | IncompleteReadError
+        | ReadTimeoutError
+        | ResponseStreamingError
+        | ConnectionError,
+    )
 
 
 _ADVICE = {

@@ -50,7 +50,7 @@ def register(
     test_digest: str,
     promote: str,
 ) -> Registration:
-    """Register a network unless this checkpoint is registered already; then settle the aliases.
+    """Register a network unless this checkpoint is registered already; then set the aliases.
 
     Args:
         project: The project's root, beside which the local database lies.
@@ -87,7 +87,7 @@ def register(
             place = {"experiment_id": experiment, "parent_run_id": parent}
             version = _log(client, place, name, model, checkpoint, all_tags, metrics, dataset)
         _describe(client, version, all_tags, description)
-        alias, reason = _settle(client, name, version, test_digest, score, promote)
+        alias, reason = _set_alias(client, name, version, test_digest, score, promote)
     return Registration(
         name=name,
         version=str(version.version),
@@ -245,7 +245,7 @@ def _log(
         )
 
 
-def _settle(
+def _set_alias(
     client: Any, name: str, version: Any, test_digest: str, score: float, promote: str
 ) -> tuple[str, str]:
     """Set the aliases; return the version's alias and the reason in words."""

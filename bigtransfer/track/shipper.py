@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import random
 import sys
 import time
 import traceback
@@ -24,6 +23,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bigtransfer.retry import doubling, retry
 from bigtransfer.track.journal import LAST_STAGE, SHIPPER_LOCK, unsent, wait_for
 from bigtransfer.track.origin import Origin, is_alive
 from bigtransfer.track.runs import (
@@ -115,13 +115,13 @@ class _Shipment:
         chunks = iter(self._follower)
         start, *rest = next(chunks)
         self._start = start
-        self._insist(self._open)
+        self._retried(self._open)
         self._monitor = _SystemMetrics(self._run)
         try:
             end = self._replay(rest) or next(filter(None, map(self._replay, chunks)))
         finally:
             self._monitor.finish()
-        self._insist(lambda: self._close(end))
+        self._retried(lambda: self._close(end))
 
     def _open(self) -> None:
         start = self._start
@@ -167,7 +167,7 @@ class _Shipment:
             waiting = []
             if entry["kind"] == "end":
                 return entry
-            self._insist(lambda: self._tell(entry))  # noqa: B023  # called before the next turn
+            self._retried(lambda: self._tell(entry))  # noqa: B023  # called before the next turn
         self._send_points(waiting)
         return None
 
@@ -203,7 +203,7 @@ class _Shipment:
         ]
         for first in range(0, len(points), _POINTS_AT_A_TIME):
             some = points[first : first + _POINTS_AT_A_TIME]
-            self._insist(lambda: self._client.log_batch(self._run, metrics=some))  # noqa: B023
+            self._retried(lambda: self._client.log_batch(self._run, metrics=some))  # noqa: B023
 
     def _join_earlier(self, key: str) -> None:
         """Go on in the run of the same training that was interrupted, if there is one.
@@ -233,17 +233,15 @@ class _Shipment:
             self._client.set_terminated(self._run, end["status"], end["time"])
         _close_parent(self._client, self._journal, self._start["stage"], self._parent, end)
 
-    def _insist(self, action: Callable[[], _T]) -> _T:
+    def _retried(self, action: Callable[[], _T]) -> _T:
         """Do it, again and again while the server is away and the stage goes on."""
-        pause = 0.2
-        while True:
-            try:
-                return action()
-            except Exception as error:
-                if not _is_away(error) or self._follower.seconds_since_end() > _SECONDS_AFTER_END:
-                    raise
-                time.sleep(random.uniform(pause / 2, pause))  # jitter: no result depends on it
-                pause = min(2 * pause, _LONGEST_PAUSE)
+        return retry(
+            action,
+            may_help=lambda error: (
+                _is_away(error) and self._follower.seconds_since_end() <= _SECONDS_AFTER_END
+            ),
+            pauses=doubling(0.2, longest=_LONGEST_PAUSE),
+        )
 
 
 def _is_away(error: Exception) -> bool:

@@ -17,7 +17,7 @@ from bigtransfer.storage import sha256_json
 
 _PACKAGE = Path(__file__).parents[1]
 _NAME = _PACKAGE.name
-_WITHOUT_EFFECT = ("errors", "progress", "storage", "config", "track")
+_WITHOUT_EFFECT = ("errors", "progress", "retry", "storage", "config", "track")
 """Rooms whose code changes no result: the values of `config` are in the fingerprint themselves."""
 
 

@@ -17,6 +17,7 @@ SAYS_ONLY = {
     "components/executor.py",
     "bigtransfer/errors.py",
     "bigtransfer/progress.py",
+    "bigtransfer/retry.py",
     "bigtransfer/__init__.py",
 }
 

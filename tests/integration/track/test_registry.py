@@ -160,6 +160,6 @@ def test_an_artifact_store_that_takes_nothing_is_one_line(
 def test_a_bug_of_ours_stays_a_bug(
     tracked: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bigtransfer.track.registry._settle", lambda *_: 1 / 0)
+    monkeypatch.setattr("bigtransfer.track.registry._set_alias", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         put(tracked, folder, "d1", 0.5)

@@ -8,8 +8,7 @@ import pytest
 
 from bigtransfer.errors import ConfigError, InfrastructureError, StoppedError
 from bigtransfer.storage import digest_of, new_folder
-from components import executor
-from components.executor import ExecutorInput, patiently
+from components.executor import ExecutorInput, run_again
 from fixtures.executor import given, said
 
 
@@ -65,15 +64,15 @@ def failing(*errors: Exception) -> tuple[Callable[[], None], list[int]]:
 def test_what_may_work_the_next_time_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     told: list[str] = []
-    monkeypatch.setattr(executor.time, "sleep", pauses.append)
+    monkeypatch.setattr("bigtransfer.retry.time.sleep", pauses.append)
     run, calls = failing(*[InfrastructureError("the bucket is away")] * 4)
-    patiently(run, told.append)
+    run_again(run, told.append)
     assert calls == [5]
-    assert all(5 * 2**i <= pause <= 15 * 2**i for i, pause in enumerate(pauses))
+    assert all(7.5 * 2**i <= pause <= 15 * 2**i for i, pause in enumerate(pauses))
     assert told[0].startswith("the bucket is away; attempt 2 of 5 in ")
     run, calls = failing(*[InfrastructureError("the bucket is away")] * 5)
     with pytest.raises(InfrastructureError):
-        patiently(run, told.append)
+        run_again(run, told.append)
     assert calls == [5]
 
 
@@ -81,5 +80,5 @@ def test_what_may_work_the_next_time_is_tried_again(monkeypatch: pytest.MonkeyPa
 def test_what_will_not_is_not(error: Exception) -> None:
     run, calls = failing(error)
     with pytest.raises(type(error)):
-        patiently(run, print)
+        run_again(run, print)
     assert calls == [1]
