@@ -33,13 +33,13 @@ def run(stage: Stage, params: AuditParams, *, datasets: list[Path], audit: Path)
         on_leak=params.on_leak,
     )
     stage.journal.file(audit / "audit.json")
-    stage.journal.tags({"audit": "pass" if result["success"] else "leaks reported"})
+    stage.journal.tags({"audit": "pass" if result.success else "leaks reported"})
     if params.upstream is None:
         print("not compared: which images the given weights have seen is not known")
-    for row in result["compared"]:
+    for row in result.compared:
         print(
-            f"{row['downstream']}: {row['downstream_images']:,} images compared with "
-            f"{row['upstream_images']:,} of {row['upstream']}: {row['leaks']} leaks"
+            f"{row.downstream}: {row.downstream_images:,} images compared with "
+            f"{row.upstream_images:,} of {row.upstream}: {row.leaks} leaks"
         )
 
 

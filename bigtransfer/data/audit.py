@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from bigtransfer.artifacts.audit import Audit, Compared, Leak
 from bigtransfer.data.copies import find_between
 from bigtransfer.data.fingerprint import THUMB_SIDE, Fingerprints
 from bigtransfer.data.manifest import column, comparable, fingerprints, read_manifest
@@ -36,7 +36,7 @@ def audit(
     upstream: str | None,
     downstream: Sequence[str],
     on_leak: str,
-) -> dict[str, Any]:
+) -> Audit:
     """Look for downstream validation and test images among the upstream training images.
 
     Args:
@@ -62,7 +62,8 @@ def audit(
                 f"dataset {name!r} has no manifest below {', '.join(map(str, manifests))}; run "
                 f"`validate@{name}` first"
             )
-    leaks: list[dict[str, Any]] = []
+    leaks: list[Leak] = []
+    pictures: list[tuple[str, str]] = []
     compared = []
     if upstream is not None:
         source, facts = read_manifest(known[upstream])
@@ -74,38 +75,39 @@ def audit(
         off = 0 in (facts.near_duplicate_side, own.near_duplicate_side)
         found = find_between(_columns(table, side, off), _columns(source, side, off))
         compared.append(
-            {
-                "upstream": upstream,
-                "downstream": name,
-                "upstream_images": len(source),
-                "downstream_images": len(table),
-                "leaks": len({c.first for c in found}),
-                "by_looks": not off,
-            }
+            Compared(
+                upstream=facts.dataset,
+                downstream=name,
+                upstream_images=len(source),
+                downstream_images=len(table),
+                leaks=len({c.first for c in found}),
+                by_looks=not off,
+            )
         )
         leaks += [
-            {
-                "downstream": name,
-                "how": copy.how,
-                "downstream_path": table["path"][copy.first].as_py(),
-                "downstream_split": table["split"][copy.first].as_py(),
-                "upstream_path": source["path"][copy.second].as_py(),
-                "pictures": [_thumb(table, copy.first), _thumb(source, copy.second)],
-            }
+            Leak(
+                downstream=name,
+                how=copy.how,
+                downstream_path=table["path"][copy.first].as_py(),
+                downstream_split=table["split"][copy.first].as_py(),
+                upstream_path=source["path"][copy.second].as_py(),
+            )
             for copy in found
         ]
-    result = {
-        "success": not leaks,
-        "datasets": {name: sha256_file(known[name]) for name in sides},
-        "compared": compared,
-        "leaks": [{k: v for k, v in leak.items() if k != "pictures"} for leak in leaks],
-    }
+        shown = found[: max(0, _SHOWN - len(pictures))]
+        pictures += [(_thumb(table, copy.first), _thumb(source, copy.second)) for copy in shown]
+    result = Audit(
+        success=not leaks,
+        datasets={name: sha256_file(known[name]) for name in sides},
+        compared=tuple(compared),
+        leaks=tuple(leaks),
+    )
     with new_folder(output) as folder:
-        (folder / "audit.json").write_text(as_json(result), "utf-8")
+        result.write(folder)
         html = page.render(
             Path(__file__).with_name("audit.html"),
-            **result | {"leaks": leaks[:_SHOWN]},
-            num_leaks=len(leaks),
+            audit=result,
+            pictures=pictures,
             exclude=_exclude(leaks),
             upstream=upstream,
             on_leak=on_leak,
@@ -116,10 +118,9 @@ def audit(
     return result
 
 
-def _refusal(leaks: Sequence[Mapping[str, Any]], upstream: str, output: Path) -> str:
+def _refusal(leaks: Sequence[Leak], upstream: str, output: Path) -> str:
     lines = [
-        f"  {k['downstream']} {k['downstream_split']}: {k['downstream_path']!r}: {k['how']} "
-        f"{k['upstream_path']!r}"
+        f"  {k.downstream} {k.downstream_split}: {k.downstream_path!r}: {k.how} {k.upstream_path!r}"
         for k in leaks[:_NAMED]
     ]
     if len(leaks) > _NAMED:
@@ -158,6 +159,6 @@ def _thumb(table: pa.Table, row: int) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _exclude(leaks: Sequence[Mapping[str, Any]]) -> str:
-    paths = sorted({str(leak["upstream_path"]) for leak in leaks})
+def _exclude(leaks: Sequence[Leak]) -> str:
+    paths = sorted({leak.upstream_path for leak in leaks})
     return "exclude:\n" + "\n".join(f"  - {as_json(path).strip()}" for path in paths)

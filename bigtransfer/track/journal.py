@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class Journal:
                 start_new_session=True,
             )
 
-    def params(self, values: dict[str, Any]) -> None:
+    def params(self, values: Mapping[str, object]) -> None:
         """Note the params of the stage."""
         self._append("params", values=values)
 
@@ -89,7 +90,7 @@ class Journal:
         """Note facts to search runs by."""
         self._append("tags", values=values)
 
-    def dataset(self, name: str, digest: str, path: str, profile: dict[str, Any]) -> None:
+    def dataset(self, name: str, digest: str, path: str, profile: Mapping[str, object]) -> None:
         """Note a dataset that this stage used, by digest."""
         self._append("dataset", name=name, digest=digest, path=path, profile=profile)
 

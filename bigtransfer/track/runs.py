@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -113,7 +113,7 @@ def known_points(client: Any, run: str) -> dict[str, set[int]]:
 
 
 def log_dataset(
-    client: Any, run_id: str, name: str, digest: str, path: str, profile: dict[str, Any]
+    client: Any, run_id: str, name: str, digest: str, path: str, profile: Mapping[str, object]
 ) -> None:
     """Note a dataset as an input of a run, by digest.
 

@@ -71,7 +71,7 @@ def test_manifest_and_shards_are_read(written: Path) -> None:
         [written / "manifest.parquet"], written / "audit", upstream="colours",
         downstream=("colours",), on_leak="error",
     )  # fmt: skip
-    assert again["success"]
+    assert again.success
 
 
 def test_an_upstream_checkpoint_is_loaded_and_fine_tuned(written: Path) -> None:

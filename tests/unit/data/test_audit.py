@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bigtransfer.artifacts.audit import Audit
 from bigtransfer.data.audit import audit
 from bigtransfer.data.validation import validate
 from bigtransfer.errors import ConfigError, GateError
@@ -36,7 +37,7 @@ def revalidate(folder: Path, name: str, **changes: Any) -> None:
     )  # fmt: skip
 
 
-def run(manifests: Path, **changes: Any) -> dict[str, Any]:
+def run(manifests: Path, **changes: Any) -> Audit:
     settings: dict[str, Any] = {
         "upstream": "upstream", "downstream": ("task",), "on_leak": "error", **changes,
     }  # fmt: skip
@@ -52,9 +53,9 @@ def paths_of(manifests: Path, name: str, split: str) -> list[str]:
 
 def test_different_images_pass(manifests: Path) -> None:
     result = run(manifests)
-    assert result["success"]
-    assert result["compared"][0]["upstream_images"] == len(paths_of(manifests, "upstream", "train"))
-    assert json.loads((manifests.parent / "audit" / "audit.json").read_text()) == result
+    assert result.success
+    assert result.compared[0].upstream_images == len(paths_of(manifests, "upstream", "train"))
+    assert Audit.read(manifests.parent / "audit") == result
 
 
 @pytest.mark.parametrize(
@@ -85,9 +86,9 @@ def test_test_image_seen_upstream_is_a_leak(manifests: Path, change: Any, how: s
     page = (manifests.parent / "audit" / "index.html").read_text()
     assert f'- "{seen}"' in page.replace("&#34;", '"')
     assert not json.loads((manifests.parent / "audit" / "audit.json").read_text())["success"]
-    assert not run(manifests, on_leak="report")["success"]
+    assert not run(manifests, on_leak="report").success
     revalidate(manifests.parent, "upstream", exclude=(seen,))
-    assert run(manifests)["success"]
+    assert run(manifests).success
 
 
 def test_training_images_of_the_task_may_be_known_upstream(manifests: Path) -> None:
@@ -96,7 +97,7 @@ def test_training_images_of_the_task_may_be_known_upstream(manifests: Path) -> N
     revalidate(
         manifests.parent, "task", splits={"val": 0.0, "test": 0.0}, required_splits=("train",)
     )
-    assert run(manifests)["success"]
+    assert run(manifests).success
 
 
 def test_dataset_without_manifest_is_named(manifests: Path) -> None:
@@ -105,7 +106,7 @@ def test_dataset_without_manifest_is_named(manifests: Path) -> None:
 
 
 def test_a_task_on_the_upstream_data_is_not_compared_with_itself(manifests: Path) -> None:
-    assert run(manifests, downstream=("upstream",))["compared"] == []
+    assert run(manifests, downstream=("upstream",)).compared == ()
 
 
 def test_manifest_files_are_taken_as_well_as_their_folder(manifests: Path) -> None:
@@ -119,6 +120,6 @@ def test_manifest_files_are_taken_as_well_as_their_folder(manifests: Path) -> No
 
 def test_given_weights_are_not_compared_and_the_page_says_so(manifests: Path) -> None:
     result = run(manifests, upstream=None)
-    assert (result["success"], result["compared"], list(result["datasets"])) == (True, [], ["task"])
+    assert (result.success, result.compared, list(result.datasets)) == (True, (), ["task"])
     page = (manifests.parent / "audit" / "index.html").read_text("utf-8")
     assert "not known" in page and "Not compared: the weights come from elsewhere" in page
