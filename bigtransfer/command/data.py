@@ -12,7 +12,7 @@ from bigtransfer.command.transfer import DEFAULTS
 from bigtransfer.errors import ConfigError, GateError
 
 if TYPE_CHECKING:
-    from bigtransfer.data.validation import Asked, Checked
+    from bigtransfer.data.checking import Asked, Checked
 
 _CLASSES_SHOWN = 40
 _FILES_SHOWN = 25
@@ -78,8 +78,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    from bigtransfer.data.checking import check
     from bigtransfer.data.sources.opening import open_source
-    from bigtransfer.data.validation import check, write_report
+    from bigtransfer.data.validation import write_report
     from bigtransfer.storage import as_json, write_text
 
     path: Path = arguments.path
@@ -126,7 +127,7 @@ def _check_targets(data: Path, json: Path | None, report: Path | None) -> None:
 
 def _asked(quarantine: float) -> Asked:
     from bigtransfer import config
-    from bigtransfer.data.validation import asked_of
+    from bigtransfer.data.checking import asked_of
 
     if not 0 <= quarantine < 1:
         raise ConfigError(f"--quarantine is {quarantine:g}; give a share from 0 to below 1")

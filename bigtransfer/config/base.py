@@ -30,10 +30,14 @@ def _shots(value: Any) -> int | str:
     return number
 
 
-Integer = Annotated[int, BeforeValidator(_whole)]
 Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
+"""A whole number from 1."""
 NotNegative = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**63)]
+"""A whole number from 0 that fits 63 bits, as a seed must."""
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A positive number."""
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+"""A number in [0, 1)."""
 Shots = Annotated[int | str, PlainValidator(_shots)]
+"""Examples per class: a whole number from 1, or the word full."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]

@@ -58,26 +58,41 @@ class DatasetRules(Section):
     """What a dataset must obey and how it is split and packed (section `data`)."""
 
     seed: NotNegative
+    """Of the splits that are made, and of the order inside the shards."""
     splits: SplitFractions
+    """Where the dataset brings none."""
     required_splits: Annotated[tuple[SplitName, ...], Field(strict=False, min_length=1)]
+    """Each must hold an image."""
     min_classes: Positive
     min_examples_per_class: Positive
     min_side_pixels: Positive
+    """Of the shorter side."""
     max_side_pixels: Positive
+    """Of the longer side."""
     max_image_pixels: Positive
+    """Height times width."""
     max_file_bytes: Positive
+    """Encoded."""
     small_side_pixels: NotNegative
+    """Pixels; an image with a shorter side is flagged."""
     near_duplicate_side: NotNegative
+    """Pixels; images with a shorter side are compared by equal pixels alone; 0: all are."""
     on_bad: Literal["error", "quarantine"]
     bad_budget: Share
+    """Share of unusable images that quarantine accepts."""
     classes: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None
+    """Names, in label order; None: those of the data."""
     exclude: Annotated[tuple[str, ...], Field(strict=False)]
+    """Paths, as the manifest spells them."""
     expectations: Annotated[tuple[dict[str, Any], ...], Field(strict=False)]
     layout: Layout
     source: str | None
     mirror: bool
+    """Whether the bytes of a remote source are copied here."""
     shard_bytes: Positive
+    """About one shard."""
     short_side_pixels: Positive | None
+    """Larger photos are made smaller to it when packed; None: never."""
     shards_at: Annotated[str, Field(pattern=r"^s3://[^/]+(/.*)?$")] | None
 
     @model_validator(mode="after")
@@ -120,6 +135,7 @@ class ProbeParams(Section):
     dataset: Name
     examples_per_class: Annotated[tuple[Positive, ...], Field(strict=False)]
     seeds: Annotated[tuple[NotNegative, ...], Field(strict=False, min_length=1)]
+    """Of the subsets; the mean over them is noted."""
 
 
 class PretrainParams(Section):
@@ -130,36 +146,54 @@ class PretrainParams(Section):
     root: Literal["imagenet", "small"]
     norm: Literal["gn_ws", "gn", "bn_ws", "bn"]
     examples: Positive | None
+    """Training images, where they are not counted yet; for planning alone."""
     loss: Literal["softmax", "sigmoid"]
     head_bias: Annotated[float, Field(allow_inf_nan=False)]
+    """Start of the bias of the head; log(1 / classes) for the sigmoid loss."""
     epochs: Rate
+    """Passes over the train split; total_steps = round(examples * epochs / batch_size)."""
     batch_size: Positive
+    """Images per step, over all processes."""
     base_lr: Rate
+    """Peak of the schedule, per step, for this very batch_size."""
     warmup_steps: NotNegative
     decay_epochs: Annotated[tuple[Rate, ...], Field(strict=False)]
+    """Where the rate is divided by 10."""
     momentum: Share
+    """Of SGD."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Of SGD; on all parameters."""
     precrop: Positive
+    """Side of the square that an image is resized to, pixels."""
     crop: Positive
+    """Side of the random crop of it, pixels."""
     augmentation: Literal["square", "inception"]
     flip: bool
     seed: NotNegative
     threads: Positive
+    """Of PyTorch and the decoder, per process; rounding depends on it."""
     device: Literal["auto", "cpu", "cuda", "tpu"]
     parallel: Literal["ddp", "fsdp"]
     micro_batch_size: Positive | None
+    """Images per forward pass of a process; None: all of its share."""
     precision: Literal["float32", "bfloat16"]
     recompute: Literal["none", "norms", "units"]
     compile: bool
     cuda_graph: bool
     evaluation_steps: Positive
+    """Steps between two evaluations."""
     probe: ProbeParams
     max_loss_factor: Rate
+    """Times the first loss: above it the training has diverged."""
     checkpoint_steps: Positive | None
+    """Steps between two checkpoints."""
     checkpoint_seconds: Positive | None
+    """Seconds between two checkpoints."""
     checkpoint_mirror: str | None
+    """s3:// prefix that checkpoints are copied to."""
     resume: Literal["same_code", "any_code"]
     stop_seconds: Positive
+    """Seconds after SIGTERM in which the last checkpoint must be written."""
 
     @model_validator(mode="after")
     def _possible(self) -> PretrainParams:
@@ -189,29 +223,42 @@ class FinetuneParams(Section):
 
     inits: Annotated[tuple[Literal["upstream", "scratch"], ...], Field(strict=False, min_length=1)]
     examples_per_class: Annotated[tuple[Shots, ...], Field(strict=False, min_length=1)]
+    """Of balanced subsets of the train split, or `full`."""
     seeds: Annotated[tuple[NotNegative, ...], Field(strict=False, min_length=1)]
+    """Of the subset, the order, and the weights from scratch; the median over them counts."""
     preset: Literal["paper", "repository"]
     trained: Literal["all", "head"]
+    """`all` weights, or the `head` alone."""
     train_on: Annotated[tuple[Literal["train", "val"], ...], Field(strict=False, min_length=1)]
+    """Splits; what a network was trained on cannot calibrate it."""
     total_steps: Positive | None
     warmup_steps: NotNegative | None
     decay_steps: Annotated[tuple[Positive, ...], Field(strict=False)] | None
     batch_size: Positive | None
+    """Images per step."""
     base_lr: Rate | None
+    """Peak of the schedule, per step."""
     precrop: Positive | None
+    """Pixels, as in pretraining."""
     crop: Positive | None
+    """Pixels."""
     mixup_alpha: Share | None
     random_crop: bool
     flip: bool
     abstain_accuracy: Annotated[float, Field(gt=0, le=1)]
+    """Wanted among the answers that count as sure, in (0, 1]."""
     threads: Positive
+    """Of PyTorch and the decoder, per worker; rounding depends on it."""
     device: Literal["auto", "cpu", "cuda"]
     workers: Positive | None
+    """Networks that are trained at a time; None: one per GPU."""
     micro_batch_size: Positive | None
+    """Images per forward pass; None: as many as fit into memory."""
     precision: Literal["float32", "bfloat16"]
     recompute: Literal["none", "norms", "units"]
     compile: bool
     checkpoint_seconds: Positive
+    """Seconds between two checkpoints of a network."""
     resume: Literal["same_code", "any_code"] = "same_code"
     """The one key that may be absent: a params.yaml from before it keeps working."""
 
@@ -240,6 +287,7 @@ class EvaluateParams(Section):
     """Scoring of fine-tuned checkpoints (section `evaluate`)."""
 
     batch_size: Positive
+    """Images per forward pass."""
     threads: Positive
     device: Literal["auto", "cpu", "cuda"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bigtransfer.data.checking import asked_of
 from bigtransfer.data.inspection import ImageFacts, Limits, inspect_image
 from bigtransfer.data.manifest import read_manifest
 from bigtransfer.data.sources.opening import open_source
-from bigtransfer.data.validation import asked_of
 from bigtransfer.errors import ConfigError, DatasetError, GateError
 from bigtransfer.storage import sha256_file
 from fixtures.datasets import rules, validated

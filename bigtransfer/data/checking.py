@@ -1,0 +1,191 @@
+"""Check a dataset: inspect every image, make the splits that lack, run the gate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from bigtransfer.artifacts.validation import Counts, Outcome
+from bigtransfer.config import DatasetRules
+from bigtransfer.data import expectations, manifest
+from bigtransfer.data.copies import Copies, describe, find_copies
+from bigtransfer.data.expectations import Rules
+from bigtransfer.data.inspection import Limits
+from bigtransfer.data.manifest import column, with_column
+from bigtransfer.data.sources.listing import SPLITS, Source
+from bigtransfer.data.splits import make_splits
+from bigtransfer.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a dataset."""
+
+    limits: Limits
+    rules: Rules
+    val: float
+    """Share of validation images where the source brings none: of all, or of its train split."""
+    test: float
+    """Share of test images where the source brings no splits."""
+    seed: int
+    near_duplicate_side: int
+    """Images with a shorter side are compared by equal pixels alone; 0: all of them are."""
+    exclude: tuple[str, ...] = ()
+    """Paths that are left out."""
+    quarantine: bool = False
+    """Whether unusable images are left out and listed, instead of stopping everything."""
+
+
+def asked_of(rules: DatasetRules) -> Asked:
+    """Return what a section of params.yaml asks, as this room's own values."""
+    quarantine = rules.on_bad == "quarantine"
+    return Asked(
+        limits=Limits(
+            rules.min_side_pixels,
+            rules.max_side_pixels,
+            rules.max_image_pixels,
+            rules.max_file_bytes,
+            rules.small_side_pixels,
+        ),
+        rules=Rules(
+            rules.required_splits,
+            rules.min_classes,
+            rules.min_examples_per_class,
+            rules.bad_budget if quarantine else 0.0,
+            rules.classes,
+            rules.expectations,
+        ),
+        val=rules.splits.val,
+        test=rules.splits.test,
+        seed=rules.seed,
+        near_duplicate_side=rules.near_duplicate_side,
+        exclude=rules.exclude,
+        quarantine=quarantine,
+    )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found."""
+
+    source: Source
+    table: pa.Table
+    """Every listed image but the excluded ones, with splits, flags and faults."""
+    made: tuple[str, ...]
+    """The splits that the source did not bring."""
+    leaks: list[str | None]
+    copies: Copies
+    outcomes: list[Outcome]
+    counts: Counts
+
+    @property
+    def success(self) -> bool:
+        """Say whether every rule holds."""
+        return all(outcome.success for outcome in self.outcomes)
+
+
+def check(source: Source, name: str, asked: Asked) -> Checked:
+    """Inspect every image of a source and run the gate over what was found.
+
+    Raises:
+        DatasetError: If `exclude` names an image that is not there.
+    """
+    source = _without(source, asked.exclude)
+    table = manifest.inspect_all(source, asked.limits, name)
+    mask = manifest.comparable(table, asked.near_duplicate_side)
+    copies = find_copies(
+        column(table, "pixel_sha256"),
+        manifest.fingerprints(table),
+        mask,
+        near=asked.near_duplicate_side > 0,
+    )
+    made = _lacking(source, table, asked)
+    if made:
+        table = with_column(table, "split", _made_splits(table, copies, asked, made))
+    splits, labels = column(table, "split"), column(table, "labels")
+    found, leaks = describe(copies, column(table, "path"), labels, splits)
+    flags = [[*own, *more] for own, more in zip(column(table, "flags"), found, strict=True)]
+    table = with_column(table, "flags", flags)
+    usable = [fault is None for fault in column(table, "fault")]
+    counted = usable if asked.quarantine else [True] * len(usable)
+    by_class = Counter(
+        label for names, counts in zip(labels, counted, strict=True) if counts for label in names
+    )
+    by_split = Counter(s for s, counts in zip(splits, counted, strict=True) if counts)
+    outcomes = expectations.check(table, leaks, source.labels, by_class, by_split, asked.rules)
+    counts = _counts(source, table, by_split)
+    return Checked(source, table, made, leaks, copies, outcomes, counts)
+
+
+def _without(source: Source, exclude: Sequence[str]) -> Source:
+    if not exclude:
+        return source
+    unwanted = set(exclude)
+    if missing := unwanted - {image.path for image in source.images}:
+        raise DatasetError(
+            f"'exclude' names {min(missing)!r}, which {source.address!r} does not hold; correct "
+            "the path, as the manifest spells it"
+        )
+    kept = [image for image in source.images if image.path not in unwanted]
+    return Source(
+        source.address,
+        source.layout,
+        kept,
+        source.labels,
+        source.has_splits,
+        source.multi_label,
+        source.ignored + len(unwanted),
+        source.read,
+    )
+
+
+def _lacking(source: Source, table: pa.Table, asked: Asked) -> tuple[str, ...]:
+    """Return the splits to make: all of them, or the validation images from those of train."""
+    if not source.has_splits:
+        return SPLITS
+    brought = set(column(table, "split"))
+    wanted = "val" in asked.rules.required_splits and asked.val > 0
+    return ("val",) if wanted and "train" in brought and "val" not in brought else ()
+
+
+def _made_splits(table: pa.Table, copies: Copies, asked: Asked, made: tuple[str, ...]) -> list[str]:
+    keys = [
+        digest or path
+        for digest, path in zip(column(table, "pixel_sha256"), column(table, "path"), strict=True)
+    ]
+    smallest: dict[int, str] = {}
+    for group, key in zip(copies.groups.tolist(), keys, strict=True):
+        smallest[group] = min(key, smallest.get(group, key))
+    labels = ["\n".join(names) for names in column(table, "labels")]
+    whole = "test" in made
+    result = ["train"] * len(labels) if whole else column(table, "split")
+    # Unusable images take no place in a split: adding one must not move the others.
+    faults = column(table, "fault")
+    usable = [i for i, split in enumerate(result) if split == "train" and faults[i] is None]
+    dealt = make_splits(
+        [labels[i] for i in usable],
+        [smallest[int(copies.groups[i])] for i in usable],
+        val=asked.val,
+        test=asked.test if whole else 0.0,
+        seed=asked.seed,
+    )
+    for i, split in zip(usable, dealt, strict=True):
+        result[i] = split
+    return result
+
+
+def _counts(source: Source, table: pa.Table, splits: Mapping[str, int]) -> Counts:
+    kinds = Counter(flag.partition(":")[0] for flags in column(table, "flags") for flag in flags)
+    return Counts(
+        images=table["fault"].null_count,
+        listed=len(table),
+        classes=len(source.labels),
+        splits={name: splits[name] for name in SPLITS if splits[name]},
+        rejected=len(table) - table["fault"].null_count,
+        flags=dict(sorted(kinds.items())),
+        ignored_files=source.ignored,
+        bytes=sum(column(table, "bytes")),
+    )
