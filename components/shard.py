@@ -41,12 +41,11 @@ def run(
     """Pack one dataset, or one part of it."""
     from bigtransfer.data.packing import (
         join_parts,
-        make_plan,
-        packing_of,
         parse_part,
         write_part,
         write_shards,
     )
+    from bigtransfer.data.shard_plan import make_plan, packing_of
     from bigtransfer.data.shards import describe_shards, write_pointer
     from bigtransfer.storage.s3 import S3Path
 

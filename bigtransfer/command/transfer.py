@@ -133,7 +133,8 @@ def transfer(
         BigTransferError: One line that says what is wrong with the input.
         GateError: If the images should not be used as they are.
     """
-    from bigtransfer.data.packing import packing_of, write_shards
+    from bigtransfer.data.packing import write_shards
+    from bigtransfer.data.shard_plan import packing_of
     from bigtransfer.data.shards import describe_shards
     from bigtransfer.data.validation import validate
     from bigtransfer.evaluate.task import Outputs, evaluate

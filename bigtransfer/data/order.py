@@ -19,7 +19,7 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from bigtransfer.data.packing import LANES
+from bigtransfer.data.shard_plan import LANES
 
 WINDOW = 4
 """Shards whose samples are mixed at a time."""

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from bigtransfer.data.packing import Packing, write_shards
+from bigtransfer.data.packing import write_shards
+from bigtransfer.data.shard_plan import Packing
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import ConfigError, DatasetError, InfrastructureError
 from bigtransfer.model import load_checkpoint

@@ -10,7 +10,8 @@ import pytest
 
 from bigtransfer.command.data import DEFAULTS
 from bigtransfer.config import read_yaml
-from bigtransfer.data.packing import Packing, write_shards
+from bigtransfer.data.packing import write_shards
+from bigtransfer.data.shard_plan import Packing
 from fixtures.commands import call
 from fixtures.datasets import validated
 from fixtures.images import write_image

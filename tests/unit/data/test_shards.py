@@ -15,11 +15,11 @@ from bigtransfer.data.batches import Squares
 from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.manifest import column, read_manifest, with_column, write_manifest
 from bigtransfer.data.packing import (
-    Packing,
     join_parts,
     write_part,
     write_shards,
 )
+from bigtransfer.data.shard_plan import Packing
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage import digest_of, seal
