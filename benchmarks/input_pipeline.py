@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.data.decoding import decode_rgb, read_header
 from bigtransfer.data.order import Order
 from bigtransfer.data.transforms import (
@@ -49,7 +50,7 @@ def main() -> None:
             "Pillow, float, normalised": lambda: run_usual(files, usual_inception),
             "Pillow, uint8": lambda: [usual_inception(data, i) for i, data in enumerate(files)],
             "ours": lambda: ours_inception(files),
-            "decode alone": lambda: [decode_rgb(data) for data in files],
+            "decode alone": lambda: [decode_rgb(data, DecodeSettings()) for data in files],
         },
         "Pillow, float, normalised",
     )
@@ -60,7 +61,7 @@ def main() -> None:
             "Pillow, float, normalised": lambda: run_usual(files, usual_square),
             "Pillow, uint8": lambda: [usual_square(data, i) for i, data in enumerate(files)],
             "ours": lambda: ours_square(files),
-            "decode alone": lambda: [decode_rgb(data) for data in files],
+            "decode alone": lambda: [decode_rgb(data, DecodeSettings()) for data in files],
         },
         "Pillow, float, normalised",
     )
@@ -157,7 +158,10 @@ def ours_inception(files: list[bytes]) -> None:
         result = np.empty((len(part), 224, 224, 3), np.uint8)
         for i, data in enumerate(part):
             top, left, height, width = boxes[i].tolist()
-            resize_into(result[i], decode_rgb(data)[top : top + height, left : left + width])
+            resize_into(
+                result[i],
+                decode_rgb(data, DecodeSettings())[top : top + height, left : left + width],
+            )
             if turned[i]:
                 mirror(result[i])
 
@@ -168,7 +172,7 @@ def ours_square(files: list[bytes]) -> None:
         part = files[start : start + BATCH]
         result = np.empty((len(part), 448, 448, 3), np.uint8)
         for i, data in enumerate(part):
-            resize_into(result[i], decode_rgb(data))
+            resize_into(result[i], decode_rgb(data, DecodeSettings()))
         numbers = np.arange(start, start + len(part))
         random_crop_flip(result, 384, flip=True, seed=0, epochs=numbers * 0, samples=numbers)
 

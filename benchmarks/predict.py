@@ -18,6 +18,7 @@ import peers  # noqa: F401  # finds the project
 import torch
 from input_pipeline import parse, photographs
 
+from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.data.decoding import useful_threads
 from bigtransfer.model import create_model
 from bigtransfer.model.inference import to_network
@@ -34,7 +35,7 @@ def main() -> None:
     torch.set_num_threads(2)
     photos = photographs(arguments.images, arguments.most)
     network = create_model("R50x1", CLASSES).eval().fold()
-    deployed = Deployed(network, CROP, 1.0, multi_label=False).eval()
+    deployed = Deployed(network, CROP, 1.0, False, DecodeSettings()).eval()
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for number, data in enumerate(photos):

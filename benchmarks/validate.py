@@ -16,7 +16,8 @@ import peers  # noqa: F401  # finds the project
 from input_pipeline import compare, parse, photographs
 from PIL import Image
 
-from bigtransfer.data.decoding import Pixels, decode_checked, read_header
+from bigtransfer.artifacts.decoding import DecodeSettings
+from bigtransfer.data.decoding import Pixels, decode, read_header
 from bigtransfer.data.fingerprint import Fingerprints, looks_of, near_pairs
 from bigtransfer.data.inspection import Limits, inspect_image
 
@@ -27,7 +28,7 @@ def main() -> None:
     """Measure and print."""
     arguments = parse(__doc__, most=200)
     files = photographs(arguments.images, arguments.most)
-    pixels = [decode_checked(data)[0] for data in files]
+    pixels = [decode(data, DecodeSettings()).pixels for data in files]
     print(f"{len(files)} photographs")
 
     compare(
@@ -36,7 +37,7 @@ def main() -> None:
         {
             "Pillow decode": lambda: [Image.open(io.BytesIO(data)).load() for data in files],
             "one pass, all checks": lambda: [inspect(data) for data in files],
-            "  strict decode": lambda: [decode_checked(data) for data in files],
+            "  strict decode": lambda: [decode(data, DecodeSettings()) for data in files],
             "  header": lambda: [read_header(data) for data in files],
             "  sha256 of the file": lambda: [hashlib.sha256(data).digest() for data in files],
             "  sha256 of the pixels": lambda: [hashlib.sha256(p.data).digest() for p in pixels],
@@ -66,7 +67,7 @@ def main() -> None:
 
 def inspect(data: bytes) -> object:
     """Check one image as `validate` does."""
-    return inspect_image("x", len(data), lambda: data, LIMITS)
+    return inspect_image("x", len(data), lambda: data, LIMITS, DecodeSettings())
 
 
 def inspect_in(threads: int, files: list[bytes]) -> None:

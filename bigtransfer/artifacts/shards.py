@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from bigtransfer.artifacts.base import Artifact
+from bigtransfer.artifacts.decoding import AS_STORED, DecodeSettings
 from bigtransfer.errors import DatasetError
 
 
@@ -14,7 +15,7 @@ class ShardsSummary(Artifact):
     FILE: ClassVar[str] = "index.json"
     WHAT: ClassVar[str] = "the summary of shards"
     MAKER: ClassVar[str] = "shard"
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
     REFUSAL: ClassVar[type[DatasetError]] = DatasetError
 
     dataset: str
@@ -32,3 +33,5 @@ class ShardsSummary(Artifact):
     width: int
     plan: str
     """Digest of all that decides the bytes."""
+    decode: DecodeSettings = AS_STORED
+    """How its images become pixels; the second schema, before 2026-11-26, does not say."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from bigtransfer.artifacts.base import Artifact, Json, Part
+from bigtransfer.artifacts.decoding import AS_STORED, DecodeSettings
 from bigtransfer.errors import DatasetError
 
 
@@ -61,6 +62,8 @@ class ManifestFacts(Part):
     classes_sha256: str
     near_duplicate_side: int
     counts: Counts
+    decode: DecodeSettings = AS_STORED
+    """How its images became pixels; not noted before 2026-11-26."""
 
 
 class ValidationReport(Artifact):

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from bigtransfer.artifacts.base import Artifact, Json, Part
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
+from bigtransfer.artifacts.decoding import AS_STORED, DecodeSettings
 from bigtransfer.errors import CheckpointError
 
 
@@ -28,6 +29,8 @@ class WeightsMeta(Artifact):
     """Names, in the order of the head's outputs."""
     crop: int
     """Side of the square that the network was trained on, pixels."""
+    decode: DecodeSettings = AS_STORED
+    """How the images that it was trained on became pixels; not noted before 2026-11-26."""
     digest: str = Field(default="", exclude=True)
     """Of the folder that this was read from; not in the file."""
 

@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         BigTransferError: If the model, the map or the images cannot be used.
     """
+    from bigtransfer.artifacts.decoding import as_stored_line
     from bigtransfer.data.sources.opening import open_source
     from bigtransfer.model.processor import device_named
     from bigtransfer.serve.class_map import read_class_map, same_names
@@ -77,6 +78,8 @@ def run(arguments: argparse.Namespace) -> None:
     source = open_source(arguments.images)
     device = device_named(arguments.device)
     deployed, meta = load_any(checkpoint_at(arguments.model))
+    if line := as_stored_line(str(arguments.model), meta.decode):
+        print(line, flush=True)
     if source.multi_label or deployed.multi_label:
         raise ConfigError("several labels per image: only top-1 and top-5 are counted here")
     framing = Framing(arguments.crop or deployed.crop, arguments.short_side, arguments.border)

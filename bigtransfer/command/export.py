@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
         BigTransferError: If the model cannot be used, or the program answers otherwise.
     """
     from bigtransfer.data.decoding import UndecodableError, decode_rgb
+    from bigtransfer.model.checkpoint import read_tuned_meta
     from bigtransfer.serve.export import FORMATS, export
     from bigtransfer.serve.prediction import image_files
 
@@ -46,15 +47,16 @@ def run(arguments: argparse.Namespace) -> None:
             f"OUT is {str(arguments.out)!r}; a file of --format {arguments.format} is named "
             f"*{suffix}"
         )
+    checkpoint = checkpoint_at(arguments.model)
     images = None
     if arguments.images is not None:
-        images = []
+        images, settings = [], read_tuned_meta(checkpoint).decode
         for file in image_files([arguments.images])[:_MOST_IMAGES]:
             try:
-                images.append(decode_rgb(file.read_bytes()))
+                images.append(decode_rgb(file.read_bytes(), settings))
             except UndecodableError as error:
                 raise ConfigError(f"--images: {str(file)!r} {error}; take it out") from error
-    parity = export(checkpoint_at(arguments.model), arguments.out, arguments.format, images)
+    parity = export(checkpoint, arguments.out, arguments.format, images)
     print(
         f"{arguments.out}: uint8 (batch, height, width, 3) of any size in, probabilities out; "
         f"{parity.same_top1}/{parity.images} top-1 equal, "

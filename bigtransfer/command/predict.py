@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         BigTransferError: If the model or a place cannot be used, or no image could be read.
     """
+    from bigtransfer.artifacts.decoding import as_stored_line
     from bigtransfer.model.processor import device_named
     from bigtransfer.serve.deployed import load_deployed
     from bigtransfer.serve.prediction import answers, as_row, image_files
@@ -52,6 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
     files = image_files(arguments.images)
     device = device_named(arguments.device)
     deployed, meta = load_deployed(checkpoint_at(arguments.model))
+    if line := as_stored_line(str(arguments.model), meta.decode):
+        print(line, file=sys.stderr)
     found = answers(deployed.to(device), files, _BATCH, device)
     shown = tracked(found, "predict", len(files), unit="image")
     rows = (as_row(answer, meta, arguments.top) for answer in shown)

@@ -40,4 +40,6 @@ Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 """A number in [0, 1)."""
 Shots = Annotated[int | str, PlainValidator(_shots)]
 """Examples per class: a whole number from 1, or the word full."""
+Colour = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+"""Red, green and blue, two hexadecimal digits each, in quotes: YAML takes # for a comment."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]

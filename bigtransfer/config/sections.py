@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from bigtransfer.config.base import (
+    Colour,
     Name,
     NotNegative,
     Positive,
@@ -85,6 +86,10 @@ class DatasetRules(Section):
     exclude: Annotated[tuple[str, ...], Field(strict=False)]
     """Paths, as the manifest spells them."""
     expectations: Annotated[tuple[dict[str, Any], ...], Field(strict=False)]
+    orientation: Literal["apply", "ignore"] = "apply"
+    """Of cameras; may be absent: a params.yaml from before it keeps working."""
+    background: Colour | None = "#ffffff"
+    """That transparent pixels are laid on; None: transparency is dropped. May be absent, too."""
     layout: Layout
     source: str | None
     mirror: bool

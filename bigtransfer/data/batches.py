@@ -66,6 +66,7 @@ class Squares:
             threads: That decode; None: as many as help. Never part of the result.
         """
         self.reader = shards.reader()
+        self.decode = shards.summary.decode
         self.rows = rows
         self.labels = shards.targets(rows)
         self.side = side
@@ -89,7 +90,7 @@ class Squares:
         """
         row = int(self.rows[position])
         try:
-            pixels = decode_rgb(self.reader.read(row))
+            pixels = decode_rgb(self.reader.read(row), self.decode)
             if pixels.shape[:2] != (self.heights[position], self.widths[position]):
                 raise UndecodableError("is not of the size that the index gives")
             return pixels

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.artifacts.validation import Counts, Outcome
 from bigtransfer.config import DatasetRules
 from bigtransfer.data import expectations, manifest
@@ -30,6 +31,7 @@ class Asked:
     """Share of validation images where the source brings none: of all, or of its train split."""
     test: float
     """Share of test images where the source brings no splits."""
+    decode: DecodeSettings
     seed: int
     near_duplicate_side: int
     """Images with a shorter side are compared by equal pixels alone; 0: all of them are."""
@@ -60,6 +62,7 @@ def asked_of(rules: DatasetRules) -> Asked:
         ),
         val=rules.splits.val,
         test=rules.splits.test,
+        decode=DecodeSettings(orientation=rules.orientation, background=rules.background),
         seed=rules.seed,
         near_duplicate_side=rules.near_duplicate_side,
         exclude=rules.exclude,
@@ -80,6 +83,8 @@ class Checked:
     copies: Copies
     outcomes: list[Outcome]
     counts: Counts
+    decode: DecodeSettings
+    """How the images became pixels."""
 
     @property
     def success(self) -> bool:
@@ -94,7 +99,7 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
         DatasetError: If `exclude` names an image that is not there.
     """
     source = _without(source, asked.exclude)
-    table = manifest.inspect_all(source, asked.limits, name)
+    table = manifest.inspect_all(source, asked.limits, asked.decode, name)
     mask = manifest.comparable(table, asked.near_duplicate_side)
     copies = find_copies(
         column(table, "pixel_sha256"),
@@ -117,7 +122,7 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
     by_split = Counter(s for s, counts in zip(splits, counted, strict=True) if counts)
     outcomes = expectations.check(table, leaks, source.labels, by_class, by_split, asked.rules)
     counts = _counts(source, table, by_split)
-    return Checked(source, table, made, leaks, copies, outcomes, counts)
+    return Checked(source, table, made, leaks, copies, outcomes, counts, asked.decode)
 
 
 def _without(source: Source, exclude: Sequence[str]) -> Source:

@@ -2,8 +2,10 @@
 
 simplejpeg (libjpeg-turbo) reads a JPEG in four fifths of Pillow's time to the same pixels, and in
 its strict mode refuses what Pillow lets pass: flipped bits, junk between markers. So one decode is
-the normal case, and only a refused file is decoded twice. EXIF orientation is reported, never
-applied: pixels stay as stored, in training, in evaluation and in what is served.
+the normal case, and only a refused file is decoded twice.
+
+What happens to orientation and transparency is a setting of the dataset (`DecodeSettings`), and a
+network that was trained on it is used with the same.
 """
 
 from __future__ import annotations
@@ -20,24 +22,34 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from bigtransfer.artifacts.decoding import DecodeSettings
+
 Pixels = NDArray[np.uint8]
 """RGB, (H, W, 3)."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
 """Formats that Pillow is allowed to try; everything else is refused unopened."""
 SUFFIXES = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif"), "PNG": ("png",), "WEBP": ("webp",), "BMP": ("bmp",),
     "GIF": ("gif",), "TIFF": ("tif", "tiff"), "PPM": ("ppm", "pgm", "pbm", "pnm"),
-    "AVIF": ("avif",),
+    "AVIF": ("avif",), "HEIF": ("heic", "heif", "hif"),
 }  # fmt: skip
 """File name suffixes of each format; the first is the one we write."""
 _ORIENTATION_TAG = 0x0112
+_BITS_PER_SAMPLE = 258
+_FIRST_LYING = 5
+"""EXIF orientations from here on swap height and width."""
+_QUARTER_TURNS = {3: 2, 4: 2, 5: 1, 6: -1, 7: -1, 8: 1}
+"""EXIF orientation -> quarter turns against the clock, before mirroring."""
+_TURNED_BY_DECODER = ("TIFF", "HEIF")
+_ENOUGH_LEVELS = 128
 _MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB", "CMYK": "CMYK", "YCCK": "CMYK"}
 _MOST_PIXELS = 1 << 29
 """Above twice as many Pillow itself refuses, whatever the limits say."""
 _BYTES_WORTH_A_THREAD = 16_384
 _MOST_THREADS = 16
 _END_OF_IMAGE = b"\xff\xd9"
+_MARKERS_WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
 
 
 class UndecodableError(Exception):
@@ -49,12 +61,30 @@ class Header:
     """What a file says of itself, before anything is decoded."""
 
     height: int
+    """As its decoder gives it: TIFF and HEIC are upright already."""
     width: int
     mode: str
     """Pillow's name of the pixel kind as stored: `RGB`, `L`, `CMYK`, `P`, …"""
     format: str
     orientation: int
     """EXIF orientation, 1 where there is none."""
+
+    def upright(self, settings: DecodeSettings) -> tuple[int, int]:
+        """Return height and width of the pixels that `decode` gives."""
+        lies = self.orientation >= _FIRST_LYING and self.format not in _TURNED_BY_DECODER
+        if lies and settings.orientation == "apply":
+            return self.width, self.height
+        return self.height, self.width
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The pixels of a file, and what its user should know of them."""
+
+    pixels: Pixels
+    """(H, W, 3)."""
+    flags: tuple[str, ...] = ()
+    """What is odd about it, e.g. `transparent: …`."""
 
 
 def useful_threads(mean_bytes: float) -> int:
@@ -85,41 +115,41 @@ def read_header(data: bytes) -> Header:
         )
 
 
-def decode_rgb(data: bytes) -> Pixels:
-    """Decode to RGB: first frame, transparency dropped, 16-bit grey scaled to 8 bits.
+def decode_rgb(data: bytes, settings: DecodeSettings) -> Pixels:
+    """Decode to RGB: the first frame, 16-bit grey scaled to 8 bits.
+
+    Args:
+        data: The file.
+        settings: What is done about orientation and transparency.
 
     Raises:
-        UndecodableError: If the bytes are damaged or no image.
+        UndecodableError: If the bytes are damaged, no image, or of a kind that 8 bits cannot show.
     """
-    return decode_checked(data)[0]
+    return decode(data, settings).pixels
 
 
-def decode_checked(data: bytes) -> tuple[Pixels, str | None]:
-    """Decode to RGB, and say what the strict decoder complained about, if Pillow made sense of it.
-
-    Returns:
-        Pixels (H, W, 3), and None or a warning.
-
-    Raises:
-        UndecodableError: If the bytes are damaged or no image.
-    """
+def decode(data: bytes, settings: DecodeSettings) -> Decoded:
+    """Decode to RGB as `decode_rgb` does, and say what is odd about the file; raises the same."""
     if not _is_jpeg(data):
-        return _pillow_rgb(data), None
+        return _pillow_rgb(data, settings)
     try:
-        return _strict_jpeg(data), None
+        return Decoded(_upright_jpeg(data, data, settings))
     except _NotForStrictError:
-        return _pillow_rgb(data), None
+        return _pillow_rgb(data, settings)
     except ValueError as error:
         complaint = " ".join(str(error).split())
     try:
-        return _pillow_rgb(data), complaint
+        found = _pillow_rgb(data, settings)
+        return Decoded(found.pixels, (f"decode_warning: {complaint}", *found.flags))
     except UndecodableError:
         if data.rstrip(b"\0").endswith(_END_OF_IMAGE):
             raise
         try:  # only the end marker missing: then all pixels are there
-            return _strict_jpeg(data + _END_OF_IMAGE), "the end marker is missing"
+            pixels = _upright_jpeg(data + _END_OF_IMAGE, data, settings)
         except ValueError:
             pass
+        else:
+            return Decoded(pixels, ("decode_warning: the end marker is missing",))
         raise
 
 
@@ -127,24 +157,98 @@ class _NotForStrictError(Exception):
     """A colour space whose conversion is left to Pillow."""
 
 
-def _strict_jpeg(data: bytes) -> Pixels:
-    space = simplejpeg.decode_jpeg_header(data)[2]
+def _upright_jpeg(whole: bytes, data: bytes, settings: DecodeSettings) -> Pixels:
+    space = simplejpeg.decode_jpeg_header(whole)[2]
     if space in ("CMYK", "YCCK"):
         raise _NotForStrictError
-    pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True)
-    return pixels
+    pixels: Pixels = simplejpeg.decode_jpeg(whole, "RGB", strict=True)
+    return _turned(pixels, _jpeg_orientation(data) if settings.orientation == "apply" else 1)
 
 
-def _pillow_rgb(data: bytes) -> Pixels:
+def _turned(pixels: Pixels, orientation: int) -> Pixels:
+    """Return pixels as a camera held in that EXIF orientation saw them."""
+    if orientation == 1:
+        return pixels
+    pixels = np.rot90(pixels, _QUARTER_TURNS.get(orientation, 0))
+    if orientation in (2, 4):
+        pixels = pixels[:, ::-1]
+    elif orientation in (5, 7):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _pillow_rgb(data: bytes, settings: DecodeSettings) -> Decoded:
     with _opened(data) as image:
         try:
-            if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-                wide = np.asarray(image).astype(np.int64)
-                grey = (np.clip(wide, 0, 65535) >> 8).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2)
-            return np.array(image.convert("RGB"))
+            image.load()
+            pixels, flags = _rgb_of(image, data, settings)
+            # Asked after loading: TIFF and HEIC are upright then, and say so.
+            orientation = _orientation(image) if settings.orientation == "apply" else 1
+            return Decoded(_turned(pixels, orientation), tuple(flags))
         except _PILLOW_FAILS as error:
             raise UndecodableError(f"does not decode: {_one_line(error)}") from error
+
+
+def _rgb_of(image: Image.Image, data: bytes, settings: DecodeSettings) -> tuple[Pixels, list[str]]:
+    if image.mode == "F":
+        raise UndecodableError(
+            "holds floating-point numbers, of which nothing says what is black and what white; "
+            "convert it to 8 or 16 bits"
+        )
+    if image.mode.startswith("I"):
+        return _grey_of_16_bits(image, settings)
+    flags = []
+    if image.has_transparency_data and settings.background is not None:
+        whole = image.convert("RGBA")
+        alpha = np.asarray(whole.getchannel("A"))
+        share = float((alpha < 255).mean())
+        if share:
+            flags.append(f"transparent: {share:.0%} of it, laid on {settings.background}")
+            ground = Image.new("RGBA", whole.size, (*settings.background_rgb, 255))
+            whole = Image.alpha_composite(ground, whole)
+        pixels = np.array(whole.convert("RGB"))
+    else:
+        pixels = np.array(image.convert("RGB"))
+    if _has_16_bits(image, data):
+        flags += _few_levels(pixels, None)
+    return pixels, flags
+
+
+def _grey_of_16_bits(image: Image.Image, settings: DecodeSettings) -> tuple[Pixels, list[str]]:
+    wide = np.asarray(image).astype(np.int64)
+    low, high = int(wide.min()), int(wide.max())
+    if low < 0 or high > 65535:
+        raise UndecodableError(
+            f"holds grey levels from {low:,} to {high:,}, which 16 bits cannot hold; convert it to "
+            "8 or 16 bits"
+        )
+    grey = (wide >> 8).astype(np.uint8)
+    flags = _few_levels(grey, len(np.unique(wide)))
+    pixels = np.repeat(grey[..., None], 3, axis=2)
+    hidden = image.info.get("transparency")
+    if isinstance(hidden, int) and settings.background is not None and (wide == hidden).any():
+        share = float((wide == hidden).mean())
+        flags.append(f"transparent: {share:.0%} of it, laid on {settings.background}")
+        pixels[wide == hidden] = settings.background_rgb
+    return pixels, flags
+
+
+def _few_levels(pixels: Pixels, held: int | None) -> list[str]:
+    """Return a flag if 16 bits hold a narrower range, e.g. 12 bits of a camera: it looks black."""
+    used = len(np.unique(pixels))
+    if used >= _ENOUGH_LEVELS or (held is not None and held <= used) or pixels.max() == 255:
+        return []
+    return [
+        f"few_levels: uses {used} of 256 levels, because 16 bits hold a narrower range; convert it "
+        "to 8 bits"
+    ]
+
+
+def _has_16_bits(image: Image.Image, data: bytes) -> bool:
+    if image.format == "PNG":
+        return data[24:25] == b"\x10"  # bit depth, in the header chunk
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())
+    return 16 in (bits if isinstance(bits, tuple) else (bits,))
 
 
 # Pillow's plugins raise any of these for damaged bytes.
@@ -154,6 +258,8 @@ _PILLOW_FAILS = (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexE
 
 def _opened(data: bytes) -> Image.Image:
     _configure_pillow()
+    if data[4:8] == b"ftyp":
+        _register_heif()
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -174,6 +280,14 @@ def _configure_pillow() -> None:
     Image.MAX_IMAGE_PIXELS = _MOST_PIXELS
     for category in (Image.DecompressionBombWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"PIL\..*")
+
+
+@cache
+def _register_heif() -> None:
+    """Let Pillow read HEIC, by a library that decodes alone; imported with the first such file."""
+    import pi_heif
+
+    pi_heif.register_heif_opener()
 
 
 def kind_of(data: bytes) -> str:
@@ -202,13 +316,29 @@ def _is_jpeg(data: bytes) -> bool:
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    if b"Exif\0\0" not in data[: 1 << 16]:
+    # Asking Pillow costs as much as decoding a small image, and most files say nothing: so first
+    # it is looked whether one of the words is there.
+    end = _start_of_scan(data)
+    if not any(data.find(word, 0, end) >= 0 for word in (b"Exif\0\0", b":Orientation")):
         return 1
     try:
         with _opened(data) as image:
             return _orientation(image)
     except UndecodableError:
         return 1
+
+
+def _start_of_scan(data: bytes) -> int:
+    """Return where a JPEG's pixels begin, by its segments: a thumbnail has such a mark too."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
+        alone = data[at + 1] in _MARKERS_WITHOUT_LENGTH
+        at += 1 if data[at + 1] == 0xFF else 2 if alone else 2 + _length_at(data, at + 2)
+    return at
+
+
+def _length_at(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 2], "big")
 
 
 def _orientation(image: Image.Image) -> int:

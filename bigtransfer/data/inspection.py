@@ -9,11 +9,12 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.data.decoding import (
     SUFFIXES,
     Header,
     UndecodableError,
-    decode_checked,
+    decode,
     read_header,
 )
 from bigtransfer.data.fingerprint import THUMB_SIDE, looks_of
@@ -60,7 +61,9 @@ class ImageFacts:
     """What is odd about it: `decode_warning: …`, `blank`, `small: …`, …"""
 
 
-def inspect_image(name: str, size: int, read: Callable[[], bytes], limits: Limits) -> ImageFacts:
+def inspect_image(
+    name: str, size: int, read: Callable[[], bytes], limits: Limits, settings: DecodeSettings
+) -> ImageFacts:
     """Read, hash and fully decode one file; never raises for a bad file.
 
     Size in bytes and the header's size in pixels are checked before anything is decoded, so that a
@@ -71,6 +74,7 @@ def inspect_image(name: str, size: int, read: Callable[[], bytes], limits: Limit
         size: Bytes, as listed; a larger file is not read.
         read: Returns the bytes; may raise OSError.
         limits: What it may be.
+        settings: What is done about orientation and transparency.
     """
     if size > limits.max_bytes:
         return ImageFacts(size, "", fault=f"{size:,} bytes exceed max_file_bytes")
@@ -84,19 +88,20 @@ def inspect_image(name: str, size: int, read: Callable[[], bytes], limits: Limit
     try:
         header = read_header(data)
         if fault := _size_fault(header.height, header.width, limits):
-            return ImageFacts(len(data), sha256, "", *_of(header), fault=fault)
-        pixels, warning = decode_checked(data)
+            return ImageFacts(len(data), sha256, "", *_of(header, settings), fault=fault)
+        decoded = decode(data, settings)
     except UndecodableError as error:
         return ImageFacts(len(data), sha256, fault=str(error))
+    pixels = decoded.pixels
     looks = looks_of(pixels)
     digest = hashlib.sha256(f"{pixels.shape}".encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    flags = _flags(name, header, looks.contrast, warning, limits)
+    flags = [*decoded.flags, *_flags(name, header, looks.contrast, limits, settings)]
     return ImageFacts(
         len(data),
         sha256,
         digest.hexdigest(),
-        *_of(header),
+        *_of(header, settings),
         looks.phash,
         looks.phash_mirrored,
         looks.thumb,
@@ -107,8 +112,8 @@ def inspect_image(name: str, size: int, read: Callable[[], bytes], limits: Limit
     )
 
 
-def _of(header: Header) -> tuple[int, int, str, str, int]:
-    return header.height, header.width, header.mode, header.format, header.orientation
+def _of(header: Header, settings: DecodeSettings) -> tuple[int, int, str, str, int]:
+    return *header.upright(settings), header.mode, header.format, header.orientation
 
 
 def _size_fault(height: int, width: int, limits: Limits) -> str | None:
@@ -122,16 +127,17 @@ def _size_fault(height: int, width: int, limits: Limits) -> str | None:
 
 
 def _flags(
-    name: str, header: Header, contrast: float, warning: str | None, limits: Limits
+    name: str, header: Header, contrast: float, limits: Limits, settings: DecodeSettings
 ) -> list[str]:
     flags = []
     suffix = PurePosixPath(name).suffix.lower().lstrip(".")
-    if warning:
-        flags.append(f"decode_warning: {warning}")
     if any(suffix in known for known in SUFFIXES.values()) and suffix not in SUFFIXES.get(
         header.format, ()
     ):
         flags.append(f"other_format: named .{suffix}, is {header.format}")
+    if header.orientation != 1:
+        how = "turned" if settings.orientation == "apply" else "left as stored"
+        flags.append(f"orientation: {header.orientation}, {how}")
     if contrast < _BLANK_CONTRAST:
         flags.append("blank: nothing to see")
     short, long = sorted((header.height, header.width))

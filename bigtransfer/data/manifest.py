@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.artifacts.validation import ManifestFacts
 from bigtransfer.data.decoding import useful_threads
 from bigtransfer.data.fingerprint import THUMB_SIDE, Fingerprints
@@ -54,7 +55,7 @@ _SCHEMA_VERSION = b"2"
 _CHUNK_ROWS = 8192
 
 
-def inspect_all(source: Source, limits: Limits, name: str) -> pa.Table:
+def inspect_all(source: Source, limits: Limits, settings: DecodeSettings, name: str) -> pa.Table:
     """Inspect every listed image; one row each, in the listing's order, with a column `fault`.
 
     Rows are gathered in Arrow, some 500 bytes an image, not as Python objects.
@@ -68,6 +69,7 @@ def inspect_all(source: Source, limits: Limits, name: str) -> pa.Table:
             image.bytes,
             lambda: source.read(image.file, image.offset, image.length),
             limits,
+            settings,
         )
 
     found = tracked(

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import simplejpeg
 from PIL import Image
 
+from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.artifacts.shards import ShardsSummary
 from bigtransfer.data.decoding import SUFFIXES, decode_rgb
 from bigtransfer.data.shard_plan import JPEG_QUALITY, Packing, Plan, make_plan
@@ -77,6 +78,8 @@ class IndexRow(TypedDict):
 
 
 _PARTS = "parts"
+_NOT_IN_SHARDS = ("HEIF",)
+"""Formats that tools for tar shards do not read, and slow to decode; packed as JPEG."""
 
 
 def write_shards(root: Path, manifest_path: Path, place: Place, packing: Packing) -> ShardsSummary:
@@ -233,8 +236,10 @@ def _write_tar(
         for place, row in enumerate(plan.table.take(wanted).to_pylist(), start=start):
             data = _unchanged_bytes(read, row)
             kind, height, width = row["format"], row["height"], row["width"]
-            if plan.short_side and min(height, width) > plan.short_side:
-                data, height, width = _smaller(data, plan.short_side)
+            too_large = plan.short_side and min(height, width) > plan.short_side
+            if too_large or kind in _NOT_IN_SHARDS:
+                side = min(plan.short_side or height, height, width)
+                data, height, width = _as_jpeg(data, side, plan.facts.decode)
                 kind = "JPEG"
             member = tarfile.TarInfo(f"{place:08d}.{SUFFIXES[kind][0]}")
             member.size, member.mode = len(data), 0o644
@@ -259,8 +264,9 @@ def _write_tar(
     return index
 
 
-def _smaller(data: bytes, short_side: int) -> tuple[bytes, int, int]:
-    pixels = decode_rgb(data)
+def _as_jpeg(data: bytes, short_side: int, settings: DecodeSettings) -> tuple[bytes, int, int]:
+    """Return an image upright, on its background, with that short side, encoded anew."""
+    pixels = decode_rgb(data, settings)
     height, width = pixels.shape[:2]
     factor = short_side / min(height, width)
     size = (round(width * factor), round(height * factor))
@@ -310,6 +316,7 @@ def _write_index(
         height=median_low(row["height"] for row in rows),
         width=median_low(row["width"] for row in rows),
         plan=plan.digest,
+        decode=plan.facts.decode,
     )
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows), INDEX_SCHEMA), buffer)

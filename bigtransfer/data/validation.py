@@ -59,6 +59,7 @@ def validate(
         classes_sha256=sha256_json(classes),
         near_duplicate_side=asked.near_duplicate_side,
         counts=checked.counts,
+        decode=asked.decode,
     )
     usable = checked.table.filter(checked.table["fault"].is_null())
     manifest.write_manifest(manifest_path, usable, facts)
@@ -95,7 +96,8 @@ def _notes(checked: Checked, asked: Asked) -> list[str]:
         )
     rotated = sum(value not in (0, 1) for value in column(checked.table, "orientation"))
     if rotated:
-        notes.append(f"{rotated:,} images carry an EXIF rotation; their pixels are used as stored")
+        how = "turned upright" if asked.decode.orientation == "apply" else "used as stored"
+        notes.append(f"{rotated:,} images carry a camera orientation; they are {how}")
     if source.ignored:
         notes.append(f"{source.ignored:,} hidden, system or excluded files were passed over")
     if counts.rejected and asked.quarantine:

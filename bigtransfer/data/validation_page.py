@@ -55,7 +55,7 @@ def _picture(checked: Checked, row: int, longest: int) -> str | None:
         return None
     try:
         data = checked.source.read(values["file"], values["offset"], values["length"])
-        return page.picture(decode_rgb(data), longest)
+        return page.picture(decode_rgb(data, checked.decode), longest)
     except (UndecodableError, OSError):
         return None
 

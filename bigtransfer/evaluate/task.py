@@ -394,7 +394,7 @@ def _doubted(
 
 
 def _picture(shards: Shards, row: int) -> str:
-    return page.picture(decode_rgb(shards.reader().read(row)))
+    return page.picture(decode_rgb(shards.reader().read(row), shards.summary.decode))
 
 
 def _nested(report: TaskReport) -> dict[str, float | dict[str, dict[str, float]]]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bigtransfer.artifacts.base import Json
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
+from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.artifacts.weights import TunedMeta, WeightsMeta
 from bigtransfer.model.checkpoint import load_checkpoint, load_tuned
 from bigtransfer.model.inference import normalize_
@@ -24,10 +25,19 @@ class Deployed(nn.Module):
     checkpoint's temperature, or a sigmoid per class where images have several labels.
     """
 
-    def __init__(self, network: nn.Module, crop: int, temperature: float, multi_label: bool):
+    def __init__(
+        self,
+        network: nn.Module,
+        crop: int,
+        temperature: float,
+        multi_label: bool,
+        decode: DecodeSettings,
+    ) -> None:
         super().__init__()
         self.network = network
         self.crop, self.temperature, self.multi_label = crop, temperature, multi_label
+        self.decode = decode
+        """How files become the images that it takes; for those who read files."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the probabilities."""
@@ -76,7 +86,7 @@ def _deployed(network: ResNetV2, meta: WeightsMeta) -> Deployed:
     calibration = meta.calibration if isinstance(meta, TunedMeta) else None
     temperature = calibration.temperature if isinstance(calibration, Calibration) else 1.0
     multi_label = isinstance(calibration, MultiLabelCalibration)
-    return Deployed(network.eval().fold(), meta.crop, temperature, multi_label).eval()
+    return Deployed(network.eval().fold(), meta.crop, temperature, multi_label, meta.decode).eval()
 
 
 def facts_of(meta: TunedMeta) -> Json:
@@ -90,7 +100,9 @@ def facts_of(meta: TunedMeta) -> Json:
     several = own if isinstance(own, MultiLabelCalibration) else None
     return {
         "classes": [*meta.classes],
-        "input": "uint8 (batch, height, width, 3), RGB, any size, as stored (EXIF not applied)",
+        "input": f"uint8 (batch, height, width, 3), RGB, any size; {_how(meta.decode)}",
+        "orientation": meta.decode.orientation,
+        "background": meta.decode.background,
         "output": "probabilities (batch, classes)",
         "resized_to": meta.crop,
         "multi_label": meta.multi_label,
@@ -103,3 +115,11 @@ def facts_of(meta: TunedMeta) -> Json:
         "shards_digest": meta.shards_digest,
         "upstream_digest": meta.upstream_digest,
     }
+
+
+def _how(settings: DecodeSettings) -> str:
+    turned = (
+        "upright (EXIF orientation applied)" if settings.orientation == "apply" else "as stored"
+    )
+    ground = settings.background
+    return f"{turned}, " + (f"transparency laid on {ground}" if ground else "transparency dropped")

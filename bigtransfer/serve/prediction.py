@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
+from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.artifacts.weights import TunedMeta
 from bigtransfer.data.decoding import (
     SUFFIXES,
@@ -142,7 +143,7 @@ def answers(
         def begin(some: list[Path]) -> None:
             squares = np.empty((len(some), frame.side, frame.side, 3), np.uint8)
             reading = [
-                pool.submit(_read_into, squares[i], path, read, frame)
+                pool.submit(_read_into, squares[i], path, read, frame, deployed.decode)
                 for i, path in enumerate(some)
             ]
             waiting.append((some, squares, reading))
@@ -161,14 +162,18 @@ def answers(
 
 
 def _read_into(
-    out: Pixels, path: Path, read: Callable[[Path], bytes], framing: Framing
+    out: Pixels,
+    path: Path,
+    read: Callable[[Path], bytes],
+    framing: Framing,
+    settings: DecodeSettings,
 ) -> str | None:
     try:
         data = read(path)
         header = read_header(data)
         if header.height * header.width > _MOST_PIXELS:
             return f"{header.width}x{header.height} pixels are more than {_MOST_PIXELS:,}"
-        framing.apply(out, decode_rgb(data))
+        framing.apply(out, decode_rgb(data, settings))
     except UndecodableError as error:
         return str(error)
     except OSError as error:

@@ -14,6 +14,7 @@ import torch
 from bigtransfer.artifacts.base import Json
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.cells import Cell, Cells, ListedCell
+from bigtransfer.artifacts.decoding import as_stored_line
 from bigtransfer.artifacts.weights import TunedMeta, WeightsMeta
 from bigtransfer.config import TaskParams
 from bigtransfer.data.shards import open_shards
@@ -105,6 +106,8 @@ def finetune(
             flush=True,
         )
     _take_over(output, usable, done)
+    if line := as_stored_line(f"dataset {shards.summary.dataset!r}", shards.summary.decode):
+        print(line, flush=True)
     for line in grid.explained():
         print(line, flush=True)
     steps = [grid.rule(cell.examples_per_class).total_steps for cell in grid.cells]
@@ -316,6 +319,7 @@ def _meta(
         upstream_digest=upstream.digest if cell.init == "upstream" else None,
         shards_digest=initial.shards.digest,
         code=code,
+        decode=initial.shards.summary.decode,
     )
 
 

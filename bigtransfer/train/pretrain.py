@@ -143,6 +143,7 @@ class Training:
         self.key = fingerprint(
             self._code if params.resume == "same_code" else None,
             recipe=self._recipe,
+            decode=self._shards.summary.decode,
             shards=shards.digest,
         )
         self._folder = work / self.key
@@ -370,6 +371,7 @@ class Training:
             shards_digest=self._shards.digest,
             steps=steps,
             recipe=self._recipe,
+            decode=self._shards.summary.decode,
         )
         result = {
             "val_top1": last["val_top1"],

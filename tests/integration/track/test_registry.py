@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.artifacts.registration import Registration
 from bigtransfer.errors import InfrastructureError, TrackingError
 from bigtransfer.model import create_model
@@ -19,7 +20,7 @@ from bigtransfer.track.registry import fetch_checkpoint, register
 def network() -> torch.nn.Module:
     model = create_model("R14x0.25", 3, "small", seed=4)
     torch.nn.init.normal_(model.head.weight, std=0.1)
-    return Deployed(model.eval().fold(), 16, 1.5, multi_label=False).eval()
+    return Deployed(model.eval().fold(), 16, 1.5, False, DecodeSettings()).eval()
 
 
 @pytest.fixture(scope="module")

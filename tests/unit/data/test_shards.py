@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.data.batches import Squares
 from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.manifest import column, read_manifest, with_column, write_manifest
@@ -130,7 +131,7 @@ def test_large_photos_are_made_smaller_and_small_ones_kept(photos: Path) -> None
     assert (big["height"], big["width"], big["key"].endswith(".jpg")) == (64, 85, True)
     assert (small["height"], small["key"].endswith(".png")) == (12, True)
     number = shards.index["path"].to_pylist().index("class_0/big.png")
-    assert decode_rgb(shards.reader().read(number)).shape == (64, 85, 3)
+    assert decode_rgb(shards.reader().read(number), DecodeSettings()).shape == (64, 85, 3)
 
 
 def test_relabelling_rewrites_no_shard(photos: Path) -> None:

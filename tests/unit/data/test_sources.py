@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.sources.listing import Source
 from bigtransfer.data.sources.opening import open_source
@@ -262,7 +263,7 @@ def test_cifar10_python(tmp_path: Path, packed: bool) -> None:
     labels, split, png = found["test_batch/00013.png"]
     assert (labels, split) == (("class3",), "test")
     expected = cifar_batch(20, 10, 2)[0][13].reshape(3, 32, 32).transpose(1, 2, 0)
-    assert np.array_equal(decode_rgb(png), expected)
+    assert np.array_equal(decode_rgb(png, DecodeSettings()), expected)
 
 
 def test_cifar100_binary_takes_the_fine_label(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.data.checking import asked_of
 from bigtransfer.data.inspection import ImageFacts, Limits, inspect_image
 from bigtransfer.data.manifest import read_manifest
@@ -28,7 +29,7 @@ LIMITS = asked_of(rules()).limits
 
 
 def inspect(path: Path, limits: Limits = LIMITS) -> ImageFacts:
-    return inspect_image(path.name, path.stat().st_size, path.read_bytes, limits)
+    return inspect_image(path.name, path.stat().st_size, path.read_bytes, limits, DecodeSettings())
 
 
 def refusal(root: Path, **changes: Any) -> str:
