@@ -147,7 +147,7 @@ def train_cell(
                 loss=loss_named("sigmoid" if multi_label else "softmax"),
             )
         finally:
-            saver.settle()
+            saver.wait_quietly()
         last = [row["loss"] for row in curve.rows if row["step"] > rule.total_steps - _LAST_LOSSES]
     return model.requires_grad_(True), float(np.mean(last))
 

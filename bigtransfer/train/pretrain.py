@@ -278,7 +278,7 @@ class Training:
                 raise
             finally:
                 if self.is_main_process:
-                    self._saver.settle()
+                    self._saver.wait_quietly()
 
     def _speed(self) -> Speed:
         params, peak = self._params, self._compute.device.peak_flops
