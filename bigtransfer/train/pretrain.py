@@ -34,7 +34,7 @@ from bigtransfer.train.code import code_version
 from bigtransfer.train.curve import Curve
 from bigtransfer.train.devices import choose_device
 from bigtransfer.train.group import Group, environment_local_rank, lost_peers, open_group
-from bigtransfer.train.health import Health
+from bigtransfer.train.health import Health, ProbePlan
 from bigtransfer.train.interrupts import Interrupts, watched
 from bigtransfer.train.loop import ComputeSettings, DivergedError, run_steps
 from bigtransfer.train.loss import loss_named
@@ -131,9 +131,16 @@ class Training:
     ) -> None:
         self._params, self._shards, self._compute, self._log = params, shards, compute, log
         group = self._group = compute.group
-        _require_possible(params, shards, group)
+        _require_possible(shards, group, params.batch_size, params.loss)
         rows = shards.rows("train")
-        self._schedule = planned_schedule(params, len(rows))
+        self._schedule = planned_schedule(
+            len(rows),
+            epochs=params.epochs,
+            batch_size=params.batch_size,
+            base_lr=params.base_lr,
+            warmup_steps=params.warmup_steps,
+            decay_epochs=params.decay_epochs,
+        )
         self._recipe = {
             **{key: getattr(params, key) for key in RECIPE},
             "schedule": repr(self._schedule),
@@ -163,7 +170,8 @@ class Training:
         )
         if lanes_line := uneven_lanes(self._batches.order.lanes, group):
             _say(lanes_line)
-        self._health = Health(shards, params.crop, params.probe, probe, group)
+        tried = ProbePlan(params.probe.examples_per_class, params.probe.seeds)
+        self._health = Health(shards, params.crop, tried, probe, group)
 
     @property
     def is_main_process(self) -> bool:
@@ -381,15 +389,15 @@ class Training:
         return result
 
 
-def _require_possible(params: PretrainParams, shards: Shards, group: Group) -> None:
+def _require_possible(shards: Shards, group: Group, batch_size: int, loss: str) -> None:
     """Refuse what cannot be trained, before anything is built.
 
     Raises:
         ConfigError: Naming the value.
     """
-    if group.world_size > params.batch_size:
+    if group.world_size > batch_size:
         raise ConfigError(
-            f"batch_size {params.batch_size} is too small for {group.world_size} processes; raise "
+            f"batch_size {batch_size} is too small for {group.world_size} processes; raise "
             "it, or start fewer"
         )
     smallest = min(len(shards.rows(split)) for split in ("train", "val"))
@@ -398,7 +406,7 @@ def _require_possible(params: PretrainParams, shards: Shards, group: Group) -> N
             f"dataset {shards.summary['dataset']!r} has a split of {smallest} images, too few for "
             f"{group.world_size} processes; start fewer"
         )
-    if params.loss == "softmax" and shards.summary["multi_label"]:
+    if loss == "softmax" and shards.summary["multi_label"]:
         raise ConfigError(
             f"dataset {shards.summary['dataset']!r} has several labels per image, which loss: "
             "softmax cannot learn; set pretrain.loss to sigmoid"

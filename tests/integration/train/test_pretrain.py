@@ -275,7 +275,11 @@ def test_steps_of_the_recipes() -> None:
             PROJECT / "params.yaml", PROJECT / "pipelines" / f"{name}.yaml"
         ).pretrain
         assert params.examples is not None
-        schedule = planned_schedule(params, params.examples)
+        schedule = planned_schedule(
+            params.examples, epochs=params.epochs, batch_size=params.batch_size,
+            base_lr=params.base_lr, warmup_steps=params.warmup_steps,
+            decay_epochs=params.decay_epochs,
+        )  # fmt: skip
         assert schedule.total_steps == steps
         assert all(abs(a - b) <= 1 for a, b in zip(schedule.decay_steps, decays[name], strict=True))
         assert (schedule.base_lr, schedule.warmup_steps) == (0.03 * 4096 / 256, 5000)
