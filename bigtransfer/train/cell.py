@@ -18,14 +18,16 @@ from bigtransfer.data.shards import Shards
 from bigtransfer.model.checkpoint import load_checkpoint
 from bigtransfer.model.resnet import ResNetV2, create_model
 from bigtransfer.train.checkpoints import JOURNAL, Checkpoints, State, read_state
+from bigtransfer.train.compute import ComputeSettings
 from bigtransfer.train.curve import Curve
 from bigtransfer.train.hyperrule import HyperRule
 from bigtransfer.train.interrupts import Interrupts
-from bigtransfer.train.loop import ComputeSettings, StepCallback, run_steps
+from bigtransfer.train.loop import StepCallback, run_steps
 from bigtransfer.train.loss import loss_named
 from bigtransfer.train.parallel import parallelize, whole_state
 from bigtransfer.train.saver import Saver
 from bigtransfer.train.state import require_fit
+from bigtransfer.train.steps import choose_step
 
 MOMENTUM = 0.9  # arXiv 1912.11370, section 3.3; no weight decay, no dropout, nothing frozen
 _LAST_LOSSES = 10
@@ -134,18 +136,27 @@ def train_cell(
             cell, rule.total_steps, model, optimizer, curve, saver, policy, advance
         )
         try:
-            run_steps(
-                called,
-                optimizer,
-                batches,
-                rule.schedule,
-                mixup_alpha=rule.mixup_alpha,
-                seed=cell.seed,
-                start=step,
-                callback=callback,
-                compute=compute,
-                loss=loss_named("sigmoid" if multi_label else "softmax"),
-            )
+            with closing(
+                choose_step(
+                    called,
+                    optimizer,
+                    loss_named("sigmoid" if multi_label else "softmax"),
+                    rule.batch_size,
+                    compute,
+                    mixes=bool(rule.mixup_alpha),
+                    ran_out=callback.ran_out,
+                )
+            ) as train_step:
+                run_steps(
+                    train_step,
+                    batches,
+                    rule.schedule,
+                    mixup_alpha=rule.mixup_alpha,
+                    seed=cell.seed,
+                    start=step,
+                    callback=callback,
+                    group=compute.group,
+                )
         finally:
             saver.wait_quietly()
         last = [row["loss"] for row in curve.rows if row["step"] > rule.total_steps - _LAST_LOSSES]

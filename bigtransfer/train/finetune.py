@@ -30,12 +30,12 @@ from bigtransfer.storage import (
 from bigtransfer.storage.places import Place
 from bigtransfer.train.cell import CheckpointPolicy, InitialWeights, train_cell
 from bigtransfer.train.code import code_version
+from bigtransfer.train.compute import ComputeSettings
 from bigtransfer.train.devices import Device, choose_device
 from bigtransfer.train.fitting import images_per_second, images_that_fit
 from bigtransfer.train.grid import OVERRIDES, RECIPE, Grid, GridPlan
 from bigtransfer.train.hyperrule import HyperRule
 from bigtransfer.train.interrupts import Interrupts, watched
-from bigtransfer.train.loop import ComputeSettings
 from bigtransfer.train.state import fingerprint
 from bigtransfer.train.workers import in_workers
 

@@ -16,8 +16,8 @@ from bigtransfer.metrics.calibration import calibration_of
 from bigtransfer.model.inference import predict
 from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.train.cell import InitialWeights
+from bigtransfer.train.compute import ComputeSettings
 from bigtransfer.train.hyperrule import HyperRule, hyperrule
-from bigtransfer.train.loop import ComputeSettings
 
 OVERRIDES = (
     "total_steps", "warmup_steps", "decay_steps", "batch_size", "base_lr", "precrop", "crop",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,19 @@ from bigtransfer.storage.s3 import S3Path
 from bigtransfer.train.callbacks import Speed, TrainingCallback
 from bigtransfer.train.checkpoints import JOURNAL, Checkpoints, State, read_state
 from bigtransfer.train.code import code_version
+from bigtransfer.train.compute import ComputeSettings
 from bigtransfer.train.curve import Curve
 from bigtransfer.train.devices import choose_device
 from bigtransfer.train.group import Group, environment_local_rank, lost_peers, open_group
 from bigtransfer.train.health import Health, ProbePlan
 from bigtransfer.train.interrupts import Interrupts, watched
-from bigtransfer.train.loop import ComputeSettings, DivergedError, run_steps
+from bigtransfer.train.loop import DivergedError, TrainStep, run_steps
 from bigtransfer.train.loss import loss_named
 from bigtransfer.train.parallel import parallelize, whole_state
 from bigtransfer.train.saver import Saver
 from bigtransfer.train.schedule import planned_schedule
 from bigtransfer.train.state import fingerprint, require_fit, state_bytes
+from bigtransfer.train.steps import choose_step
 
 Log = Callable[[int, dict[str, float]], None]
 """`log(step, metrics)`: where curves go."""
@@ -131,6 +133,7 @@ class Training:
     ) -> None:
         self._params, self._shards, self._compute, self._log = params, shards, compute, log
         group = self._group = compute.group
+        self._train_step: TrainStep | None = None
         _require_possible(shards, group, params.batch_size, params.loss)
         rows = shards.rows("train")
         self._schedule = planned_schedule(
@@ -268,19 +271,26 @@ class Training:
             if self._lacks_evaluation():
                 callback.evaluate(self._step)
             try:
-                run_steps(
+                self._train_step = choose_step(
                     self._called,
                     self.optimizer,
-                    self._batches,
-                    self._schedule,
-                    mixup_alpha=None,
-                    seed=self._params.seed,
-                    start=self._step,
-                    callback=callback,
-                    compute=self._compute,
-                    loss=loss_named(self._params.loss),
-                    highest_loss=self._highest_loss,
+                    loss_named(self._params.loss),
+                    self._batches.batch_size,
+                    self._compute,
+                    ran_out=callback.ran_out,
                 )
+                with closing(self._train_step):
+                    run_steps(
+                        self._train_step,
+                        self._batches,
+                        self._schedule,
+                        mixup_alpha=None,
+                        seed=self._params.seed,
+                        start=self._step,
+                        callback=callback,
+                        group=self._group,
+                        highest_loss=self._highest_loss,
+                    )
             except DivergedError as error:
                 self._keep_evidence(error)
                 raise
@@ -335,12 +345,16 @@ class Training:
 
     def look(self, between: Callable[[], None]) -> dict[str, float]:
         """Return validation accuracy and probe."""
-        self._compute.settle()
+        self._write_back()
         return self._health.look(self.model, between)
+
+    def _write_back(self) -> None:
+        if self._train_step is not None:
+            self._train_step.write_back()
 
     def save(self, step: int, *, wait: bool) -> None:
         """Begin a checkpoint; with `wait`, finish it too. All processes must call it."""
-        self._compute.settle()
+        self._write_back()
         state = whole_state(self.model, self.optimizer)
         if not self.is_main_process:
             return
@@ -361,7 +375,7 @@ class Training:
 
     def write(self, outputs: Outputs) -> dict[str, Any] | None:
         """Write the results, then forget the checkpoints."""
-        self._compute.settle()
+        self._write_back()
         state = whole_state(self.model, self.optimizer)
         if not self.is_main_process:
             return None
