@@ -14,24 +14,24 @@ from bigtransfer.train import pretrain
 from components.interface import main
 from components.pretrain import COMPONENT, run
 
-_write = pretrain.Training.write
+_write = pretrain.write_results
 
 
-def write(self: pretrain.Training, outputs: pretrain.Outputs) -> dict[str, Any] | None:
+def write(outputs: pretrain.Outputs, training: pretrain.Training) -> dict[str, Any] | None:
     """Note weights, momentum and journal, then write the results as always."""
-    state = pretrain.whole_state(self.model, self.optimizer)
-    if self.is_main_process:
+    state = training.run.whole_state()
+    if training.run.is_main_process:
         digests = {}
         for group, tensors in state.items():
             sha256 = hashlib.sha256()
             for name in sorted(tensors):
                 sha256.update(name.encode() + tensors[name].detach().contiguous().numpy().tobytes())
             digests[group] = sha256.hexdigest()
-        noted = {**digests, "journal": self.curve.rows}
+        noted = {**digests, "journal": training.run.curve.rows}
         Path("last-state.json").write_text(json.dumps(noted))
-    return _write(self, outputs)
+    return _write(outputs, training)
 
 
 if __name__ == "__main__":
-    pretrain.Training.write = write  # type: ignore[method-assign]
+    pretrain.write_results = write
     main(COMPONENT, run)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from bigtransfer.model import create_model
 from bigtransfer.model.resnet import RECOMPUTE, Recompute
-from bigtransfer.train.cuda_graph import CapturedStep
+from bigtransfer.train.cuda_graph import Recording
 from bigtransfer.train.optimizer import updates_in_backward
 
 CLASSES = 1000
@@ -109,7 +109,7 @@ def _build(
         return loss
 
     if graph:
-        captured = CapturedStep(forward_backward_update, optimizer, [x, y])
+        captured = Recording(forward_backward_update, optimizer, [x, y])
 
         def replay() -> None:
             captured(x, y)

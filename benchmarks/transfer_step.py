@@ -24,12 +24,12 @@ from rounds import Step
 from torch import nn
 
 from bigtransfer.model import create_model
+from bigtransfer.train.compute import ComputeSettings
 from bigtransfer.train.devices import Device
-from bigtransfer.train.loop import ComputeSettings, StepCallback, Steps
 from bigtransfer.train.loss import loss_named
 from bigtransfer.train.mixup import mixup_lambda
 from bigtransfer.train.parallel import parallelize
-from bigtransfer.train.schedule import Schedule
+from bigtransfer.train.steps import choose_step
 
 _RATE = 1e-3
 _MIXUP_ALPHA = 0.1
@@ -104,22 +104,21 @@ def _build(
         weight_decay=weight_decay,
     )
     batch: Any = _SameBatch(arguments.batch * arguments.micro_batches, arguments.size, classes)
-    schedule = Schedule(total_steps=1 << 30, base_lr=_RATE, warmup_steps=0, decay_steps=())
-    steps = Steps(
+    step = choose_step(
         called,
         optimizer,
-        batch,
-        schedule,
-        compute,
         loss_named("softmax"),
-        StepCallback(),
-        lambda: float("inf"),
-        lambda step: mixup_lambda(mixup_alpha, 0, step),
+        batch.batch_size,
+        compute,
+        mixes=bool(mixup_alpha),
     )
-    called.train()
-    steps.prepare()
     numbers: Iterator[int] = count()
-    return lambda: steps.run(next(numbers), batch), model
+
+    def one() -> None:
+        lam = mixup_lambda(mixup_alpha, 0, next(numbers))
+        step(batch, _RATE, lam, lambda loss: None)
+
+    return one, model
 
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from bigtransfer.config import PretrainParams
 from bigtransfer.data.batches import TrainBatches
 from bigtransfer.progress import Advance
-from bigtransfer.train.group import Group
 from bigtransfer.train.interrupts import Interrupts
 from bigtransfer.train.loop import StepCallback
-from bigtransfer.train.saver import Saver
+from bigtransfer.train.run import ResumableRun
 
 _STEPS_BETWEEN_ROWS = 20
 _SECONDS_BETWEEN_SPEEDS = 10.0
@@ -27,10 +26,6 @@ class Watched(Protocol):
 
     def look(self, between: Callable[[], None]) -> dict[str, float]:
         """Return how the network is doing."""
-        ...
-
-    def save(self, step: int, *, wait: bool) -> None:
-        """Begin a checkpoint."""
         ...
 
     def keep_micro_batch_size(self, images: int) -> None:
@@ -81,47 +76,55 @@ class Speed:
         return figures
 
 
+@dataclass(frozen=True)
+class Pace:
+    """When a training is evaluated and saved."""
+
+    evaluation_steps: int
+    checkpoint_steps: int | None
+    """None: steps are no reason to save."""
+    checkpoint_seconds: float | None
+    """None: time is no reason to save."""
+
+
 class TrainingCallback(StepCallback):
     """Watches a training in one of its processes."""
 
     def __init__(
         self,
-        total_steps: int,
-        params: PretrainParams,
-        group: Group,
+        run: ResumableRun,
+        batch_size: int,
+        pace: Pace,
         interrupts: Interrupts,
         training: Watched,
         advance: Advance,
         speed: Speed,
-        saver: Saver | None,
     ) -> None:
         """Watch.
 
         Args:
-            total_steps: Of the training.
-            params: When to evaluate and save.
-            group: The processes.
+            run: Restored.
+            batch_size: Images per step.
+            pace: When to evaluate and save.
             interrupts: What was asked from outside.
             training: What is watched.
             advance: Shows progress.
             speed: Begun at the first step.
-            saver: On the main process.
         """
-        self._total, self._params, self._group = total_steps, params, group
-        self._interrupts, self._training, self._advance = interrupts, training, advance
-        self._speed, self._saver = speed, saver
+        self._run, self._total, self._group = run, run.total_steps, run.group
+        self._batch_size, self._pace, self._interrupts = batch_size, pace, interrupts
+        self._training, self._advance, self._speed = training, advance, speed
 
     def to_reduce(self) -> Sequence[float]:
         """Ask to stop, and to save because of the time."""
-        seconds, saver = self._params.checkpoint_seconds, self._saver
-        due = saver is not None and seconds is not None and saver.is_due(seconds)
+        # Clocks and signals differ over the processes; their sum is the same decision in all.
+        seconds = self._pace.checkpoint_seconds
+        due = seconds is not None and self._run.is_due(seconds)
         return float(self._interrupts.wanted), float(due)
 
     def before_update(self) -> None:
         """Wait until the weights are copied; stop where a checkpoint could not be written."""
-        if self._saver is not None:
-            self._saver.before_update()
-            self._saver.check()
+        self._run.before_update()
 
     def ran_out(self, micro_batch_size: int) -> None:
         """Say so, and keep the size for the next start."""
@@ -130,10 +133,10 @@ class TrainingCallback(StepCallback):
     def after_step(self, step: int, loss: float, rate: float, reduced: Sequence[float]) -> None:
         """Journal, stop, evaluate, save."""
         stop, due = (flag > 0 for flag in reduced)
-        every, last = self._params.checkpoint_steps, step == self._total
-        evaluates = last or step % self._params.evaluation_steps == 0
+        every, last = self._pace.checkpoint_steps, step == self._total
+        evaluates = last or step % self._pace.evaluation_steps == 0
         if step == 1 or step % _STEPS_BETWEEN_ROWS == 0 or evaluates:
-            images = step * self._params.batch_size
+            images = step * self._batch_size
             self._training.note(step, {"images": images, "loss": loss, "rate": rate})
         if figures := self._speed.measured(step):
             self._training.note(step, figures, by_clock=True)
@@ -144,7 +147,7 @@ class TrainingCallback(StepCallback):
         if evaluates:
             self.evaluate(step)
         if not last and (due or (every is not None and step % every == 0)):
-            self._training.save(step, wait=False)
+            self._run.save(step, wait=False)
 
     def evaluate(self, step: int) -> None:
         """Note how the network is doing."""
@@ -160,6 +163,6 @@ class TrainingCallback(StepCallback):
         self._speed.pause(time.monotonic() - began)
 
     def _stop(self, step: int) -> None:
-        self._training.save(step, wait=True)
+        self._run.save(step, wait=True)
         self._group.agree(step)  # nobody leaves before the main process has written
         self._interrupts.end(step)

@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.optim import SGD
 
 from bigtransfer.artifacts.cells import Cell
 from bigtransfer.artifacts.weights import WeightsMeta
@@ -18,15 +16,12 @@ from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import Shards
 from bigtransfer.model.checkpoint import load_checkpoint
 from bigtransfer.model.resnet import ResNetV2, create_model
-from bigtransfer.train.checkpoints import JOURNAL, Checkpoints, State, read_state
-from bigtransfer.train.curve import Curve
+from bigtransfer.train.compute import ComputeSettings
 from bigtransfer.train.hyperrule import HyperRule
 from bigtransfer.train.interrupts import Interrupts
-from bigtransfer.train.loop import ComputeSettings, StepCallback, run_steps
+from bigtransfer.train.loop import StepCallback
 from bigtransfer.train.loss import loss_named
-from bigtransfer.train.parallel import parallelize, whole_state
-from bigtransfer.train.saver import Saver
-from bigtransfer.train.state import require_fit
+from bigtransfer.train.run import Recipe, ResumableRun, RunFolder
 
 MOMENTUM = 0.9  # arXiv 1912.11370, section 3.3; no weight decay, no dropout, nothing frozen
 _LAST_LOSSES = 10
@@ -106,62 +101,29 @@ def train_cell(
         KeyboardInterrupt, InfrastructureError: After Ctrl-C or SIGTERM, with the state kept.
     """
     model = initial.network(cell).to(compute.device.torch).recompute(compute.recompute)
-    checkpoints = Checkpoints(policy.folder, None, _say)
-    policy.folder.mkdir(parents=True, exist_ok=True)
-    found = checkpoints.newest(lambda folder, meta: _fitting(folder, meta, model, policy.code))
-    with closing(Curve(policy.folder / JOURNAL)) as curve:
-        step, state = 0, None
-        if found is not None:
-            folder, state = found
-            step = int(folder.name.removeprefix("step-"))
-            curve.take_from(folder / JOURNAL)
-            _say(f"{cell.name}: resuming at step {step:,} of {rule.total_steps:,}")
-        called, optimizer = parallelize(
-            model,
-            state,
-            compute.group,
-            parallel="ddp",
-            compiled=compute.compiled,
-            momentum=MOMENTUM,
-            weight_decay=0.0,
-        )
-        squares = Squares(initial.shards, rows, rule.precrop)
-        batches = TrainBatches(
-            squares, batch_size=rule.batch_size, crop=rule.crop, flip=flip, seed=cell.seed
-        )
-        multi_label = initial.shards.summary.multi_label
-        saver = Saver(checkpoints)
-        callback = _CellCallback(
-            cell, rule.total_steps, model, optimizer, curve, saver, policy, advance
-        )
-        try:
-            run_steps(
-                called,
-                optimizer,
-                batches,
-                rule.schedule,
-                mixup_alpha=rule.mixup_alpha,
-                seed=cell.seed,
-                start=step,
-                callback=callback,
-                compute=compute,
-                loss=loss_named("sigmoid" if multi_label else "softmax"),
-            )
-        finally:
-            saver.settle()
-        last = [row["loss"] for row in curve.rows if row["step"] > rule.total_steps - _LAST_LOSSES]
+    squares = Squares(initial.shards, rows, rule.precrop)
+    batches = TrainBatches(
+        squares, batch_size=rule.batch_size, crop=rule.crop, flip=flip, seed=cell.seed
+    )
+    multi_label = initial.shards.summary.multi_label
+    recipe = Recipe(
+        batches,
+        rule.schedule,
+        loss_named("sigmoid" if multi_label else "softmax"),
+        momentum=MOMENTUM,
+        weight_decay=0.0,
+        mixup_alpha=rule.mixup_alpha,
+        seed=cell.seed,
+    )
+    folder = RunFolder(policy.folder, {"cell": cell.name, "code": policy.code}, _say)
+    with closing(ResumableRun(model, recipe, compute, folder)) as run:
+        if step := run.restore():
+            _say(f"{cell.name}: resuming at step {step:,} of {run.total_steps:,}")
+        run.train(_CellCallback(cell, run, policy, advance))
+        last = [
+            row["loss"] for row in run.curve.rows if row["step"] > run.total_steps - _LAST_LOSSES
+        ]
     return model.requires_grad_(True), float(np.mean(last))
-
-
-def _fitting(folder: Path, meta: dict[str, Any], model: ResNetV2, code: str) -> State:
-    state = read_state(folder)
-    require_fit(state, model, repr(str(folder)))
-    if meta.get("code") != code:
-        _say(
-            f"{folder.name} was written by another version of this program or of PyTorch; "
-            "going on with it (resume: any_code), no longer bit for bit"
-        )
-    return state
 
 
 class _CellCallback(StepCallback):
@@ -170,42 +132,28 @@ class _CellCallback(StepCallback):
     def __init__(
         self,
         cell: Cell,
-        total_steps: int,
-        model: ResNetV2,
-        optimizer: SGD,
-        curve: Curve,
-        saver: Saver,
+        run: ResumableRun,
         policy: CheckpointPolicy,
         advance: Callable[[int], None],
     ) -> None:
-        self._cell, self._total = cell, total_steps
-        self._model, self._optimizer = model, optimizer
-        self._curve, self._saver, self._policy, self._advance = curve, saver, policy, advance
+        self._cell, self._run, self._policy, self._advance = cell, run, policy, advance
 
     def before_update(self) -> None:
-        self._saver.before_update()
-        self._saver.check()
+        self._run.before_update()
 
     def after_step(self, step: int, loss: float, rate: float, reduced: Sequence[float]) -> None:
-        self._curve.add(step, {"loss": loss, "rate": rate})
+        self._run.curve.add(step, {"loss": loss, "rate": rate})
         self._advance(step)
-        if step == self._total:
+        if step == self._run.total_steps:
             return
         if self._policy.interrupts.wanted:
-            self._save(step)
-            self._saver.finish()
+            self._run.save(step, wait=True)
             self._policy.interrupts.end(step)
-        elif self._saver.is_due(self._policy.seconds):
-            self._save(step)
+        elif self._run.is_due(self._policy.seconds):
+            self._run.save(step, wait=False)
 
     def ran_out(self, micro_batch_size: int) -> None:
         _say(f"memory ran out; going on with {micro_batch_size} images per forward pass")
-
-    def _save(self, step: int) -> None:
-        meta = {"cell": self._cell.name, "code": self._policy.code}
-        self._curve.fsync()
-        state = whole_state(self._model, self._optimizer)
-        self._saver.begin(step, state, meta, self._curve.path, None)
 
 
 def _say(line: str) -> None:

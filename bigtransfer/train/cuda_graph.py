@@ -7,20 +7,77 @@ some size launching them costs more than computing. Replayed, they are one launc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 
 from bigtransfer.errors import ConfigError
+from bigtransfer.model.inference import normalized
+from bigtransfer.train.compute import ComputeSettings, logits_of
+from bigtransfer.train.loop import BeforeUpdate
+from bigtransfer.train.loss import Loss
+
+if TYPE_CHECKING:
+    from bigtransfer.data.batches import Batch
 
 _WARM_UP_STEPS = 3
 
 
 class CapturedStep:
-    """A step that was recorded; call it with inputs of the shapes it was recorded with."""
+    """Forward, backward and update as one graph, recorded at the first step."""
 
-    captured = True
+    def __init__(
+        self, model: nn.Module, optimizer: SGD, loss: Loss, compute: ComputeSettings
+    ) -> None:
+        """Take the network, which is in training mode from here on.
+
+        Args:
+            model: The network, on a GPU.
+            optimizer: Over its parameters; its learning rates become tensors.
+            loss: Of logits and labels.
+            compute: One process on one GPU.
+        """
+        self._model, self._optimizer, self._loss = model, optimizer, loss
+        self._compute = compute
+        self._recording: Recording | None = None
+        model.train()
+
+    def __call__(self, batch: Batch, rate: float, lam: float, before_update: BeforeUpdate) -> float:
+        """Do a step; see `TrainStep`."""
+        assert lam == 1.0, "held by choose_step"
+        device = self._compute.device.torch
+        images = torch.from_numpy(batch.images).to(device)
+        labels = torch.from_numpy(batch.labels).to(device)
+        if self._recording is None:
+            # A number would be recorded as it is now; a tensor is read at every replay.
+            for group in self._optimizer.param_groups:
+                group["lr"] = torch.tensor(rate, device=device)
+            self._recording = Recording(self._whole, self._optimizer, [images, labels])
+        for group in self._optimizer.param_groups:
+            group["lr"].fill_(rate)
+        before_update(None)  # the loss is known when the weights have changed already
+        return self._recording(images, labels).item()
+
+    def write_back(self) -> None:
+        """Do nothing: a replay writes into PyTorch's own weights and momentum."""
+
+    def close(self) -> None:
+        """Let go of the recording and its memory."""
+        self._recording = None
+
+    def _whole(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Be recorded: no look at a value, no gradient set to zero."""
+        logits = logits_of(self._model, normalized(images), self._compute)
+        loss = self._loss(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._optimizer.step()
+        return loss.detach()
+
+
+class Recording:
+    """A step that was recorded; call it with inputs of the shapes it was recorded with."""
 
     def __init__(
         self, step: Callable[..., Tensor], optimizer: Optimizer, inputs: Sequence[Tensor]

@@ -22,7 +22,7 @@ from bigtransfer.errors import CheckpointError, ConfigError
 from bigtransfer.model.checkpoint import read_meta, read_tuned_meta, write_checkpoint
 from bigtransfer.model.costs import forward_macs
 from bigtransfer.model.processor import device_named, use_cpu
-from bigtransfer.model.resnet import create_model
+from bigtransfer.model.resnet import Recompute, create_model
 from bigtransfer.progress import duration, progress
 from bigtransfer.storage import (
     digest_of,
@@ -33,12 +33,12 @@ from bigtransfer.storage import (
 from bigtransfer.storage.places import Place
 from bigtransfer.train.cell import CheckpointPolicy, InitialWeights, train_cell
 from bigtransfer.train.code import code_version
+from bigtransfer.train.compute import ComputeSettings
 from bigtransfer.train.devices import Device, choose_device
 from bigtransfer.train.fitting import images_per_second, images_that_fit
-from bigtransfer.train.grid import Grid, cells_of, recipe_of
+from bigtransfer.train.grid import OVERRIDES, RECIPE, Grid, GridPlan
 from bigtransfer.train.hyperrule import HyperRule
 from bigtransfer.train.interrupts import Interrupts, watched
-from bigtransfer.train.loop import ComputeSettings
 from bigtransfer.train.state import fingerprint
 from bigtransfer.train.workers import in_workers
 
@@ -92,12 +92,22 @@ def finetune(
             f"trained: head leaves the network as it is, but norm {upstream.norm} changes with "
             "every batch; set 'trained' to all"
         )
-    grid = Grid(params, InitialWeights(pretrained, upstream, shards, params.trained))
-    made = _ingredients(params, upstream.digest, shards.digest)
+    plan = _plan_of(params)
+    machine = Machine(
+        params.device,
+        params.threads,
+        params.precision,
+        params.micro_batch_size,
+        params.recompute,
+        params.compile,
+    )
+    grid = Grid(plan, InitialWeights(pretrained, upstream, shards, params.trained))
+    made = _MadeOf(_recipe_of(params), upstream.digest, shards.digest)
     code = code_version(__name__)
-    done = work / fingerprint(code if params.resume == "same_code" else None, **vars(made))
+    same_code = params.resume == "same_code"
+    done = work / fingerprint(code if same_code else None, **vars(made))
     there = _made_before(output, made)
-    usable = _of_this_code(there, code, params)
+    usable = _usable(there, code, same_code=same_code)
     if outdated := len(there) - len(usable):
         print(
             f"{params.name}: {outdated} networks of {str(output)!r} were made by other code "
@@ -117,7 +127,7 @@ def finetune(
             on_cell(cell, _figures(read_tuned_meta(done / cell.name).calibration))
         else:
             missing.append(number)
-    _warn_if_long(params, grid, missing, upstream, len(shards.classes))
+    _warn_if_long(grid, missing, upstream, len(shards.classes), machine)
     reached = [0 if number in missing else own for number, own in enumerate(steps)]
     with (
         watched(_STOP_SECONDS) as interrupts,
@@ -130,8 +140,20 @@ def finetune(
             reached[number] = step
             advance(sum(reached), grid.cells[number].name)
 
-        make = partial(_Worker, params, pretrained, shards_place, done, code)
-        for number, figures in in_workers(make, missing, _workers(params), interrupts, tell):
+        make = partial(
+            _Worker,
+            plan=plan,
+            machine=machine,
+            pretrained=pretrained,
+            shards_place=shards_place,
+            trained=params.trained,
+            flip=params.flip,
+            checkpoint_seconds=params.checkpoint_seconds,
+            done=done,
+            code=code,
+        )
+        workers = params.workers or _own_workers(params.device)
+        for number, figures in in_workers(make, missing, workers, interrupts, tell):
             log(number, figures)
             on_cell(grid.cells[number], figures)
     result = Cells(
@@ -154,7 +176,7 @@ def finetune(
 
 
 def _warn_if_long(
-    params: TaskParams, grid: Grid, missing: list[int], upstream: WeightsMeta, classes: int
+    grid: Grid, missing: list[int], upstream: WeightsMeta, classes: int, machine: Machine
 ) -> None:
     """Say beforehand how long the missing cells take on a CPU, if that is more than a coffee."""
     rules = [grid.rule(grid.cells[number].examples_per_class) for number in missing]
@@ -162,13 +184,13 @@ def _warn_if_long(
         return
     images, crop = sum(rule.total_steps * rule.batch_size for rule in rules), rules[0].crop
     kind = (upstream.architecture, classes, crop, upstream.root, upstream.norm)
-    if device_named(params.device).type != "cpu" or images * forward_macs(*kind) < _LONG_MACS:
+    if device_named(machine.device).type != "cpu" or images * forward_macs(*kind) < _LONG_MACS:
         return
-    use_cpu(params.threads)
+    use_cpu(machine.threads)
     model = create_model(kind[0], classes, upstream.root, norm=upstream.norm)
     rate = images_per_second(model, crop, Device(), 1, _TRIAL_SECONDS)
     print(
-        f"{params.name}: about {duration(images / rate)} on this CPU ({images:,} images at "
+        f"{grid.plan.task}: about {duration(images / rate)} on this CPU ({images:,} images at "
         f"{rate:.1f}/s, tried now); a GPU does it in a small part of that. For a trial lower "
         "total_steps, batch_size, precrop and crop",
         flush=True,
@@ -177,13 +199,34 @@ def _warn_if_long(
 
 def is_done(output: Path, params: TaskParams, pretrained: Path, shards_digest: str) -> bool:
     """Say whether `output` holds these very networks already."""
-    cells = [cell.name for cell in cells_of(params)]
-    there = _made_before(output, _ingredients(params, digest_of(pretrained), shards_digest))
-    return _of_this_code(there, code_version(__name__), params) == cells
+    cells = [cell.name for cell in _plan_of(params).cells]
+    there = _made_before(output, _MadeOf(_recipe_of(params), digest_of(pretrained), shards_digest))
+    same_code = params.resume == "same_code"
+    return _usable(there, code_version(__name__), same_code=same_code) == cells
+
+
+def _recipe_of(params: TaskParams) -> Json:
+    """Return the params that decide what a cell becomes, as JSON values: lists, not tuples."""
+    return params.model_dump(mode="json", include=set(RECIPE))
+
+
+def _plan_of(params: TaskParams) -> GridPlan:
+    """Return the grid that the params describe."""
+    return GridPlan(
+        task=params.name,
+        inits=params.inits,
+        examples_per_class=params.examples_per_class,
+        seeds=params.seeds,
+        train_on=params.train_on,
+        preset=params.preset,
+        overrides={name: getattr(params, name) for name in OVERRIDES},
+        random_crop=params.random_crop,
+        abstain_accuracy=params.abstain_accuracy,
+    )
 
 
 @dataclass(frozen=True)
-class _Ingredients:
+class _MadeOf:
     """What a cell is made of, as `cells.json` says it; the code aside."""
 
     recipe: Json
@@ -191,24 +234,19 @@ class _Ingredients:
     shards_digest: str
 
 
-def _ingredients(params: TaskParams, upstream_digest: str, shards_digest: str) -> _Ingredients:
-    recipe = json.loads(json.dumps(recipe_of(params)))
-    return _Ingredients(recipe, upstream_digest, shards_digest)
-
-
-def _made_before(output: Path, made: _Ingredients) -> dict[str, str | None]:
+def _made_before(output: Path, made: _MadeOf) -> dict[str, str | None]:
     """Return the cells of an output that were made of the same -> by which code, if known."""
     if not (output / Cells.FILE).is_file():
         return {}
     listed = Cells.read(output)
-    if _Ingredients(listed.recipe, listed.upstream_digest, listed.shards_digest) != made:
+    if _MadeOf(listed.recipe, listed.upstream_digest, listed.shards_digest) != made:
         return {}
     return {cell.folder: listed.code.get(cell.folder) for cell in listed.cells}
 
 
-def _of_this_code(there: dict[str, str | None], code: str, params: TaskParams) -> list[str]:
+def _usable(there: dict[str, str | None], code: str, *, same_code: bool) -> list[str]:
     """Return the cells that may stand for what this code would make of them."""
-    return [name for name, own in there.items() if params.resume == "any_code" or own == code]
+    return [name for name, own in there.items() if own == code or not same_code]
 
 
 def _take_over(output: Path, names: list[str], done: Path) -> None:
@@ -224,8 +262,35 @@ def _take_over(output: Path, names: list[str], done: Path) -> None:
                 shutil.copytree(output / name, partial_folder, dirs_exist_ok=True)
 
 
-def _workers(params: TaskParams) -> int:
-    return params.workers or max(1, 0 if params.device == "cpu" else torch.cuda.device_count())
+def _own_workers(device: str) -> int:
+    """Return a worker per GPU; one on a CPU."""
+    return max(1, 0 if device == "cpu" else torch.cuda.device_count())
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How cells are computed; travels to worker processes."""
+
+    device: str
+    """`auto`, `cpu` or `cuda`."""
+    threads: int
+    """Of the CPU."""
+    precision: str
+    micro_batch_size: int | None
+    """None: as many images per forward pass as fit."""
+    recompute: Recompute
+    compiled: bool
+
+    def settings(self, number: int) -> ComputeSettings:
+        """Return what a worker computes on: with several GPUs, each its own."""
+        gpus = torch.cuda.device_count()
+        return ComputeSettings(
+            choose_device(self.device, number % gpus if gpus else 0),
+            precision=self.precision,
+            micro_batch_size=self.micro_batch_size,
+            recompute=self.recompute,
+            compiled=self.compiled,
+        )
 
 
 class _Worker:
@@ -233,50 +298,49 @@ class _Worker:
 
     def __init__(
         self,
-        params: TaskParams,
+        number: int,
+        *,
+        plan: GridPlan,
+        machine: Machine,
         pretrained: Path,
         shards_place: Place,
+        trained: str,
+        flip: bool,
+        checkpoint_seconds: float,
         done: Path,
         code: str,
-        number: int,
     ) -> None:
-        use_cpu(params.threads)
-        gpus = torch.cuda.device_count()
-        self._compute = ComputeSettings(
-            choose_device(params.device, number % gpus if gpus else 0),
-            precision=params.precision,
-            micro_batch_size=params.micro_batch_size,
-            recompute=params.recompute,
-            compiled=params.compile,
-        )
-        self._params, self._done, self._code = params, done, code
+        use_cpu(machine.threads)
+        self._flip, self._seconds, self._done, self._code = flip, checkpoint_seconds, done, code
+        # Kept for all cells: a micro-batch that had to be halved is too large for the next, too.
+        self._compute = machine.settings(number)
         shards = open_shards(shards_place)
-        self._initial = InitialWeights(pretrained, read_meta(pretrained), shards, params.trained)
-        self._grid = Grid(params, self._initial)
-        if not self._compute.device.is_cuda and params.micro_batch_size is None:
+        self._initial = InitialWeights(pretrained, read_meta(pretrained), shards, trained)
+        self._grid = Grid(plan, self._initial)
+        if not self._compute.device.is_cuda and machine.micro_batch_size is None:
             self._compute.micro_batch_size = self._images_that_fit()
 
     def __call__(
         self, number: int, interrupts: Interrupts, tell: Callable[[int], None]
     ) -> dict[str, float]:
         """Train a cell, write its checkpoint, and return its scores."""
-        grid, params = self._grid, self._params
+        grid, task = self._grid, self._grid.plan.task
         cell = grid.cells[number]
         verdict = grid.rule(cell.examples_per_class)
         state = self._done / f"{cell.name}.state"
-        with lock(self._done / f"{cell.name}.lock", f"cell {cell.name} of task {params.name!r}"):
+        with lock(self._done / f"{cell.name}.lock", f"cell {cell.name} of task {task!r}"):
             model, loss = train_cell(
                 cell,
                 self._initial,
                 grid.rows(cell),
                 verdict,
-                flip=params.flip,
+                flip=self._flip,
                 compute=self._compute,
-                policy=CheckpointPolicy(state, params.checkpoint_seconds, interrupts, self._code),
+                policy=CheckpointPolicy(state, self._seconds, interrupts, self._code),
                 advance=tell,
             )
             calibration = grid.calibration(model, verdict, self._compute)
-            meta = _meta(params, cell, self._initial, verdict, calibration, self._code)
+            meta = _meta(grid.plan, cell, self._initial, verdict, calibration, self._code)
             write_checkpoint(self._done / cell.name, model.cpu(), meta)
             shutil.rmtree(state, ignore_errors=True)
         return {"final_loss": loss, **_figures(calibration)}
@@ -290,13 +354,13 @@ class _Worker:
             rule.crop,
             kind.root,
             kind.norm,
-            self._params.recompute,
+            self._compute.recompute,
         )
         return fit if fit < rule.batch_size else None
 
 
 def _meta(
-    params: TaskParams,
+    plan: GridPlan,
     cell: Cell,
     initial: InitialWeights,
     rule: HyperRule,
@@ -310,16 +374,16 @@ def _meta(
         norm=upstream.norm,
         classes=tuple(initial.shards.classes),
         crop=rule.crop,
-        task=params.name,
+        decode=initial.shards.summary.decode,
+        task=plan.task,
         **cell.model_dump(),
-        trained=params.trained,
-        train_on=params.train_on,
+        trained=initial.trained,
+        train_on=plan.train_on,
         hyperrule=json.loads(json.dumps(asdict(rule))),
         calibration=calibration,
         upstream_digest=upstream.digest if cell.init == "upstream" else None,
         shards_digest=initial.shards.digest,
         code=code,
-        decode=initial.shards.summary.decode,
     )
 
 

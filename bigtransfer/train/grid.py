@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.cells import FULL, Cell
-from bigtransfer.config import TaskParams
 from bigtransfer.data.batches import Squares, evaluation_images, few_shot_rows
 from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.model.inference import predict
 from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.train.calibration import calibration_of, multi_label_calibration_of
 from bigtransfer.train.cell import InitialWeights
+from bigtransfer.train.compute import ComputeSettings
 from bigtransfer.train.hyperrule import HyperRule, hyperrule
-from bigtransfer.train.loop import ComputeSettings
 
 OVERRIDES = (
     "total_steps", "warmup_steps", "decay_steps", "batch_size", "base_lr", "precrop", "crop",
@@ -33,41 +33,57 @@ RECIPE = (
 _VALIDATION_BATCH = 256
 
 
-def cells_of(params: TaskParams) -> list[Cell]:
-    """Return the cells of a grid, in order."""
-    return [
-        Cell(init=init, examples_per_class=FULL if k == FULL else int(k), seed=seed)
-        for init in params.inits
-        for k in params.examples_per_class
-        for seed in params.seeds
-    ]
+@dataclass(frozen=True)
+class GridPlan:
+    """Which cells a task has, and what the user sets of their rule; travels to worker processes."""
 
+    task: str
+    inits: tuple[Literal["upstream", "scratch"], ...]
+    examples_per_class: tuple[int | str, ...]
+    """Numbers, or `full`."""
+    seeds: tuple[int, ...]
+    train_on: tuple[str, ...]
+    """Splits."""
+    preset: str
+    """Of the HyperRule."""
+    overrides: Mapping[str, Any]
+    """By the names in `OVERRIDES`; None leaves a value to the rule."""
+    random_crop: bool
+    """False: images are resized to the crop itself."""
+    abstain_accuracy: float
+    """That answers are to have where the network does not abstain."""
 
-def recipe_of(params: TaskParams) -> dict[str, Any]:
-    """Return the params that decide what a cell becomes."""
-    return {name: getattr(params, name) for name in RECIPE}
+    @property
+    def cells(self) -> list[Cell]:
+        """Return the cells, in order."""
+        return [
+            Cell(init=init, examples_per_class=FULL if k == FULL else int(k), seed=seed)
+            for init in self.inits
+            for k in self.examples_per_class
+            for seed in self.seeds
+        ]
 
 
 class Grid:
     """The cells of a task: what each is trained on, and by which rule."""
 
-    def __init__(self, params: TaskParams, initial: InitialWeights) -> None:
-        self._params, self._shards = params, initial.shards
+    def __init__(self, plan: GridPlan, initial: InitialWeights) -> None:
+        self.plan, self._shards = plan, initial.shards
         self._architecture = initial.upstream.architecture
-        self._train = np.concatenate([initial.shards.rows(split) for split in params.train_on])
+        self._train = np.concatenate([initial.shards.rows(split) for split in plan.train_on])
         self._val: Squares | None = None
-        counts = params.examples_per_class
+        counts = plan.examples_per_class
         if initial.shards.summary.multi_label and any(k != FULL for k in counts):
             raise ConfigError(
                 f"dataset {initial.shards.summary.dataset!r} has several labels per image, of "
                 f"which no balanced few-shot subset can be drawn; set 'examples_per_class' of task "
-                f"{params.name!r} to [{FULL}]"
+                f"{plan.task!r} to [{FULL}]"
             )
-        self.cells = cells_of(params)
+        self.cells = plan.cells
         self._subsets: dict[tuple[int | str, int], NDArray[np.int64]] = {
             (k, seed): self._train if k == FULL else self._train[self._subset(int(k), seed)]
             for k in counts
-            for seed in params.seeds
+            for seed in plan.seeds
         }
 
     def rows(self, cell: Cell) -> NDArray[np.int64]:
@@ -76,9 +92,8 @@ class Grid:
 
     def rule(self, examples_per_class: int | str) -> HyperRule:
         """Return the verdict for a subset's size, with the user's own values in it."""
-        given = {name: getattr(self._params, name) for name in OVERRIDES}
-        verdict = self._own_rule(examples_per_class).overridden(**given)
-        return verdict if self._params.random_crop else replace(verdict, precrop=verdict.crop)
+        verdict = self._own_rule(examples_per_class).overridden(**self.plan.overrides)
+        return verdict if self.plan.random_crop else replace(verdict, precrop=verdict.crop)
 
     def calibration(
         self, model: ResNetV2, rule: HyperRule, compute: ComputeSettings
@@ -88,20 +103,20 @@ class Grid:
             self._val = Squares(self._shards, self._shards.rows("val"), rule.crop)
         size = compute.micro_batch_size or min(rule.batch_size, _VALIDATION_BATCH)
         logits = predict(model, evaluation_images(self._val, size), compute.device.torch)
-        held_out = "val" not in self._params.train_on
+        held_out = "val" not in self.plan.train_on
         if self._shards.summary.multi_label:
             return multi_label_calibration_of(logits, self._val.labels, held_out=held_out)
         return calibration_of(
             logits,
             self._val.labels,
-            abstain_accuracy=self._params.abstain_accuracy,
+            abstain_accuracy=self.plan.abstain_accuracy,
             held_out=held_out,
         )
 
     def explained(self) -> list[str]:
         """Return a line per subset size: each value of the rule, and whose it is."""
         lines = []
-        for k in dict.fromkeys(self._params.examples_per_class):
+        for k in dict.fromkeys(self.plan.examples_per_class):
             own, used = asdict(self._own_rule(k)), asdict(self.rule(k))
             images = len(next(rows for (size, _), rows in self._subsets.items() if size == k))
             parts = [
@@ -110,8 +125,8 @@ class Grid:
                 for name, value in used.items()
             ]
             lines.append(
-                f"{self._params.name}, {k} per class, {images:,} images, HyperRule "
-                f"'{self._params.preset}': " + ", ".join(parts)
+                f"{self.plan.task}, {k} per class, {images:,} images, HyperRule "
+                f"'{self.plan.preset}': " + ", ".join(parts)
             )
         return lines
 
@@ -124,7 +139,7 @@ class Grid:
             height=self._shards.summary.height,
             width=self._shards.summary.width,
             architecture=self._architecture,
-            preset=self._params.preset,
+            preset=self.plan.preset,
         )
 
     def _subset(self, k: int, seed: int) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ Each process looks at its share of the images, in the same order for any number 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bigtransfer.config.sections import ProbeParams
 from bigtransfer.data.batches import Squares, evaluation_images
 from bigtransfer.data.shards import Shards
 from bigtransfer.errors import DatasetError
@@ -29,6 +29,16 @@ _MOST_TESTED = 10_000
 Floats = NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class ProbePlan:
+    """What the few-shot probe tries."""
+
+    examples_per_class: tuple[int, ...]
+    """Empty: there is no probe."""
+    seeds: tuple[int, ...]
+    """Of the subsets; a subset for each."""
+
+
 class Health:
     """Looks at a network; made once for a run."""
 
@@ -36,7 +46,7 @@ class Health:
         self,
         shards: Shards,
         crop: int,
-        probe: ProbeParams,
+        probe: ProbePlan,
         probe_shards: Shards,
         group: Group,
     ) -> None:
@@ -81,7 +91,7 @@ class Health:
 class _Probe:
     """The few-shot subsets on which frozen features are tried."""
 
-    def __init__(self, wanted: ProbeParams, shards: Shards, crop: int, group: Group) -> None:
+    def __init__(self, wanted: ProbePlan, shards: Shards, crop: int, group: Group) -> None:
         self._group = group
         if shards.summary.multi_label:
             raise DatasetError(

@@ -65,7 +65,14 @@ def plan(
         memory: Of a device, bytes; None: unlimited.
     """
     name, root, norm = params.architecture, params.root, params.norm
-    schedule = planned_schedule(params, examples)
+    schedule = planned_schedule(
+        examples,
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        base_lr=params.base_lr,
+        warmup_steps=params.warmup_steps,
+        decay_epochs=params.decay_epochs,
+    )
     with torch.device("meta"):
         model = create_model(name, classes, root, norm=norm)
     parameters = sum(p.numel() for p in model.parameters())

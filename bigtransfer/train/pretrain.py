@@ -7,45 +7,38 @@ computed (device, processes, micro-batches, precision) may change between two st
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
+from bigtransfer.artifacts.decoding import as_stored_line
 from bigtransfer.artifacts.weights import UpstreamMeta
 from bigtransfer.config import PretrainParams
 from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import Shards, open_shards
-from bigtransfer.errors import CheckpointError, ConfigError
+from bigtransfer.errors import ConfigError
 from bigtransfer.model.checkpoint import write_checkpoint
 from bigtransfer.model.costs import forward_macs
 from bigtransfer.model.processor import use_cpu
 from bigtransfer.model.resnet import create_model
-from bigtransfer.progress import progress
-from bigtransfer.storage import as_csv, as_json, lock, write_text
-from bigtransfer.storage.places import Place, target_at
-from bigtransfer.storage.s3 import S3Path
-from bigtransfer.train.callbacks import Speed, TrainingCallback
-from bigtransfer.train.checkpoints import JOURNAL, Checkpoints, State, read_state
+from bigtransfer.storage import as_csv, as_json, write_text
+from bigtransfer.storage.places import Place
+from bigtransfer.train.callbacks import Pace
 from bigtransfer.train.code import code_version
-from bigtransfer.train.curve import Curve
+from bigtransfer.train.compute import ComputeSettings
 from bigtransfer.train.devices import choose_device
 from bigtransfer.train.group import Group, environment_local_rank, lost_peers, open_group
-from bigtransfer.train.health import Health
-from bigtransfer.train.interrupts import Interrupts, watched
-from bigtransfer.train.loop import ComputeSettings, DivergedError, run_steps
+from bigtransfer.train.health import Health, ProbePlan
+from bigtransfer.train.interrupts import watched
 from bigtransfer.train.loss import loss_named
-from bigtransfer.train.parallel import parallelize, whole_state
-from bigtransfer.train.saver import Saver
+from bigtransfer.train.run import Recipe
 from bigtransfer.train.schedule import planned_schedule
-from bigtransfer.train.state import fingerprint, require_fit, state_bytes
+from bigtransfer.train.state import fingerprint
+from bigtransfer.train.upstream import Log, Origin, Training
 
-Log = Callable[[int, dict[str, float]], None]
-"""`log(step, metrics)`: where curves go."""
 RECIPE = (
     "architecture", "root", "norm", "loss", "head_bias", "batch_size", "momentum", "weight_decay",
     "precrop", "crop", "augmentation", "flip", "seed", "threads",
@@ -70,7 +63,7 @@ def pretrain(
     work: Path,
     log: Log,
     begin: Callable[[str], None] = lambda key: None,
-) -> dict[str, Any] | None:
+) -> dict[str, float] | None:
     """Train a network on the train split and write it as an upstream checkpoint.
 
     Started by `torchrun`, every process calls this; the main process alone writes and logs.
@@ -110,293 +103,146 @@ def pretrain(
             params.cuda_graph,
         )
         stack.enter_context(nullcontext() if group.alone else lost_peers())
-        training = Training(params, open_shards(shards), open_shards(probe), work, compute, log)
+        data = open_shards(shards)
+        training = _training_of(params, data, open_shards(probe), work, compute, log)
         if group.is_main_process:
-            begin(training.key)
+            if line := as_stored_line(f"dataset {params.dataset!r}", data.summary.decode):
+                print(line, flush=True)
+            begin(training.origin.key)
         with training.opened():
-            training.run(interrupts)
-            return training.write(outputs)
+            training.train(interrupts)
+            return write_results(outputs, training)
 
 
-class Training:
-    """One training, and this process's part in it."""
-
-    def __init__(
-        self,
-        params: PretrainParams,
-        shards: Shards,
-        probe: Shards,
-        work: Path,
-        compute: ComputeSettings,
-        log: Log,
-    ) -> None:
-        self._params, self._shards, self._compute, self._log = params, shards, compute, log
-        group = self._group = compute.group
-        _require_possible(params, shards, group)
-        rows = shards.rows("train")
-        self._schedule = planned_schedule(params, len(rows))
-        self._recipe = {
-            **{key: getattr(params, key) for key in RECIPE},
-            "schedule": repr(self._schedule),
-        }
-        self._code = code_version(__name__)
-        self.key = fingerprint(
-            self._code if params.resume == "same_code" else None,
-            recipe=self._recipe,
-            decode=self._shards.summary.decode,
-            shards=shards.digest,
+def _training_of(
+    params: PretrainParams,
+    shards: Shards,
+    probe: Shards,
+    work: Path,
+    compute: ComputeSettings,
+    log: Log,
+) -> Training:
+    """Turn the section into what trains: from here on there are plain values."""
+    group = compute.group
+    _require_possible(shards, group, params.batch_size, params.loss)
+    rows = shards.rows("train")
+    schedule = planned_schedule(
+        len(rows),
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        base_lr=params.base_lr,
+        warmup_steps=params.warmup_steps,
+        decay_epochs=params.decay_epochs,
+    )
+    made_by = {**{key: getattr(params, key) for key in RECIPE}, "schedule": repr(schedule)}
+    code = code_version(__name__)
+    key = fingerprint(
+        code if params.resume == "same_code" else None, recipe=made_by, shards=shards.digest
+    )
+    model = create_model(
+        params.architecture, len(shards.classes), params.root, params.seed, norm=params.norm
+    ).recompute(compute.recompute)
+    nn.init.constant_(model.head.bias, params.head_bias)
+    model.to(compute.device.torch)
+    squares = Squares(shards, rows, params.precrop, keep=params.augmentation == "square")
+    batches = TrainBatches(
+        squares,
+        batch_size=params.batch_size,
+        crop=params.crop,
+        flip=params.flip,
+        seed=params.seed,
+        how=params.augmentation,
+        rank=group.rank,
+        world_size=group.world_size,
+    )
+    if lanes_line := uneven_lanes(batches.order.lanes, group):
+        print(lanes_line, flush=True)
+    tried = ProbePlan(params.probe.examples_per_class, params.probe.seeds)
+    health = Health(shards, params.crop, tried, probe, group)
+    recipe = Recipe(
+        batches,
+        schedule,
+        loss_named(params.loss),
+        momentum=params.momentum,
+        weight_decay=params.weight_decay,
+        mixup_alpha=None,
+        seed=params.seed,
+        parallel=params.parallel,
+    )
+    share = None
+    if (peak := compute.device.peak_flops) is not None:
+        macs = forward_macs(
+            params.architecture, len(shards.classes), params.crop, params.root, params.norm
         )
-        self._folder = work / self.key
-        self.model = create_model(
-            params.architecture, len(shards.classes), params.root, params.seed, norm=params.norm
-        ).recompute(compute.recompute)
-        nn.init.constant_(self.model.head.bias, params.head_bias)
-        self.model.to(compute.device.torch)
-        squares = Squares(shards, rows, params.precrop, keep=params.augmentation == "square")
-        self._batches = TrainBatches(
-            squares,
-            batch_size=params.batch_size,
-            crop=params.crop,
-            flip=params.flip,
-            seed=params.seed,
-            how=params.augmentation,
-            rank=group.rank,
-            world_size=group.world_size,
-        )
-        if lanes_line := uneven_lanes(self._batches.order.lanes, group):
-            _say(lanes_line)
-        self._health = Health(shards, params.crop, params.probe, probe, group)
+        # Two FLOPs per multiply-add, in the forward pass and for each of the two gradients.
+        share = 6 * macs / peak / group.world_size
+    return Training(
+        Origin(key, code, made_by, shards),
+        model,
+        recipe,
+        health,
+        compute,
+        work / key,
+        log,
+        mirror=params.checkpoint_mirror,
+        pace=Pace(params.evaluation_steps, params.checkpoint_steps, params.checkpoint_seconds),
+        max_loss_factor=params.max_loss_factor,
+        flops_share=share,
+    )
 
-    @property
-    def is_main_process(self) -> bool:
-        """Say whether this process is the one that writes."""
-        return self._group.is_main_process
 
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Hold the folder of the training: its lock, its journal, its checkpoints."""
-        with ExitStack() as held:
-            if self.is_main_process:
-                folder, mirror = self._folder, self._params.checkpoint_mirror
-                held.enter_context(lock(folder / "lock", f"the training in {str(folder)!r}"))
-                _say_what_is_not_used(folder)
-                self.curve = Curve(folder / JOURNAL)
-                held.callback(self.curve.close)
-                self._checkpoints = Checkpoints(
-                    folder, target_at(S3Path.parse(mirror) / self.key) if mirror else None, _say
-                )
-                self._saver = Saver(self._checkpoints)
-                self._checkpoints.require_room(state_bytes(self.model))
-            self._restore()
-            yield
+def write_results(outputs: Outputs, training: Training) -> dict[str, float] | None:
+    """Write what a finished training made, then forget its checkpoints.
 
-    def _restore(self) -> None:
-        """Go on from the newest good checkpoint, in all processes."""
-        group, params = self._group, self._params
-        state: State | None = None
-        self._step, smaller = 0, ""
-        if group.is_main_process:
-            if found := self._checkpoints.newest(self._fitting):
-                folder, state = found
-                self._step = int(folder.name.removeprefix("step-"))
-                self.curve.take_from(folder / JOURNAL)
-                for row in self.curve.rows:  # the tracker may lack some of these points
-                    self._log(row["step"], {k: v for k, v in row.items() if k != "step"})
-                _say(f"resuming at step {self._step:,} of {self._schedule.total_steps:,}")
-            smaller = self._hint.read_text() if self._hint.is_file() else ""
-        self._step = group.agree(self._step)
-        first = self.curve.value(1, "loss") if group.is_main_process and self._step else None
-        self._first_loss = group.sum([first or 0.0])[0]
-        size = group.agree(int(smaller) if smaller.isdigit() else 0)
-        if size and not self._compute.cuda_graph and not self._compute.device.is_tpu:
-            self._compute.micro_batch_size = min(size, params.micro_batch_size or size)
-        self._called, self.optimizer = parallelize(
-            self.model,
-            state,
-            group,
-            parallel=params.parallel,
-            compiled=self._compute.compiled,
-            momentum=params.momentum,
-            weight_decay=params.weight_decay,
-        )
+    Args:
+        outputs: Where it goes.
+        training: At its last step; every process must call it.
 
-    def _fitting(self, folder: Path, meta: dict[str, Any]) -> State:
-        """Return the state in a checkpoint if it is one of this training's."""
-        if meta.get("fingerprint") != self.key:
-            raise CheckpointError(f"{str(folder)!r} belongs to another training")
-        if not 0 < meta["step"] <= self._schedule.total_steps:
-            raise CheckpointError(f"{str(folder)!r} holds step {meta['step']}, beyond the last")
-        state = read_state(folder)
-        require_fit(state, self.model, repr(str(folder)))
-        if meta.get("code") != self._code:
-            _say(
-                f"{folder.name} was written by another version of this program or of PyTorch; "
-                "going on with it (resume: any_code), no longer bit for bit"
-            )
-        return state
-
-    @property
-    def _hint(self) -> Path:
-        """File that keeps the micro-batch size that fitted into memory."""
-        return self._folder / "micro_batch_size"
-
-    def run(self, interrupts: Interrupts) -> None:
-        """Do the steps that are left.
-
-        Raises:
-            BigTransferError: As `pretrain` does.
-            KeyboardInterrupt: After Ctrl-C, with a checkpoint written.
-        """
-        total = self._schedule.total_steps
-        with progress("pretrain", total, unit="step", start=self._step) as advance:
-            callback = TrainingCallback(
-                total,
-                self._params,
-                self._group,
-                interrupts,
-                self,
-                advance,
-                self._speed(),
-                self._saver if self.is_main_process else None,
-            )
-            if self._lacks_evaluation():
-                callback.evaluate(self._step)
-            try:
-                run_steps(
-                    self._called,
-                    self.optimizer,
-                    self._batches,
-                    self._schedule,
-                    mixup_alpha=None,
-                    seed=self._params.seed,
-                    start=self._step,
-                    callback=callback,
-                    compute=self._compute,
-                    loss=loss_named(self._params.loss),
-                    highest_loss=self._highest_loss,
-                )
-            except DivergedError as error:
-                self._keep_evidence(error)
-                raise
-            finally:
-                if self.is_main_process:
-                    self._saver.settle()
-
-    def _speed(self) -> Speed:
-        params, peak = self._params, self._compute.device.peak_flops
-        share = None
-        if peak is not None:
-            macs = forward_macs(
-                params.architecture,
-                len(self._shards.classes),
-                params.crop,
-                params.root,
-                params.norm,
-            )
-            share = 6 * macs / peak / self._group.world_size
-        return Speed(self._step, params.batch_size, share, self._batches)
-
-    def _lacks_evaluation(self) -> bool:
-        """Say whether it was interrupted between a step and its evaluation."""
-        due = self._step > 0 and self._step % self._params.evaluation_steps == 0
-        known = self._group.is_main_process and self.curve.has(self._step, "val_top1")
-        return due and not self._group.agree(int(known))
-
-    def _highest_loss(self) -> float:
-        """Return the loss above which the training has diverged; any, before the first step."""
-        return self._params.max_loss_factor * (self._first_loss or math.inf)
-
-    def _keep_evidence(self, error: DivergedError) -> None:
-        if self.is_main_process:
-            samples = [self._batches.path_of(row) for row in error.rows]
-            facts = {"step": error.step, "fault": str(error), "samples": samples}
-            write_text(self._folder / f"diverged-{error.step:08d}.json", as_json(facts))
-
-    def note(self, step: int, values: dict[str, float], *, by_clock: bool = False) -> None:
-        """Write points into the journal, and tell the tracker of the new ones.
-
-        What the clock says goes to the tracker alone: it is not part of the result.
-        """
-        if step == 1 and "loss" in values:
-            self._first_loss = values["loss"]
-        if self.is_main_process and (fresh := values if by_clock else self.curve.add(step, values)):
-            self._log(step, fresh)
-
-    def keep_micro_batch_size(self, images: int) -> None:
-        """Keep for the next start how many images fit into memory."""
-        _say(f"memory ran out; going on with {images} images per forward pass")
-        write_text(self._hint, str(images))
-
-    def look(self, between: Callable[[], None]) -> dict[str, float]:
-        """Return validation accuracy and probe."""
-        self._compute.settle()
-        return self._health.look(self.model, between)
-
-    def save(self, step: int, *, wait: bool) -> None:
-        """Begin a checkpoint; with `wait`, finish it too. All processes must call it."""
-        self._compute.settle()
-        state = whole_state(self.model, self.optimizer)
-        if not self.is_main_process:
-            return
-        self.curve.fsync()
-        meta = {
-            "fingerprint": self.key,
-            "code": self._code,
-            "recipe": self._recipe,
-            "shards_digest": self._shards.digest,
-            "world_size": self._group.world_size,
-            "draws": "keyed by seed and step: no generator has a state",
-        }
-        score = self.curve.value(step, "val_top1")
-        self._saver.begin(step, state, meta, self.curve.path, score)
-        if wait:
-            self._saver.finish()
-            self._checkpoints.wait_for_mirror()
-
-    def write(self, outputs: Outputs) -> dict[str, Any] | None:
-        """Write the results, then forget the checkpoints."""
-        self._compute.settle()
-        state = whole_state(self.model, self.optimizer)
-        if not self.is_main_process:
-            return None
-        steps = self._schedule.total_steps
-        last = self.curve.row(steps)
-        meta = UpstreamMeta(
-            architecture=self._params.architecture,
-            root=self._params.root,
-            norm=self._params.norm,
-            classes=tuple(self._shards.classes),
-            crop=self._params.crop,
-            dataset=self._shards.summary.dataset,
-            shards_digest=self._shards.digest,
-            steps=steps,
-            recipe=self._recipe,
-            decode=self._shards.summary.decode,
-        )
-        result = {
-            "val_top1": last["val_top1"],
-            "loss": last["loss"],
-            **{key: value for key, value in last.items() if key.startswith("probe_")},
+    Returns:
+        What the file `metrics` holds; None where this process is not the main process.
+    """
+    run, origin = training.run, training.origin
+    state = run.whole_state()
+    if not run.is_main_process:
+        return None
+    steps = run.total_steps
+    last = run.curve.row(steps)
+    recipe, shards = origin.recipe, origin.shards
+    meta = UpstreamMeta.model_validate(
+        {
+            **{key: recipe[key] for key in ("architecture", "root", "norm", "crop")},
+            "classes": tuple(shards.classes),
+            "decode": shards.summary.decode,
+            "dataset": shards.summary.dataset,
+            "shards_digest": shards.digest,
             "steps": steps,
-            "images": steps * self._params.batch_size,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "recipe": recipe,
         }
-        write_checkpoint(outputs.checkpoint, self.model, meta, state["weights"])
-        write_text(outputs.metrics, as_json(result))
-        write_text(outputs.history, as_csv(self.curve.rows))
-        self._checkpoints.clear()
-        return result
+    )
+    result = {
+        "val_top1": last["val_top1"],
+        "loss": last["loss"],
+        **{key: value for key, value in last.items() if key.startswith("probe_")},
+        "steps": steps,
+        "images": steps * training.batch_size,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+    }
+    write_checkpoint(outputs.checkpoint, run.model, meta, state["weights"])
+    write_text(outputs.metrics, as_json(result))
+    write_text(outputs.history, as_csv(run.curve.rows))
+    run.clear()
+    return result
 
 
-def _require_possible(params: PretrainParams, shards: Shards, group: Group) -> None:
+def _require_possible(shards: Shards, group: Group, batch_size: int, loss: str) -> None:
     """Refuse what cannot be trained, before anything is built.
 
     Raises:
         ConfigError: Naming the value.
     """
-    if group.world_size > params.batch_size:
+    if group.world_size > batch_size:
         raise ConfigError(
-            f"batch_size {params.batch_size} is too small for {group.world_size} processes; raise "
+            f"batch_size {batch_size} is too small for {group.world_size} processes; raise "
             "it, or start fewer"
         )
     smallest = min(len(shards.rows(split)) for split in ("train", "val"))
@@ -405,7 +251,7 @@ def _require_possible(params: PretrainParams, shards: Shards, group: Group) -> N
             f"dataset {shards.summary.dataset!r} has a split of {smallest} images, too few for "
             f"{group.world_size} processes; start fewer"
         )
-    if params.loss == "softmax" and shards.summary.multi_label:
+    if loss == "softmax" and shards.summary.multi_label:
         raise ConfigError(
             f"dataset {shards.summary.dataset!r} has several labels per image, which loss: "
             "softmax cannot learn; set pretrain.loss to sigmoid"
@@ -420,17 +266,3 @@ def uneven_lanes(lanes: int, group: Group) -> str | None:
         f"{group.world_size} processes do not divide the {lanes} lanes of the shards: some shards "
         "are read by two of them; the batches are the same"
     )
-
-
-def _say_what_is_not_used(folder: Path) -> None:
-    """Say that state of other params, data or code lies there, and is left alone."""
-    others = sorted({p.parent.parent.name for p in folder.parent.glob("*/step-*/MANIFEST.json")})
-    if unused := [name for name in others if name != folder.name]:
-        _say(
-            f"{str(folder.parent)!r} holds checkpoints of other params, data or code "
-            f"({', '.join(unused)}); they are not used for this training"
-        )
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

@@ -97,7 +97,7 @@ class Saver:
             self._thread = None
         self.check()
 
-    def settle(self) -> None:
+    def wait_quietly(self) -> None:
         """Wait until nothing is being written, whatever became of it."""
         if self._thread is not None:
             self._thread.join()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from bigtransfer.config import PretrainParams
 
 DECAY_FACTOR = 10.0
 
@@ -31,12 +30,29 @@ class Schedule:
         return float(self.base_lr / DECAY_FACTOR**passed)
 
 
-def planned_schedule(params: PretrainParams, examples: int) -> Schedule:
-    """Return the schedule of a recipe over so many training images."""
-    steps_per_epoch = examples / params.batch_size
+def planned_schedule(
+    examples: int,
+    *,
+    epochs: float,
+    batch_size: int,
+    base_lr: float,
+    warmup_steps: int,
+    decay_epochs: Sequence[float],
+) -> Schedule:
+    """Return the schedule of a training that is planned in epochs.
+
+    Args:
+        examples: Training images.
+        epochs: Passes over them; parts of one count.
+        batch_size: Images per optimiser step.
+        base_lr: Rate after the warm-up.
+        warmup_steps: Optimiser steps.
+        decay_epochs: After each the rate is divided by ten.
+    """
+    steps_per_epoch = examples / batch_size
     return Schedule(
-        total_steps=max(1, round(examples * params.epochs / params.batch_size)),
-        base_lr=params.base_lr,
-        warmup_steps=params.warmup_steps,
-        decay_steps=tuple(round(epoch * steps_per_epoch) for epoch in params.decay_epochs),
+        total_steps=max(1, round(examples * epochs / batch_size)),
+        base_lr=base_lr,
+        warmup_steps=warmup_steps,
+        decay_steps=tuple(round(epoch * steps_per_epoch) for epoch in decay_epochs),
     )

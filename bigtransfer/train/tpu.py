@@ -10,7 +10,7 @@ Tested on XLA's CPU backend, with several virtual devices. Not run on a TPU by u
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,15 +21,19 @@ from torch.optim import SGD
 from bigtransfer.errors import ConfigError
 from bigtransfer.model.inference import normalized
 from bigtransfer.model.resnet import ResNetV2
+from bigtransfer.train.loop import BeforeUpdate
 from bigtransfer.train.loss import Loss
 from bigtransfer.train.state import MOMENTUM_BUFFER
+
+if TYPE_CHECKING:
+    from bigtransfer.data.batches import Batch
 
 
 class TpuStep:
     """Forward, backward and SGD on the devices that JAX sees."""
 
     def __init__(self, model: ResNetV2, optimizer: SGD, loss: Loss, batch_size: int) -> None:
-        """Move weights and momentum to the devices.
+        """Move weights and momentum to the devices; the network is in training mode then.
 
         Args:
             model: With plain kernels; only its parameters change, so no BatchNorm.
@@ -54,7 +58,6 @@ class TpuStep:
         devices = jax.devices()
         if batch_size % len(devices):
             raise ConfigError(f"batch_size {batch_size} does not divide by {len(devices)} devices")
-        self.devices = len(devices)
         mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
         spec = jax.sharding.PartitionSpec
         self._split = jax.sharding.NamedSharding(mesh, spec("batch"))
@@ -74,19 +77,23 @@ class TpuStep:
             },
             everywhere,
         )
+        # Donated: the old weights' memory becomes the new ones', so nobody may keep the old ones.
         self._step = jax.jit(self._program, donate_argnums=(0, 1))
+        model.train()
 
-    def __call__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], rate: float) -> Tensor:
-        """Do a step on images (B, H, W, 3) with labels (B,) or (B, L); return the loss."""
+    def __call__(self, batch: Batch, rate: float, lam: float, before_update: BeforeUpdate) -> float:
+        """Do a step; see `TrainStep`."""
+        assert lam == 1.0, "held by choose_step"
+        before_update(None)  # the program computes loss and update in one go
         put = self._jax.device_put
         self._parameters, self._momentum, loss = self._step(
             self._parameters,
             self._momentum,
-            put(images, self._split),
-            put(labels.astype(np.int32), self._split),
+            put(batch.images, self._split),
+            put(batch.labels.astype(np.int32), self._split),
             rate,
         )
-        return torch.tensor(float(loss), dtype=torch.float64)
+        return float(loss)
 
     @torch.no_grad()
     def write_back(self) -> None:
@@ -96,6 +103,9 @@ class TpuStep:
             state = self._optimizer.state[parameter]
             own = state.setdefault(MOMENTUM_BUFFER, torch.empty_like(parameter))
             own.copy_(_tensor(self._momentum[name]))
+
+    def close(self) -> None:
+        """Do nothing: `write_back` still needs what is on the devices."""
 
     def _program(self, parameters: Any, momentum: Any, images: Any, labels: Any, rate: Any) -> Any:
         """Be traced: pure, over JAX arrays."""

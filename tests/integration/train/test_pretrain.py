@@ -24,13 +24,14 @@ from bigtransfer.errors import (
     InfrastructureError,
     LockError,
 )
+from bigtransfer.model import ResNetV2, load_checkpoint
 from bigtransfer.storage import read_json
 from bigtransfer.train.group import Group
 from bigtransfer.train.pretrain import uneven_lanes
 from bigtransfer.train.schedule import planned_schedule
 from fixtures.datasets import pack, packed_in, validate_table
 from fixtures.project import PROJECT, environment
-from fixtures.training import STEPS, Trained, small_params
+from fixtures.training import STEPS, HiddenSteps, Trained, small_params
 
 pytestmark = pytest.mark.xdist_group("pretrain")
 
@@ -93,6 +94,25 @@ def test_a_signal_in_the_evaluation_leaves_it_for_the_restart(
     trained.train()
     assert trained.history() == undisturbed.history()
     assert trained.weights() == undisturbed.weights()
+
+
+def test_evaluations_and_results_see_what_the_steps_write_back(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bigtransfer.train.health import Health
+
+    seen: list[float] = []
+
+    def look(self: Health, model: ResNetV2, between: Any) -> dict[str, float]:
+        seen.append(float(model.head.bias.detach()[0]))
+        return {"val_top1": 0.5}
+
+    monkeypatch.setattr("bigtransfer.train.run.choose_step", HiddenSteps)
+    monkeypatch.setattr(Health, "look", look)
+    trained.train()
+    assert seen == [6.0, 12.0, 18.0, 24.0]
+    written, _ = load_checkpoint(trained.outputs.checkpoint)
+    assert written.head.bias.tolist() == [STEPS] * 3
 
 
 def test_other_params_or_data_are_another_training(
@@ -275,7 +295,11 @@ def test_steps_of_the_recipes() -> None:
             PROJECT / "params.yaml", PROJECT / "pipelines" / f"{name}.yaml"
         ).pretrain
         assert params.examples is not None
-        schedule = planned_schedule(params, params.examples)
+        schedule = planned_schedule(
+            params.examples, epochs=params.epochs, batch_size=params.batch_size,
+            base_lr=params.base_lr, warmup_steps=params.warmup_steps,
+            decay_epochs=params.decay_epochs,
+        )  # fmt: skip
         assert schedule.total_steps == steps
         assert all(abs(a - b) <= 1 for a, b in zip(schedule.decay_steps, decays[name], strict=True))
         assert (schedule.base_lr, schedule.warmup_steps) == (0.03 * 4096 / 256, 5000)
@@ -284,8 +308,6 @@ def test_steps_of_the_recipes() -> None:
 def test_out_of_memory_on_the_way_is_remembered_for_the_next_start(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bigtransfer.model.resnet import ResNetV2
-
     forward = ResNetV2.forward
 
     def hungry(self: ResNetV2, x: torch.Tensor) -> torch.Tensor:

@@ -18,11 +18,13 @@ import jax, torch
 from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import open_shards
 from bigtransfer.model import create_model
+from bigtransfer.train.compute import ComputeSettings
 from bigtransfer.train.devices import choose_device
-from bigtransfer.train.loop import ComputeSettings, StepCallback, run_steps
+from bigtransfer.train.loop import StepCallback, run_steps
 from bigtransfer.train.loss import loss_named
 from bigtransfer.train.optimizer import make_optimizer
 from bigtransfer.train.schedule import Schedule
+from bigtransfer.train.steps import choose_step
 
 torch.set_num_threads(1)
 class Losses(StepCallback):
@@ -36,9 +38,10 @@ def train(compute, loss):
     squares = Squares(shards, shards.rows("train"), 12)
     batches = TrainBatches(squares, batch_size=8, crop=10, flip=True, seed=0)
     callback = Losses()
-    run_steps(model, optimizer, batches, Schedule(4, 0.02, 2, ()), mixup_alpha=None, seed=0,
-              start=0, callback=callback, compute=compute, loss=loss_named(loss))
-    compute.settle()
+    step = choose_step(model, optimizer, loss_named(loss), 8, compute)
+    run_steps(step, batches, Schedule(4, 0.02, 2, ()), mixup_alpha=None, seed=0, start=0,
+              callback=callback)
+    step.write_back()
     momentum = [optimizer.state[p]["momentum_buffer"] for p in model.parameters()]
     return callback.losses, list(model.parameters()), momentum
 

@@ -215,7 +215,7 @@ def test_saver_hands_its_fault_to_the_loop(tmp_path: Path) -> None:
     saver = Saver(kept.checkpoints)
     bad = state(float("nan"))
     saver.begin(10, bad, {}, kept.journal, None)
-    saver.settle()
+    saver.wait_quietly()
     with pytest.raises(CheckpointError, match="after step 10"):
         saver.check()
     saver.check()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,13 @@ from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import InfrastructureError
 from bigtransfer.model import ResNetV2, create_model
-from bigtransfer.train.loop import ComputeSettings, DivergedError, StepCallback, run_steps
+from bigtransfer.train.compute import ComputeSettings
+from bigtransfer.train.loop import DivergedError, StepCallback, run_steps
 from bigtransfer.train.loss import loss_named, sigmoid_cross_entropy
 from bigtransfer.train.mixup import mix, mixed_loss, mixup_lambda
 from bigtransfer.train.optimizer import make_optimizer
 from bigtransfer.train.schedule import Schedule
+from bigtransfer.train.steps import choose_step
 
 STEPS = 50
 
@@ -58,11 +61,21 @@ def batches_of(shards: Path) -> TrainBatches:
 
 
 def train(
-    shards: Path, model: ResNetV2, optimizer: SGD, steps: int = STEPS, **settings: Any
+    shards: Path,
+    model: ResNetV2,
+    optimizer: SGD,
+    steps: int = STEPS,
+    compute: ComputeSettings | None = None,
+    highest_loss: Callable[[], float] = lambda: math.inf,
 ) -> Noting:
-    callback = Noting(model)
-    settings = {"mixup_alpha": 0.2, "seed": 0, "start": 0, "callback": callback, **settings}
-    run_steps(model, optimizer, batches_of(shards), Schedule(steps, 0.1, 3, (8, 10)), **settings)
+    callback, batches, loss = Noting(model), batches_of(shards), loss_named("softmax")
+    with closing(
+        choose_step(model, optimizer, loss, 8, compute, mixes=True, ran_out=callback.ran_out)
+    ) as step:
+        run_steps(
+            step, batches, Schedule(steps, 0.1, 3, (8, 10)), mixup_alpha=0.2, seed=0, start=0,
+            callback=callback, highest_loss=highest_loss,
+        )  # fmt: skip
     return callback
 
 

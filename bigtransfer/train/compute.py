@@ -1,0 +1,50 @@
+"""What a run is computed on, and how: all of it leaves the result as it is, but for rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from bigtransfer.model.resnet import Recompute
+from bigtransfer.train.devices import Device
+from bigtransfer.train.group import Group
+
+
+@dataclass
+class ComputeSettings:
+    """What this process computes with.
+
+    Attributes:
+        device: Of this process.
+        group: The processes of the run.
+        precision: `float32` or `bfloat16` (autocast, float32 master weights).
+        micro_batch_size: Images per forward pass; None: all of this process's share. Halved when
+            memory runs out.
+        recompute: Activations that are computed again in backward, `none`, `norms` or `units`.
+        compiled: Whether the network is compiled.
+        cuda_graph: Whether a step is one CUDA graph.
+    """
+
+    device: Device = field(default_factory=Device)
+    group: Group = field(default_factory=Group)
+    precision: str = "float32"
+    micro_batch_size: int | None = None
+    recompute: Recompute = "none"
+    compiled: bool = False
+    cuda_graph: bool = False
+
+
+def logits_of(model: nn.Module, x: Tensor, compute: ComputeSettings) -> Tensor:
+    """Return a network's logits in float32, or float64 where its weights are.
+
+    Args:
+        model: The network; its first parameter says the dtype that images are given in.
+        x: Images (B, C, H, W) on the device.
+        compute: Gives the precision of the forward pass.
+    """
+    kind = next(model.parameters()).dtype
+    with compute.device.autocast(compute.precision):
+        logits: Tensor = model(x.to(kind))
+    return logits if logits.dtype == torch.float64 else logits.float()
