@@ -49,7 +49,7 @@ def run(
     from bigtransfer.evaluate.task import Outputs, confusion_to_show, evaluate
     from bigtransfer.report.summary import render_report
     from bigtransfer.report.table import METRICS
-    from bigtransfer.serve.deployed import facts_of, load_deployed
+    from bigtransfer.serve.deployed import Served, facts_of, load_deployed
     from bigtransfer.storage import as_json, write_text
     from bigtransfer.track.model_folder import write_model
     from bigtransfer.track.origin import git_commit
@@ -71,7 +71,11 @@ def run(
         )
     deployed, meta = load_deployed(checkpoints / result.chosen.folder)
     write_model(
-        model, deployed, crop=meta.crop, num_classes=len(meta.classes), facts=facts_of(meta)
+        model,
+        Served(deployed),
+        crop=meta.crop,
+        num_classes=len(meta.classes),
+        facts=facts_of(meta, "float32"),
     )
     write_text(confusion, as_json(confusion_to_show(result)))
     write_text(

@@ -120,9 +120,29 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
         label for names, counts in zip(labels, counted, strict=True) if counts for label in names
     )
     by_split = Counter(s for s, counts in zip(splits, counted, strict=True) if counts)
-    outcomes = expectations.check(table, leaks, source.labels, by_class, by_split, asked.rules)
+    outcomes = expectations.check(
+        table,
+        leaks,
+        source.labels,
+        by_class,
+        by_split,
+        asked.rules,
+        _contradicted(copies, labels, usable),
+    )
     counts = _counts(source, table, by_split)
     return Checked(source, table, made, leaks, copies, outcomes, counts, asked.decode)
+
+
+def _contradicted(copies: Copies, labels: Sequence[Sequence[str]], usable: Sequence[bool]) -> int:
+    """Return how many usable images are there with another label, too."""
+    said: dict[int, set[tuple[str, ...]]] = {}
+    groups = copies.groups.tolist()
+    for group, own, counts in zip(groups, labels, usable, strict=True):
+        if counts:
+            said.setdefault(group, set()).add(tuple(own))
+    return sum(
+        counts and len(said[group]) > 1 for group, counts in zip(groups, usable, strict=True)
+    )
 
 
 def _without(source: Source, exclude: Sequence[str]) -> Source:

@@ -27,8 +27,8 @@ from bigtransfer.artifacts.decoding import DecodeSettings
 Pixels = NDArray[np.uint8]
 """RGB, (H, W, 3)."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
-"""Formats that Pillow is allowed to try; everything else is refused unopened."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+"""Formats that Pillow is allowed to try, and HEIF; everything else is refused unopened."""
 SUFFIXES = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif"), "PNG": ("png",), "WEBP": ("webp",), "BMP": ("bmp",),
     "GIF": ("gif",), "TIFF": ("tif", "tiff"), "PPM": ("ppm", "pgm", "pbm", "pnm"),
@@ -258,10 +258,12 @@ _PILLOW_FAILS = (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexE
 
 def _opened(data: bytes) -> Image.Image:
     _configure_pillow()
+    formats: tuple[str, ...] = FORMATS
     if data[4:8] == b"ftyp":
         _register_heif()
+        formats = (*FORMATS, "HEIF")
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
         raise UndecodableError(f"not an image ({kind_of(data)})") from error
     except Image.DecompressionBombError as error:

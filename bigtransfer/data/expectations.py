@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SUMMARY_ABOVE_ROWS = 20_000_000
 PART_ROWS = 100_000
 _NAMED_ROWS = 20
+_MOST = 0.5
+"""Share of images from which on a fault is one of the dataset."""
 _NUMBERS = ("height", "width", "bytes", "brightness", "contrast", "orientation")
 COLUMNS = ("path", "label", "labels", "split", "mode", "format", "sha256", *_NUMBERS)
 """What a rule of the user may name; `label` is the first label."""
@@ -50,6 +52,7 @@ def check(
     counts: Mapping[str, int],
     splits: Mapping[str, int],
     rules: Rules,
+    contradicted: int = 0,
 ) -> list[Outcome]:
     """Run every rule.
 
@@ -60,6 +63,7 @@ def check(
         counts: Images of each class.
         splits: Images of each split.
         rules: What is asked.
+        contradicted: Images that are there with another label, too.
 
     Raises:
         ConfigError: If a rule of the user is none of Great Expectations', or names no column.
@@ -99,6 +103,7 @@ def check(
             min_value=rules.min_examples_per_class,
         ),
     ]
+    outcomes += _of_most(gate, table, contradicted)
     if rules.required_splits:
         needed = [splits.get(name, 0) for name in rules.required_splits]
         frame = pd.DataFrame({"split": list(rules.required_splits), "examples": needed})
@@ -112,6 +117,29 @@ def check(
     if rules.expectations:
         outcomes += _own_rules(gate, table, rules.expectations)
     return outcomes
+
+
+def _of_most(gate: _Gate, table: pa.Table, contradicted: int) -> list[Outcome]:
+    """Hold what need not be true of every image, but must be of most."""
+    import pandas as pd
+
+    usable = table["fault"].null_count
+    flags = table.filter(table["fault"].is_null())["flags"].to_pylist()
+    blank = sum(any(flag.startswith("blank") for flag in own) for own in flags)
+    return [
+        gate.expect_between(
+            pd.DataFrame({"dataset": [what], "share": [number / max(1, usable)]}),
+            "share",
+            "dataset",
+            f"{rule} ({number:,} of {usable:,} {what})",
+            max_value=_MOST,
+        )
+        for number, rule, what in (
+            (blank, "most images show something", "are blank"),
+            (contradicted, "most labels agree", "are there with another label, too"),
+        )
+        if number
+    ]
 
 
 def _drift(wanted: Sequence[str], found: Sequence[str]) -> list[tuple[str, str | None]]:

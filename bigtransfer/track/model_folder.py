@@ -17,7 +17,8 @@ def write_model(
 
     Args:
         folder: To write, sealed.
-        model: uint8 images (B, H, W, 3) of any size to probabilities (B, num_classes).
+        model: float32 images (B, H, W, 3) of any size, whole numbers from 0 to 255, to
+            probabilities (B, num_classes).
         crop: Side to which it resizes them, pixels.
         num_classes: Outputs.
         facts: What a user of the model must know (class names, preprocessing, …), JSON values.
@@ -28,12 +29,13 @@ def write_model(
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    # Not uint8: MLflow casts what it is sent, and 0.9 would be 0 before the model could refuse it.
     # Tensors without names: MLflow would hand a named one to the model as a dict.
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1, 3))]),
         Schema([TensorSpec(np.dtype(np.float32), (-1, num_classes))]),
     )
-    example = np.zeros((2, crop + 1, crop + 2, 3), np.uint8)
+    example = np.zeros((2, crop + 1, crop + 2, 3), np.float32)
     requirements = [f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"]
     with new_folder(folder) as partial, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export warns of its own deprecations

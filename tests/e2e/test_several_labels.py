@@ -48,7 +48,7 @@ def test_several_labels_from_a_table_to_a_registered_model(own_copy: Path) -> No
 
     mlflow.set_tracking_uri(f"sqlite:///{own_copy / 'mlflow.db'}")
     served = mlflow.pyfunc.load_model("models:/bigtransfer-planted@champion")
-    image = np.full((1, 12, 12, 3), 30, np.uint8)
+    image = np.full((1, 12, 12, 3), 30, np.float32)
     image[:, :, 6:] = 200
     left, right = served.predict(image)[0]
     assert left < 0.5 < right

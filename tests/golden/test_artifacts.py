@@ -147,9 +147,13 @@ def test_a_model_is_registered_from_what_was_written(
     served = mlflow.pyfunc.load_model("models:/bigtransfer-colours@champion")
     deployed, _ = load_deployed(written / "finetuned" / "upstream-4-0")
     images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), dtype=np.uint8)
+    kind = served.metadata.get_input_schema().inputs[0].type
+    assert kind == (np.uint8 if report == "as written then" else np.float32)
     with torch.inference_mode():
         np.testing.assert_allclose(
-            served.predict(images), deployed(torch.from_numpy(images)).numpy(), atol=1e-5
+            served.predict(images.astype(kind)),
+            deployed(torch.from_numpy(images)).numpy(),
+            atol=1e-5,
         )
     version = client.get_model_version("bigtransfer-colours", "1")
     assert version.tags["shards_digest"] == open_shards(written / "shards").digest

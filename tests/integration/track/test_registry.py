@@ -11,22 +11,22 @@ from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.artifacts.registration import Registration
 from bigtransfer.errors import InfrastructureError, TrackingError
 from bigtransfer.model import create_model
-from bigtransfer.serve.deployed import Deployed
+from bigtransfer.serve.deployed import Deployed, Served
 from bigtransfer.track.model_folder import write_model
 from bigtransfer.track.registry import fetch_checkpoint, register
 
 
 @pytest.fixture(scope="module")
-def network() -> torch.nn.Module:
+def network() -> Deployed:
     model = create_model("R14x0.25", 3, "small", seed=4)
     torch.nn.init.normal_(model.head.weight, std=0.1)
     return Deployed(model.eval().fold(), 16, 1.5, False, DecodeSettings()).eval()
 
 
 @pytest.fixture(scope="module")
-def folder(network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(network: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "model"
-    write_model(path, network, crop=16, num_classes=3, facts={"classes": list("abc")})
+    write_model(path, Served(network), crop=16, num_classes=3, facts={"classes": list("abc")})
     return path
 
 
@@ -59,7 +59,7 @@ def test_a_version_is_loaded_by_torch_and_answers_as_the_network(
     images = torch.randint(0, 256, (5, 20, 31, 3), dtype=torch.uint8)
     loaded = mlflow.pyfunc.load_model("models:/bigtransfer-d@champion")
     np.testing.assert_allclose(
-        loaded.predict(images.numpy()), network(images).detach().numpy(), atol=1e-5
+        loaded.predict(images.float().numpy()), network(images).detach().numpy(), atol=1e-5
     )
     assert loaded.metadata.metadata["classes"] == list("abc")
     version = client.get_model_version("bigtransfer-d", "1")
