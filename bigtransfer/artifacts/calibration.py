@@ -22,6 +22,16 @@ class Calibration(Part):
     """The same without a temperature."""
     abstain_below: float | None
     """Answers with a lower probability count as unsure; None: all of them do."""
+    calibrated: bool = True
+    """Whether the split could say anything of probabilities; all did, it was thought, before
+    2026-11-26."""
+
+    @property
+    def why_not(self) -> str:
+        """Return why its probabilities are not calibrated, for people."""
+        if not self.held_out:
+            return "it was trained on the validation split too, and nothing is left to calibrate on"
+        return f"{self.images:,} images are too few to calibrate"
 
     @property
     def scores(self) -> dict[str, float]:

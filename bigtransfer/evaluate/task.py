@@ -56,8 +56,8 @@ from bigtransfer.storage.places import Place
 _MISTAKES_SHOWN = 24
 _DOUBTED_SHOWN = 24
 _MOST_CLASSES_SHOWN = 50
-_FIT_TO_DOUBT = 0.5
-"""Networks with a lower top-1 on validation are wrong more often than right; they doubt nobody."""
+_FIT_TO_DOUBT = 0.75
+"""Networks with a lower top-1 on validation are wrong too often themselves to doubt a label."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def evaluate(
         account = _with_several_labels(shards, logits, meta.calibration)
     else:
         account = _with_one_label(shards, logits, meta.calibration)
-    doubt = metric == "top1" and chosen.val["top1"] >= _FIT_TO_DOUBT
+    doubt = _may_doubt(meta.calibration)
     doubted, examined = _doubted(shards, scorer, group, meta.train_on) if doubt else ([], 0)
     report = TaskReport(
         task=listed.task,
@@ -175,6 +175,15 @@ def evaluate(
     )
     _write(report, account, [label for _, label in doubted], outputs)
     return report
+
+
+def _may_doubt(calibration: Calibration | MultiLabelCalibration) -> bool:
+    """Say whether a network is known to be good enough to doubt labels."""
+    return (
+        isinstance(calibration, Calibration)
+        and calibration.calibrated
+        and calibration.top1 >= _FIT_TO_DOUBT
+    )
 
 
 def _write(
@@ -301,7 +310,7 @@ def _with_one_label(
                 "actual": shards.classes[labels[i]],
                 "predicted": shards.classes[predicted[i]],
                 "probability": float(confidence[i]),
-                "sure": bool(answered[i]),
+                "sure": bool(answered[i]) if calibration.calibrated else "not calibrated",
             }
             for i in range(len(rows))
         ],

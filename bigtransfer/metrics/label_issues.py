@@ -1,7 +1,8 @@
 """Labels that look wrong, by confident learning (Northcutt et al. 2021, arXiv 1911.00068).
 
-Only networks that were not trained on an image speak about it. A label is suspect where another
-class is as probable as it usually is among its own images, and the given one is not.
+Only networks that were not trained on an image speak about it. An image counts for the most
+probable among the classes that are as probable as they usually are among their own images; a label
+is doubted where that is another class than the given one, and the most probable of all.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def find_label_issues(
     usual[counts == 0] = np.inf
     confident = np.where(p >= usual, p, -1.0)
     likely = confident.argmax(axis=1)
-    found = np.flatnonzero((confident.max(axis=1) > 0) & (likely != y) & (own < usual[y]))
+    # Where the network itself thinks the given class most probable, it doubts nothing.
+    found = np.flatnonzero(
+        (confident.max(axis=1) > 0) & (likely != y) & (likely == p.argmax(axis=1))
+    )
     gap = p[found, likely[found]] - own[found]
     return [
         LabelIssue(int(known[i]), int(y[i]), int(likely[i]), float(own[i]), float(p[i, likely[i]]))

@@ -137,6 +137,7 @@ def facts_of(meta: TunedMeta, dtype: str = "uint8") -> Json:
         "multi_label": meta.multi_label,
         "temperature": one.temperature if one else None,
         "abstain_below": one.abstain_below if one else None,
+        "calibrated": one.calibrated if one else None,
         "thresholds": [*several.thresholds] if several else None,
         "architecture": meta.architecture,
         "hyperrule": meta.hyperrule,

@@ -30,6 +30,8 @@ from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.model.inference import to_network
 from bigtransfer.serve.deployed import Deployed
 
+NOT_CALIBRATED = "not calibrated"
+"""Stands where others say whether an answer is sure."""
 _BATCHES_AHEAD = 2
 _MOST_PIXELS = 50_000_000
 """As `validate` allows by default: a small file may claim to be huge."""
@@ -213,7 +215,8 @@ def as_row(answer: Answer, meta: TunedMeta, top: int) -> dict[str, str]:
         order = np.argsort(-p, kind="stable")[: max(top, 1)]
         row["predicted"], row["probability"] = classes[order[0]], f"{p[order[0]]:.4f}"
         lowest = calibration.abstain_below
-        row["sure"] = "yes" if lowest is not None and p[order[0]] >= lowest else "no"
+        sure = "yes" if lowest is not None and p[order[0]] >= lowest else "no"
+        row["sure"] = sure if calibration.calibrated else NOT_CALIBRATED
         for place, c in enumerate(order[1:], start=2):
             row[f"predicted_{place}"], row[f"probability_{place}"] = classes[c], f"{p[c]:.4f}"
     return row

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.metrics.accuracy import softmax, topk_accuracy
 from bigtransfer.metrics.calibration import (
+    FEWEST_IMAGES,
     abstain_threshold,
     calibrated,
     calibration_error,
-    fit_temperature,
+    honest_temperature,
 )
 from bigtransfer.metrics.multilabel import (
     best_thresholds,
@@ -36,9 +37,11 @@ def calibration_of(
         labels: (N,).
         abstain_accuracy: Wanted among the answers that are not abstained from.
         held_out: Whether the network was not trained on these images. Otherwise they tell nothing:
-            the temperature is 1, and no threshold is given.
+            the temperature is 1, and no threshold is given; so, too, of fewer than
+            `FEWEST_IMAGES`.
     """
-    temperature = fit_temperature(logits, labels) if held_out else 1.0
+    tells = held_out and len(labels) >= FEWEST_IMAGES
+    temperature = honest_temperature(logits, labels) if tells else 1.0
     correct = logits.argmax(axis=1) == labels
     confidence = calibrated(logits, temperature).max(axis=1)
     return Calibration(
@@ -49,9 +52,8 @@ def calibration_of(
         temperature=temperature,
         calibration_error=calibration_error(confidence, correct),
         calibration_error_raw=calibration_error(softmax(logits).max(axis=1), correct),
-        abstain_below=abstain_threshold(confidence, correct, abstain_accuracy)
-        if held_out
-        else None,
+        abstain_below=abstain_threshold(confidence, correct, abstain_accuracy) if tells else None,
+        calibrated=tells,
     )
 
 

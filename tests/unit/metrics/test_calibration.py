@@ -9,6 +9,7 @@ from bigtransfer.metrics.calibration import (
     calibrated,
     calibration_error,
     fit_temperature,
+    honest_temperature,
     reliability,
 )
 
@@ -31,9 +32,51 @@ def test_the_temperature_that_spoilt_the_probabilities_is_found(temperature: flo
     assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.05)
 
 
-def test_the_temperature_of_a_faultless_split_is_bounded() -> None:
-    logits = np.eye(3, dtype=np.float32)
-    assert 0.05 <= fit_temperature(logits, np.arange(3)) < 0.06
+def confident(
+    images: int, wrong: int, logit: float
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Answers of one certainty, some of them wrong; of two classes."""
+    labels = np.arange(images) % 2
+    logits = np.zeros((images, 2), np.float32)
+    said = labels.copy()
+    said[:wrong] = 1 - said[:wrong]
+    logits[np.arange(images), said] = logit
+    return logits, labels
+
+
+@pytest.mark.parametrize("images", [4, 17, 40, 400])
+def test_a_faultless_split_makes_nobody_surer(images: int) -> None:
+    logits, labels = confident(images, 0, 0.5)  # 62 % sure, always right
+    assert honest_temperature(logits, labels) == 1.0
+
+
+def test_a_few_images_move_the_temperature_little() -> None:
+    few = fit_temperature(*confident(17, 1, 0.5))
+    many = fit_temperature(*confident(17_000, 1_000, 0.5))
+    assert many < 0.25 < 0.4 < few < 1.0
+    assert few > 0.4
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_temperature_is_kept_only_where_unseen_images_gain(seed: int) -> None:
+    """Networks that are calibrated already: a small split must not make them worse by chance."""
+    generator = np.random.default_rng(seed)
+    logits = (generator.normal(size=(4_000, 5)) * 2).astype(np.float32)
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = (generator.random((4_000, 1)) > shares.cumsum(1)).sum(1).clip(0, 4)
+    temperature = honest_temperature(logits[:40], labels[:40])
+    assert 0.6 < temperature < 1.6
+    correct = logits.argmax(1) == labels
+    raw, told = (
+        calibration_error(calibrated(logits, t).max(1), correct) for t in (1.0, temperature)
+    )
+    assert told <= raw + 0.06
+
+
+def test_a_large_split_overrules_the_expectation() -> None:
+    for temperature in (0.3, 2.5):
+        logits, labels = drawn(temperature, 5_000)
+        assert honest_temperature(logits, labels) == pytest.approx(temperature, rel=0.08)
 
 
 def test_calibration_error_by_hand() -> None:
