@@ -99,14 +99,25 @@ def _print(rows: Iterable[dict[str, str]]) -> Counter[str]:
 
 
 def _kinds(row: dict[str, str]) -> list[str]:
-    found = {"fault": bool(row["fault"]), "unsure": row["sure"] == "no"}
+    from bigtransfer.serve.prediction import NOT_CALIBRATED
+
+    found = {
+        "fault": bool(row["fault"]),
+        "unsure": row["sure"] == "no",
+        "uncalibrated": row["sure"] == NOT_CALIBRATED,
+    }
     return [kind for kind, is_so in found.items() if is_so]
 
 
 def _sum_up(counts: Counter[str], meta: TunedMeta) -> None:
+    from bigtransfer.artifacts.calibration import Calibration
+
     if counts["fault"]:
         print(f"{counts['fault']:,} could not be read; their rows say why", file=sys.stderr)
     lowest = getattr(meta.calibration, "abstain_below", None)
     if counts["unsure"]:
         why = "the validation split gave no threshold" if lowest is None else f"below {lowest:.2f}"
         print(f"{counts['unsure']:,} are unsure ({why})", file=sys.stderr)
+    if counts["uncalibrated"] and isinstance(meta.calibration, Calibration):
+        why_not = meta.calibration.why_not
+        print(f"not calibrated: {why_not}; no answer is called sure", file=sys.stderr)

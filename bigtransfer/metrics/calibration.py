@@ -15,7 +15,7 @@ from bigtransfer.metrics.accuracy import softmax
 
 BINS = 15
 
-FEWEST_IMAGES = 30
+FEWEST_IMAGES = 50
 """A validation split with fewer images says nothing of probabilities, and calibrates nothing."""
 _HALVINGS = 25
 _FOLDS = 5

@@ -48,9 +48,8 @@ def find_label_issues(
     confident = np.where(p >= usual, p, -1.0)
     likely = confident.argmax(axis=1)
     # Where the network itself thinks the given class most probable, it doubts nothing.
-    found = np.flatnonzero(
-        (confident.max(axis=1) > 0) & (likely != y) & (likely == p.argmax(axis=1))
-    )
+    leads = likely == p.argmax(axis=1)
+    found = np.flatnonzero((confident.max(axis=1) > 0) & (likely != y) & leads)
     gap = p[found, likely[found]] - own[found]
     return [
         LabelIssue(int(known[i]), int(y[i]), int(likely[i]), float(own[i]), float(p[i, likely[i]]))

@@ -44,7 +44,7 @@ def confident(
     return logits, labels
 
 
-@pytest.mark.parametrize("images", [4, 17, 40, 400])
+@pytest.mark.parametrize("images", [5, 17, 50, 400])
 def test_a_faultless_split_makes_nobody_surer(images: int) -> None:
     logits, labels = confident(images, 0, 0.5)  # 62 % sure, always right
     assert honest_temperature(logits, labels) == 1.0
@@ -64,13 +64,13 @@ def test_a_temperature_is_kept_only_where_unseen_images_gain(seed: int) -> None:
     logits = (generator.normal(size=(4_000, 5)) * 2).astype(np.float32)
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     labels = (generator.random((4_000, 1)) > shares.cumsum(1)).sum(1).clip(0, 4)
-    temperature = honest_temperature(logits[:40], labels[:40])
-    assert 0.6 < temperature < 1.6
+    temperature = honest_temperature(logits[:100], labels[:100])
+    assert 0.7 < temperature < 1.4
     correct = logits.argmax(1) == labels
     raw, told = (
         calibration_error(calibrated(logits, t).max(1), correct) for t in (1.0, temperature)
     )
-    assert told <= raw + 0.06
+    assert told <= raw + 0.02
 
 
 def test_a_large_split_overrules_the_expectation() -> None:

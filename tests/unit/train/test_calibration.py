@@ -44,10 +44,10 @@ def test_with_several_labels_each_class_has_a_threshold() -> None:
 
 def test_too_few_images_calibrate_nothing() -> None:
     logits, labels = drawn(1.0, 500)
-    said = calibration_of(logits[:29], labels[:29], abstain_accuracy=0.5)
+    said = calibration_of(logits[:49], labels[:49], abstain_accuracy=0.5)
     assert (said.temperature, said.abstain_below, said.calibrated) == (1.0, None, False)
-    assert said.why_not == "29 images are too few to calibrate"
-    assert calibration_of(logits[:30], labels[:30], abstain_accuracy=0.1).calibrated
+    assert said.why_not == "49 images are too few to calibrate"
+    assert calibration_of(logits[:50], labels[:50], abstain_accuracy=0.1).calibrated
     trained_on = calibration_of(logits, labels, abstain_accuracy=0.5, held_out=False)
     assert not trained_on.calibrated
     assert "trained on the validation split" in trained_on.why_not
