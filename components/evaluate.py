@@ -48,7 +48,7 @@ def run(
     """Evaluate one task."""
     from bigtransfer.evaluate.task import Outputs, confusion_to_show, evaluate
     from bigtransfer.report.summary import render_report
-    from bigtransfer.report.table import METRICS
+    from bigtransfer.report.table import METRICS, others_of
     from bigtransfer.serve.deployed import Served, facts_of, load_deployed
     from bigtransfer.storage import as_json, write_text
     from bigtransfer.track.model_folder import write_model
@@ -63,11 +63,19 @@ def run(
         {"test_images": result.test_images},
     )
     for row in result.rows:
-        name = f"{row.init}_{row.examples_per_class}_per_class/{row.metric}"
-        stage.log(0, {f"{name}_median": row.median, f"{name}_sd": row.sd})
+        group = f"{row.init}_{row.examples_per_class}_per_class"
+        medians = {row.metric: row.median, **row.medians}
+        stage.log(0, {f"{group}/{name}_median": value for name, value in medians.items()})
+        stage.log(0, {f"{group}/{row.metric}_sd": row.sd})
         print(
             f"{row.task}: {row.init}, {row.examples_per_class} per class: "
-            f"{METRICS[row.metric]} {100 * row.median:.1f} ± {100 * row.sd:.1f} %"
+            f"{METRICS[row.metric]} {100 * row.median:.1f} ± {100 * row.sd:.1f} %" + others_of(row)
+        )
+    if result.baseline is not None:
+        stage.log(0, {"baseline_top1": result.baseline})
+        print(
+            f"{result.task}: always saying {result.largest_class!r} would be right in "
+            f"{100 * result.baseline:.1f} % of the test images"
         )
     deployed, meta = load_deployed(checkpoints / result.chosen.folder)
     write_model(

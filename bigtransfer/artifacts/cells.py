@@ -55,6 +55,9 @@ class Cells(Artifact):
     """Params that decide what a network becomes, as JSON values."""
     upstream_digest: str
     shards_digest: str
+    """Of every byte of the shards."""
+    content_digest: str = ""
+    """Of what training reads of them (`Shards.content_digest`); not noted before 2026-11-26."""
     code: dict[str, str | None] = {}
     """Folder -> version of the code that made its network; none noted before 2026-11-26."""
     cells: tuple[ListedCell, ...]

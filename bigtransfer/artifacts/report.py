@@ -159,6 +159,11 @@ class TaskReport(Artifact):
     hits: str | None
     """A digit per test image, 1 if it is right, in an order that two reports share."""
     label_issues: LabelIssues
+    baseline: float | None = None
+    """Test top-1 of always naming the class with the most training images; None where images may
+    have several labels, and before 2026-11-26."""
+    largest_class: str | None = None
+    """That class."""
 
     @property
     def multi_label(self) -> bool:

@@ -154,7 +154,7 @@ def transfer(
     cells = len(task.inits) * len(task.examples_per_class) * len(task.seeds)
     print(f"3 fine-tune  {upstream}, {cells} networks", flush=True)
     checkpoints = folder / "checkpoints"
-    if is_done(checkpoints, task, upstream, digest):
+    if is_done(checkpoints, task, upstream, shards):
         print("             they are there already")
     else:
         finetune(task, upstream, shards, checkpoints, folder / ".work", _no_log, on_cell)

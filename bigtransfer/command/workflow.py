@@ -95,6 +95,8 @@ def _table(rows: list[dict[str, str]]) -> str:
         "transfer": "transfer",
         "scratch": "scratch",
         "difference": "difference",
+        "balanced": "balanced",
+        "macro_f1": "macro-F1",
     }
     table = [titles, *rows]
     widths = {key: max(len(row[key]) for row in table) for key in titles}

@@ -264,8 +264,10 @@ class FinetuneParams(Section):
     compile: bool
     checkpoint_seconds: Positive
     """Seconds between two checkpoints of a network."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """`balanced`: images of rarer classes are seen more often, each class equally. May be absent."""
     resume: Literal["same_code", "any_code"] = "same_code"
-    """The one key that may be absent: a params.yaml from before it keeps working."""
+    """May be absent: a params.yaml from before it keeps working."""
 
     @model_validator(mode="after")
     def _possible(self) -> FinetuneParams:

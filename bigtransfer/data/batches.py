@@ -265,6 +265,27 @@ def evaluation_images(squares: Squares, batch_size: int) -> Iterator[NDArray[np.
     return (batch.images for batch in evaluation_batches(squares, batch_size))
 
 
+def balanced_positions(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return positions in which every class comes as often as the most common one.
+
+    Each image of a class comes equally often, but for one more of some, drawn by the seed.
+
+    Args:
+        labels: (N,).
+        seed: Of that draw.
+
+    Returns:
+        Positions in `labels`, class by class, int64.
+    """
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    classes, counts = np.unique(labels, return_counts=True)
+    chosen = []
+    for label in classes:
+        members = generator.permutation(np.flatnonzero(labels == label))
+        chosen.append(np.resize(members, counts.max()))
+    return np.concatenate(chosen)
+
+
 def few_shot_rows(
     labels: NDArray[np.int64], examples_per_class: int, seed: int
 ) -> NDArray[np.int64]:

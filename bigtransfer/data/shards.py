@@ -16,6 +16,7 @@ import os
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,27 @@ class Shards:
     index: pa.Table
     files: dict[str, FileFacts]
     """Name -> bytes and sha256, as the manifest lists them."""
+
+    @cached_property
+    def content_digest(self) -> str:
+        """Return the SHA-256 of what training reads, which `digest` is not: it has names in it.
+
+        Sample bytes in their order and their shards, sizes, labels, splits, class names, and how
+        files become pixels; no path, no address, no report. So a dataset whose folder was renamed
+        is the same data.
+        """
+        digest = hashlib.sha256()
+        summary = self.summary
+        known = [self.classes, summary.multi_label, summary.decode.model_dump()]
+        digest.update(as_json(known).encode())
+        for name in ("shard", "height", "width"):
+            digest.update(self.index[name].to_numpy().astype("<i8").tobytes())
+        for name in ("sha256", "split"):
+            digest.update("\n".join(self.index[name].to_pylist()).encode())
+        labels = self.index["labels"].combine_chunks()
+        digest.update(np.diff(labels.offsets.to_numpy()).astype("<i8").tobytes())
+        digest.update(labels.flatten().to_numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Return the index rows of a split.

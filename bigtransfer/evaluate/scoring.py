@@ -14,7 +14,12 @@ from bigtransfer.artifacts.cells import FULL, ListedCell
 from bigtransfer.artifacts.weights import TunedMeta
 from bigtransfer.data.batches import RAM_BYTES, Squares, evaluation_images, few_shot_rows
 from bigtransfer.data.shards import Shards
-from bigtransfer.metrics.accuracy import topk_accuracy
+from bigtransfer.metrics.accuracy import (
+    balanced_accuracy,
+    confusion_matrix,
+    macro_f1,
+    topk_accuracy,
+)
 from bigtransfer.metrics.calibration import calibrated
 from bigtransfer.metrics.multilabel import mean_average_precision, micro_f1, multi_hot, sigmoid
 from bigtransfer.model.checkpoint import load_tuned, read_tuned_meta
@@ -65,7 +70,12 @@ class Scorer:
                 "map": mean_average_precision(logits, truth),
                 "micro_f1": micro_f1(named, truth),
             }
-        return {f"top{k}": topk_accuracy(logits, targets, k) for k in (1, 5)}
+        matrix = confusion_matrix(logits.argmax(axis=1), targets, logits.shape[1])
+        return {
+            **{f"top{k}": topk_accuracy(logits, targets, k) for k in (1, 5)},
+            "balanced_accuracy": balanced_accuracy(matrix),
+            "macro_f1": macro_f1(matrix),
+        }
 
     def unseen(
         self, cells: Iterable[ListedCell], split: str, train_on: Sequence[str]

@@ -116,7 +116,7 @@ def evaluate(
     verify_folder(checkpoints, CheckpointError)
     listed = Cells.read(checkpoints)
     shards = open_shards(shards_place)
-    if listed.shards_digest != shards.digest:
+    if shards.digest != listed.shards_digest and shards.content_digest != listed.content_digest:
         raise CheckpointError(
             f"checkpoints {str(checkpoints)!r} were trained on other shards than "
             f"{str(shards_place)!r}; run `finetune` again"
@@ -163,6 +163,7 @@ def evaluate(
         confusion=account.confusion,
         reliability=account.reliability,
         hits=account.hits,
+        **_baseline(shards, meta.train_on),
         label_issues=LabelIssues(
             sought=doubt,
             examined=examined,
@@ -175,6 +176,16 @@ def evaluate(
     )
     _write(report, account, [label for _, label in doubted], outputs)
     return report
+
+
+def _baseline(shards: Shards, train_on: Sequence[str]) -> dict[str, Any]:
+    """Return what naming the most common class of the training images would get."""
+    if shards.summary.multi_label:
+        return {}
+    seen = np.concatenate([shards.labels(shards.rows(split)) for split in train_on])
+    largest = int(np.bincount(seen, minlength=len(shards.classes)).argmax())
+    share = float((shards.labels(shards.rows("test")) == largest).mean())
+    return {"baseline": share, "largest_class": shards.classes[largest]}
 
 
 def _may_doubt(calibration: Calibration | MultiLabelCalibration) -> bool:

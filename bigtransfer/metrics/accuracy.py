@@ -52,6 +52,24 @@ def per_class_recall(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     return recall
 
 
+def balanced_accuracy(confusion: NDArray[np.int64]) -> float:
+    """Return the mean recall of the classes that have images, in [0, 1].
+
+    What a network that always names one class gets is 1 / classes, however common that class is.
+    """
+    return float(np.nanmean(per_class_recall(confusion)))
+
+
+def macro_f1(confusion: NDArray[np.int64]) -> float:
+    """Return the mean F1 of the classes that have images, in [0, 1].
+
+    F1 of a class is 2 * hits / (its images + images that were taken for it).
+    """
+    images, taken = confusion.sum(axis=1), confusion.sum(axis=0)
+    f1 = 2 * np.diag(confusion) / np.maximum(images + taken, 1)
+    return float(f1[images > 0].mean())
+
+
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return probabilities (N, C) of logits (N, C)."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)

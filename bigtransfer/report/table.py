@@ -8,6 +8,8 @@ from bigtransfer.artifacts.report import SummaryRow
 
 METRICS = {"top1": "top-1", "map": "mAP"}
 """Names of the scores that rows are about, for people."""
+OTHERS = {"balanced_accuracy": "balanced", "macro_f1": "macro-F1"}
+"""Names of scores that stand beside top-1: a network that always says one class has a low one."""
 
 
 def metric_names(rows: Iterable[SummaryRow]) -> str:
@@ -37,9 +39,23 @@ def headline_rows(rows: Iterable[SummaryRow]) -> list[dict[str, str]]:
                 "scratch": _score(scratch),
                 "difference": "–" if gap is None else f"{100 * gap:+.1f}",
                 "seeds": str(next(iter(by_init.values())).seeds),
+                "balanced": _percent((transfer or scratch), "balanced_accuracy"),
+                "macro_f1": _percent((transfer or scratch), "macro_f1"),
             }
         )
     return result
+
+
+def others_of(row: SummaryRow) -> str:
+    """Return the scores that stand beside top-1, to append to a line; empty where there are none."""
+    known = [(word, row.medians[name]) for name, word in OTHERS.items() if name in row.medians]
+    return "".join(f", {word} {100 * value:.1f} %" for word, value in known)
+
+
+def _percent(row: SummaryRow | None, name: str) -> str:
+    """Return the median of another score, of the network that transfer or else scratch gave."""
+    value = None if row is None else row.medians.get(name)
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def _score(row: SummaryRow | None) -> str:

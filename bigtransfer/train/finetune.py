@@ -102,7 +102,7 @@ def finetune(
         params.compile,
     )
     grid = Grid(plan, InitialWeights(pretrained, upstream, shards, params.trained))
-    made = _MadeOf(_recipe_of(params), upstream.digest, shards.digest)
+    made = _MadeOf(recipe_of(params), upstream.digest, shards.content_digest)
     code = code_version(__name__)
     same_code = params.resume == "same_code"
     done = work / fingerprint(code if same_code else None, **vars(made))
@@ -162,7 +162,8 @@ def finetune(
         multi_label=shards.summary.multi_label,
         recipe=made.recipe,
         upstream_digest=made.upstream_digest,
-        shards_digest=made.shards_digest,
+        shards_digest=shards.digest,
+        content_digest=made.content_digest,
         code={cell.name: read_tuned_meta(done / cell.name).code for cell in grid.cells},
         cells=tuple(map(ListedCell.of, grid.cells)),
     )
@@ -197,17 +198,21 @@ def _warn_if_long(
     )
 
 
-def is_done(output: Path, params: TaskParams, pretrained: Path, shards_digest: str) -> bool:
-    """Say whether `output` holds these very networks already."""
+def is_done(output: Path, params: TaskParams, pretrained: Path, shards: Place) -> bool:
+    """Say whether `output` holds these very networks already; raises what `open_shards` does."""
+    content_digest = open_shards(shards).content_digest
     cells = [cell.name for cell in _plan_of(params).cells]
-    there = _made_before(output, _MadeOf(_recipe_of(params), digest_of(pretrained), shards_digest))
+    there = _made_before(output, _MadeOf(recipe_of(params), digest_of(pretrained), content_digest))
     same_code = params.resume == "same_code"
     return _usable(there, code_version(__name__), same_code=same_code) == cells
 
 
-def _recipe_of(params: TaskParams) -> Json:
+def recipe_of(params: TaskParams) -> Json:
     """Return the params that decide what a cell becomes, as JSON values: lists, not tuples."""
-    return params.model_dump(mode="json", include=set(RECIPE))
+    recipe = params.model_dump(mode="json", include=set(RECIPE))
+    if recipe["sampling"] == "natural":
+        del recipe["sampling"]  # as before there was a choice: networks from then are the same
+    return recipe
 
 
 def _plan_of(params: TaskParams) -> GridPlan:
@@ -220,6 +225,7 @@ def _plan_of(params: TaskParams) -> GridPlan:
         train_on=params.train_on,
         preset=params.preset,
         overrides={name: getattr(params, name) for name in OVERRIDES},
+        sampling=params.sampling,
         random_crop=params.random_crop,
         abstain_accuracy=params.abstain_accuracy,
     )
@@ -231,7 +237,7 @@ class _MadeOf:
 
     recipe: Json
     upstream_digest: str
-    shards_digest: str
+    content_digest: str
 
 
 def _made_before(output: Path, made: _MadeOf) -> dict[str, str | None]:
@@ -239,7 +245,7 @@ def _made_before(output: Path, made: _MadeOf) -> dict[str, str | None]:
     if not (output / Cells.FILE).is_file():
         return {}
     listed = Cells.read(output)
-    if _MadeOf(listed.recipe, listed.upstream_digest, listed.shards_digest) != made:
+    if _MadeOf(listed.recipe, listed.upstream_digest, listed.content_digest) != made:
         return {}
     return {cell.folder: listed.code.get(cell.folder) for cell in listed.cells}
 

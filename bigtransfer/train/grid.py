@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.cells import FULL, Cell
-from bigtransfer.data.batches import Squares, evaluation_images, few_shot_rows
+from bigtransfer.data.batches import (
+    Squares,
+    balanced_positions,
+    evaluation_images,
+    few_shot_rows,
+)
 from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.model.inference import predict
 from bigtransfer.model.resnet import ResNetV2
@@ -27,7 +32,7 @@ OVERRIDES = (
 """Params that replace the HyperRule's own value where they are not null."""
 RECIPE = (
     *OVERRIDES, "preset", "random_crop", "flip", "trained", "train_on", "threads",
-    "abstain_accuracy", "precision",
+    "abstain_accuracy", "precision", "sampling",
 )  # fmt: skip
 """Params that decide what a cell becomes, beside the data and the upstream weights."""
 _VALIDATION_BATCH = 256
@@ -48,6 +53,8 @@ class GridPlan:
     """Of the HyperRule."""
     overrides: Mapping[str, Any]
     """By the names in `OVERRIDES`; None leaves a value to the rule."""
+    sampling: str
+    """`natural`, or `balanced`: every class is seen equally often."""
     random_crop: bool
     """False: images are resized to the crop itself."""
     abstain_accuracy: float
@@ -79,12 +86,23 @@ class Grid:
                 f"which no balanced few-shot subset can be drawn; set 'examples_per_class' of task "
                 f"{plan.task!r} to [{FULL}]"
             )
+        if initial.shards.summary.multi_label and plan.sampling == "balanced":
+            raise ConfigError(
+                f"dataset {initial.shards.summary.dataset!r} has several labels per image, which "
+                f"cannot be balanced; set 'sampling' of task {plan.task!r} to natural"
+            )
         self.cells = plan.cells
         self._subsets: dict[tuple[int | str, int], NDArray[np.int64]] = {
-            (k, seed): self._train if k == FULL else self._train[self._subset(int(k), seed)]
+            (k, seed): self._all(seed) if k == FULL else self._train[self._subset(int(k), seed)]
             for k in counts
             for seed in plan.seeds
         }
+
+    def _all(self, seed: int) -> NDArray[np.int64]:
+        """Return all training rows; with balanced sampling those of rarer classes several times."""
+        if self.plan.sampling == "natural":
+            return self._train
+        return self._train[balanced_positions(self._shards.labels(self._train), seed)]
 
     def rows(self, cell: Cell) -> NDArray[np.int64]:
         """Return the index rows that a cell is trained on."""

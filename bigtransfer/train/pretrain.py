@@ -137,7 +137,7 @@ def _training_of(
     made_by = {**{key: getattr(params, key) for key in RECIPE}, "schedule": repr(schedule)}
     code = code_version(__name__)
     key = fingerprint(
-        code if params.resume == "same_code" else None, recipe=made_by, shards=shards.digest
+        code if params.resume == "same_code" else None, recipe=made_by, shards=shards.content_digest
     )
     model = create_model(
         params.architecture, len(shards.classes), params.root, params.seed, norm=params.norm

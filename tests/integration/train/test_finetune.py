@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from bigtransfer.storage import as_json, read_json, seal
 from bigtransfer.train import cell as cells
 from bigtransfer.train import finetune as finetuning
 from bigtransfer.train.fitting import images_that_fit
-from fixtures.datasets import planted, validated
+from fixtures.datasets import pack, planted, validated
 from fixtures.training import meta_of, tune, weights_of
 
 
@@ -164,6 +165,43 @@ def test_two_workers_make_what_one_makes(
     for name in names:
         one, two = (weights_of(tmp_path / side, name) for side in ("one", "two"))
         assert all(torch.equal(one[key], two[key]) for key in one), name
+
+
+def test_balanced_sampling_sees_rare_classes_as_often(
+    pretrained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(3, 10):
+        (photos / "class_2" / f"{i}.png").unlink()
+    validated(photos)
+    pack(photos, tmp_path / "shards")
+    shards, seen = open_shards(tmp_path / "shards"), {}
+    whole = finetuning.train_cell
+
+    def noted(cell: Any, initial: Any, rows: Any, *rest: Any, **named: Any) -> Any:
+        seen[key] = np.bincount(shards.labels(rows)).tolist()
+        return whole(cell, initial, rows, *rest, **named)
+
+    monkeypatch.setattr(finetuning, "train_cell", noted)
+    for key in ("natural", "balanced"):
+        tune(pretrained, tmp_path / "shards", tmp_path / "out", examples_per_class=("full",),
+            sampling=key)  # fmt: skip
+    assert len(set(seen["balanced"])) == 1
+    assert seen["natural"][2] < seen["natural"][0] == seen["balanced"][2]
+
+
+def test_a_renamed_dataset_is_the_same_data(
+    pretrained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def packed_as(folder: Path) -> Path:
+        validated(folder)
+        pack(folder, tmp_path / "shards")
+        return tmp_path / "shards"
+
+    tune(pretrained, packed_as(photos), tmp_path / "out")
+    monkeypatch.setattr(finetuning, "train_cell", None)  # nothing is trained
+    renamed = photos.rename(tmp_path / "renamed")
+    again = tune(pretrained, packed_as(renamed), tmp_path / "out")
+    assert [cell.name for cell in again.cells] == ["upstream-2-0"]
 
 
 def test_more_seeds_keep_the_networks_that_are_there(

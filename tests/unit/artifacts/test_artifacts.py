@@ -103,7 +103,7 @@ def test_the_first_schema_of_weights_is_read() -> None:
     tuned = read_json(GOLDEN / "finetuned" / "upstream-4-0" / "meta.json")
     own = parse_meta(tuned, "m")
     assert isinstance(own, TunedMeta)
-    assert own.calibration.model_dump() == tuned["validation"]
+    assert own.calibration.model_dump() == {**tuned["validation"], "calibrated": True}
     assert own.code is None
     del tuned["validation"]["temperature"]
     with pytest.raises(CheckpointError, match="damaged"):

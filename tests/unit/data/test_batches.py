@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bigtransfer.data.batches import Squares, TrainBatches, evaluation_batches, few_shot_rows
+from bigtransfer.data.batches import (
+    Squares,
+    TrainBatches,
+    balanced_positions,
+    evaluation_batches,
+    few_shot_rows,
+)
 from bigtransfer.data.shards import Shards
 from bigtransfer.errors import DatasetError
 from fixtures.datasets import batches
@@ -126,3 +132,15 @@ def test_fault_in_a_thread_reaches_the_caller(
     monkeypatch.setattr(source, "batch", fails)
     with pytest.raises(DatasetError, match="a sample is gone"):
         next(source.ahead(0, 3))
+
+
+def test_balanced_positions_hold_every_class_equally_often() -> None:
+    labels = np.r_[np.zeros(40, np.int64), np.ones(4, np.int64), np.full(7, 3)]
+    found = balanced_positions(labels, 0)
+    assert np.unique(labels[found], return_counts=True)[1].tolist() == [40, 40, 40]
+    times = np.bincount(found, minlength=len(labels))
+    assert (times[:40] == 1).all()
+    assert (times[40:44] == 10).all()
+    assert set(times[44:]) == {5, 6}
+    assert (found == balanced_positions(labels, 0)).all()
+    assert (found != balanced_positions(labels, 1)).any()

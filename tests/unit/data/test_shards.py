@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,39 @@ def test_sample_that_does_not_decode_is_named(packed: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(DatasetError, match=rf"sample '{row['path']}' not an image"):
         Squares(shards, np.array([0]), 12)
+
+
+def content_of(folder: Path, **changes: Any) -> str:
+    validated(folder, **changes)
+    pack(folder, folder.parent / "packed")
+    return open_shards(folder.parent / "packed").content_digest
+
+
+def test_what_training_reads_has_no_name_in_it(photos: Path) -> None:
+    before = content_of(photos)
+    digest = open_shards(photos.parent / "packed").digest
+    renamed = photos.rename(photos.parent / "other name")
+    assert content_of(renamed) == before
+    assert open_shards(photos.parent / "packed").digest != digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: {"orientation": "ignore"},
+        lambda folder: {"background": "#000000"},
+        lambda folder: {"seed": 1},
+        lambda folder: {"splits": {"val": 0.3, "test": 0.2}},
+        lambda folder: {"classes": ("class_2", "class_1", "class_0")},
+        lambda folder: (folder / "class_0").rename(folder / "class_00") and {},
+        lambda folder: (folder / "class_0/0.png").rename(folder / "class_1/10.png") and {},
+        lambda folder: write_image(folder / "class_0/0.png", 999) or {},
+    ],
+    ids=["orientation", "background", "order", "splits", "class order", "class name", "label",
+         "pixels"],
+)  # fmt: skip
+def test_all_that_changes_what_training_reads_changes_it(
+    change: Callable[[Path], dict[str, Any]], photos: Path
+) -> None:
+    before = content_of(photos)
+    assert content_of(photos, **change(photos)) != before

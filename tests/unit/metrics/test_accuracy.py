@@ -25,3 +25,17 @@ def test_confusion_rows_are_true_classes() -> None:
 def test_softmax_is_stable() -> None:
     probabilities = metrics.softmax(np.array([[1000.0, 1000.0], [-1000.0, 0.0]], np.float32))
     assert probabilities.tolist() == [[0.5, 0.5], [0.0, 1.0]]
+
+
+def test_a_network_that_always_names_one_class_is_told_by_two_scores() -> None:
+    always = np.array([[92, 0, 0], [5, 0, 0], [3, 0, 0]])
+    assert metrics.balanced_accuracy(always) == pytest.approx(1 / 3)
+    assert metrics.macro_f1(always) == pytest.approx(2 * 92 / (92 + 100) / 3)
+    assert metrics.balanced_accuracy(np.diag([7, 1, 1])) == 1
+    assert metrics.macro_f1(np.eye(3, dtype=np.int64)) == 1
+
+
+def test_a_class_without_test_images_counts_for_nothing() -> None:
+    matrix = np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
+    assert metrics.balanced_accuracy(matrix) == pytest.approx((0.75 + 1) / 2)
+    assert metrics.macro_f1(matrix) == pytest.approx((6 / 7 + 8 / 9) / 2)
