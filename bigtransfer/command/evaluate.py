@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,14 @@ from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.progress import tracked
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from bigtransfer.serve.labelled import Judged
 
 _BATCH = 32
+_TOP = 5
+"""Of so few classes, the right one is always among the first five."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from bigtransfer.artifacts.decoding import as_stored_line
     from bigtransfer.data.sources.opening import open_source
+    from bigtransfer.model.checkpoint import read_trained_on
     from bigtransfer.model.processor import device_named
     from bigtransfer.serve.class_map import read_class_map, same_names
     from bigtransfer.serve.deployed import load_any
@@ -77,7 +83,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     source = open_source(arguments.images)
     device = device_named(arguments.device)
-    deployed, meta = load_any(checkpoint_at(arguments.model))
+    checkpoint = checkpoint_at(arguments.model)
+    deployed, meta = load_any(checkpoint)
     if line := as_stored_line(str(arguments.model), meta.decode):
         print(line, flush=True)
     if source.multi_label or deployed.multi_label:
@@ -123,10 +130,11 @@ def run(arguments: argparse.Namespace) -> None:
         ]
         write_text(arguments.out, as_csv(rows))
         print(f"{arguments.out}: {len(rows):,} rows")
-    _sum_up(found, arguments.images)
+    _sum_up(found, arguments.images, len(classes))
+    _tell_what_was_trained_on(found, read_trained_on(checkpoint))
 
 
-def _sum_up(found: Iterable[Judged], place: Path) -> None:
+def _sum_up(found: Iterable[Judged], place: Path, classes: int) -> None:
     usable = [one for one in found if one.fault is None]
     faults = [one for one in found if one.fault is not None]
     for one in faults[:3]:
@@ -135,7 +143,33 @@ def _sum_up(found: Iterable[Judged], place: Path) -> None:
         print(f"{len(faults):,} images cannot be used and do not count")
     if not usable:
         raise DatasetError(f"none of the images in {str(place)!r} could be used")
+    print(f"{_scores(usable, classes)} of {len(usable):,} images")
+
+
+def _scores(found: Sequence[Judged], classes: int) -> str:
     top1, top5 = (
-        sum(getattr(one, name) for one in usable) / len(usable) for name in ("right", "in_top5")
+        100 * sum(getattr(one, name) for one in found) / len(found) for name in ("right", "in_top5")
     )
-    print(f"top-1 {100 * top1:.1f} %, top-5 {100 * top5:.1f} % of {len(usable):,} images")
+    return f"top-1 {top1:.1f} %" + (f", top-5 {top5:.1f} %" if classes > _TOP else "")
+
+
+def _tell_what_was_trained_on(
+    found: Iterable[Judged], trained_on: NDArray[np.uint64] | None
+) -> None:
+    """Say how many of the images the network has seen already, and what it makes of the others."""
+    if trained_on is None:
+        return
+    known = set(trained_on.tolist())
+    usable = [one for one in found if one.fault is None]
+    new = [one for one in usable if one.digest not in known]
+    seen = len(usable) - len(new)
+    if not seen:
+        return
+    if not new:
+        print("it was trained on all of these images: that says nothing of new ones")
+        return
+    right = 100 * sum(one.right for one in new) / len(new)
+    print(
+        f"it was trained on {seen:,} of these images: without them top-1 is {right:.1f} % of "
+        f"{len(new):,}"
+    )

@@ -265,7 +265,7 @@ class FinetuneParams(Section):
     checkpoint_seconds: Positive
     """Seconds between two checkpoints of a network."""
     sampling: Literal["natural", "balanced"] = "natural"
-    """`balanced`: images of rarer classes are seen more often, each class equally. May be absent."""
+    """`balanced`: rarer classes are seen more often, each class equally. May be absent."""
     resume: Literal["same_code", "any_code"] = "same_code"
     """May be absent: a params.yaml from before it keeps working."""
 

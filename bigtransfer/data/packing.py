@@ -57,6 +57,7 @@ INDEX_SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("sha256", pa.string()),
         ("path", pa.string()),
+        ("origin_sha256", pa.string()),
     ]
 )
 
@@ -75,6 +76,8 @@ class IndexRow(TypedDict):
     width: int
     sha256: str
     path: str
+    origin_sha256: str
+    """Of the file as it was listed; another than `sha256` where it was encoded anew."""
 
 
 _PARTS = "parts"
@@ -259,6 +262,7 @@ def _write_tar(
                     "width": width,
                     "sha256": hashlib.sha256(data).hexdigest(),
                     "path": row["path"],
+                    "origin_sha256": row["sha256"],
                 }
             )
     return index

@@ -122,9 +122,19 @@ class Shards:
         result[np.arange(result.shape[1]) < lengths[:, None]] = taken.flatten().to_numpy()
         return result
 
+    def origin_digests(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return the first 64 bits of the SHA-256 of the files that samples were made of, (N,)."""
+        texts = self.index["origin_sha256"].take(rows).to_pylist()
+        return np.array([digest_bits(text) for text in texts], np.uint64)
+
     def reader(self) -> ShardReader:
         """Return a reader of the samples' bytes."""
         return ShardReader(self)
+
+
+def digest_bits(hexadecimal: str) -> int:
+    """Return the first 64 bits of a digest: enough to tell files apart."""
+    return int(hexadecimal[:16], 16)
 
 
 class ShardReader:
@@ -395,6 +405,8 @@ def _opened(
         index = pq.read_table(io.BytesIO(texts["index.parquet"]))
     except pa.ArrowInvalid as error:
         raise DatasetError(f"index of {str(place)!r} cannot be read: {error}") from error
+    if index.schema.names == INDEX_SCHEMA.names[:-1]:  # before 2026-11-26
+        index = index.append_column(INDEX_SCHEMA[-1], index["sha256"])
     if index.schema.names != INDEX_SCHEMA.names:
         raise DatasetError(f"{str(place)!r} was packed by another version; pack it again")
     if len(index) != summary.examples or len(classes) != summary.classes:

@@ -11,7 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,6 +24,7 @@ from bigtransfer.model.resnet import ResNetV2, create_model
 from bigtransfer.storage import new_folder, read_json, verify_folder
 
 _WEIGHTS = "weights.safetensors"
+_TRAINED_ON = "trained_on.npy"
 _OS_ERROR = re.compile(r"os error (\d+)")
 
 
@@ -60,6 +63,7 @@ def write_checkpoint(
     model: ResNetV2,
     meta: UpstreamMeta | TunedMeta,
     weights: Mapping[str, Tensor] | None = None,
+    trained_on: NDArray[np.uint64] | None = None,
 ) -> None:
     """Write a network's weights with what is needed to build and use it again.
 
@@ -68,12 +72,16 @@ def write_checkpoint(
         model: Its parameters are stored as they are (kernels unstandardised).
         meta: What it says of itself.
         weights: Its whole tensors, where they are split over processes; None: as they are.
+        trained_on: 64 bits of the digest of each training image, to know them again; None: not
+            noted.
     """
     tensors = model.state_dict() if weights is None else weights
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with new_folder(folder) as partial:
         save_tensors(plain, partial / _WEIGHTS)
         meta.write(partial)
+        if trained_on is not None:
+            np.save(partial / _TRAINED_ON, np.sort(trained_on), allow_pickle=False)
 
 
 def read_meta(folder: Path) -> UpstreamMeta | TunedMeta:
@@ -130,6 +138,15 @@ def load_tuned(folder: Path) -> tuple[ResNetV2, TunedMeta]:
     """
     meta = read_tuned_meta(folder)
     return _built(folder, meta, None), meta
+
+
+def read_trained_on(folder: Path) -> NDArray[np.uint64] | None:
+    """Return 64 bits of the digest of each image that a network was trained on, if noted."""
+    path = folder / _TRAINED_ON
+    if not path.is_file():
+        return None
+    digests: NDArray[np.uint64] = np.load(path, allow_pickle=False)
+    return digests
 
 
 def _built(folder: Path, meta: WeightsMeta, classes: Sequence[str] | None) -> ResNetV2:

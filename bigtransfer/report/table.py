@@ -47,7 +47,7 @@ def headline_rows(rows: Iterable[SummaryRow]) -> list[dict[str, str]]:
 
 
 def others_of(row: SummaryRow) -> str:
-    """Return the scores that stand beside top-1, to append to a line; empty where there are none."""
+    """Return the scores that stand beside top-1, to append to a line."""
     known = [(word, row.medians[name]) for name, word in OTHERS.items() if name in row.medians]
     return "".join(f", {word} {100 * value:.1f} %" for word, value in known)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bigtransfer.data.shards import digest_bits
 from bigtransfer.data.sources.listing import ListedImage, Source
 from bigtransfer.errors import DatasetError
 from bigtransfer.serve.deployed import Deployed
@@ -29,6 +31,8 @@ class Judged:
     right: bool
     in_top5: bool
     fault: str | None
+    digest: int | None = None
+    """64 bits of that of its file."""
 
 
 def counted_images(source: Source, counts_as: Mapping[str, frozenset[int]]) -> list[ListedImage]:
@@ -72,14 +76,18 @@ def judged(
         framing: How an image becomes what the network takes.
     """
     listed = {Path(image.path): image for image in images}
+    digests: dict[Path, int] = {}
 
     def read(path: Path) -> bytes:
         image = listed[path]
-        return source.read(image.file, image.offset, image.length)
+        data = source.read(image.file, image.offset, image.length)
+        digests[path] = digest_bits(hashlib.sha256(data).hexdigest())
+        return data
 
     for answer in answers(deployed, list(listed), batch_size, device, read=read, framing=framing):
         image = listed[answer.path]
-        yield _judged(image, counts_as[image.labels[0]], answer.probabilities, answer.fault)
+        found = _judged(image, counts_as[image.labels[0]], answer.probabilities, answer.fault)
+        yield replace(found, digest=digests.get(answer.path))
 
 
 def _judged(

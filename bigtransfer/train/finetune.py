@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bigtransfer.artifacts.base import Json
@@ -347,7 +348,8 @@ class _Worker:
             )
             calibration = grid.calibration(model, verdict, self._compute)
             meta = _meta(grid.plan, cell, self._initial, verdict, calibration, self._code)
-            write_checkpoint(self._done / cell.name, model.cpu(), meta)
+            seen = self._initial.shards.origin_digests(np.unique(grid.rows(cell)))
+            write_checkpoint(self._done / cell.name, model.cpu(), meta, trained_on=seen)
             shutil.rmtree(state, ignore_errors=True)
         return {"final_loss": loss, **_figures(calibration)}
 

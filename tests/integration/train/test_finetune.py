@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 
 from bigtransfer.data.packing import write_shards
 from bigtransfer.data.shard_plan import Packing
-from bigtransfer.data.shards import open_shards
+from bigtransfer.data.shards import digest_bits, open_shards
 from bigtransfer.errors import ConfigError, DatasetError, InfrastructureError
 from bigtransfer.model import load_checkpoint
+from bigtransfer.model.checkpoint import read_trained_on
 from bigtransfer.storage import as_json, read_json, seal
 from bigtransfer.train import cell as cells
 from bigtransfer.train import finetune as finetuning
@@ -165,6 +167,26 @@ def test_two_workers_make_what_one_makes(
     for name in names:
         one, two = (weights_of(tmp_path / side, name) for side in ("one", "two"))
         assert all(torch.equal(one[key], two[key]) for key in one), name
+
+
+def test_a_network_knows_the_files_that_it_was_trained_on(
+    pretrained: Path, photos: Path, tmp_path: Path
+) -> None:
+    """Also where a photo was made smaller, so that its bytes in the shards are others."""
+    validated(photos)
+    pack(photos, tmp_path / "shards", short_side=10)
+    tune(pretrained, tmp_path / "shards", tmp_path / "out")
+    shards = open_shards(tmp_path / "shards")
+    known = read_trained_on(tmp_path / "out" / "upstream-2-0")
+    assert known is not None
+    assert len(known) == 6, "two of each class"
+    paths = dict(zip(shards.origin_digests(np.arange(len(shards.index))).tolist(),
+                     shards.index["path"].to_pylist(), strict=True))  # fmt: skip
+    of_train = {shards.index["path"][int(row)].as_py() for row in shards.rows("train")}
+    for digest in known.tolist():
+        assert paths[digest] in of_train
+        data = (photos / paths[digest]).read_bytes()
+        assert digest == digest_bits(hashlib.sha256(data).hexdigest())
 
 
 def test_balanced_sampling_sees_rare_classes_as_often(
