@@ -31,6 +31,8 @@ class Contents:
     """By path; storage without folders has those of its files."""
     ignored: int = 0
     """Files passed over: hidden ones and what operating systems leave behind."""
+    loops: tuple[str, ...] = ()
+    """Links that lead back to a folder above themselves; they are not followed."""
 
 
 class Tree(Protocol):

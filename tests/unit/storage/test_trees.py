@@ -20,7 +20,8 @@ def test_local_files_folders_and_what_is_passed_over(tmp_path: Path) -> None:
     os.symlink(tmp_path, tmp_path / "a" / "loop")
     found = LocalTree(tmp_path).contents()
     assert [f.path for f in found.files] == ["a/1.png", "b/c/2.png"]
-    assert found.folders == ["a", "a/loop", "b", "b/c"]
+    assert found.folders == ["a", "b", "b/c"]
+    assert found.loops == ("a/loop",)
     assert found.ignored == 2
     assert LocalTree(tmp_path).read("b/c/2.png", 2, 3) == b"c/2"
     with pytest.raises(OSError, match="only 9 of 20 bytes"):
