@@ -34,6 +34,8 @@ _BINARY = {f"data_batch_{i}.bin": "train" for i in range(1, 6)} | {
     "test.bin": "test",
 }
 _NAMES = ("batches.meta", "batches.meta.txt", "meta", "fine_label_names.txt")
+CIFAR_FILES = {*_PYTHON, *_BINARY, *_NAMES}
+"""Names of the files in the authors' archives."""
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
@@ -89,7 +91,7 @@ def list_cifar(tree: Tree, contents: Contents) -> Source:
 
 def _files(tree: Tree, contents: Contents) -> dict[str, bytes]:
     """Return name -> bytes of what lies in the folder, or in the one archive in it."""
-    wanted = {*_PYTHON, *_BINARY, *_NAMES}
+    wanted = CIFAR_FILES
     found = {
         PurePosixPath(f.path).name: f.path
         for f in contents.files
