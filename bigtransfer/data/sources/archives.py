@@ -132,8 +132,11 @@ def list_tar_folders(
     for file in contents.files:
         where = f"archive {file.path!r} of {tree.address!r}"
         found = (walked or {}).get(file.path) or members(tree, file.path, file.bytes)
-        at = {m.name.removeprefix("./"): m for m in found if not is_hidden(m.name)}
-        ignored += len(found) - len(at)
+        shown = [member for member in found if not is_hidden(member.name)]
+        at = {member.name.removeprefix("./"): member for member in shown}
+        if len(at) < len(shown):
+            raise DatasetError(f"{where} holds a name twice, once with './'; make it anew")
+        ignored += len(found) - len(shown)
         arranged = arrange(where, _as_contents(at), told=told)
         labels |= set(arranged.labels)
         notes += [note if len(contents.files) == 1 else f"{note} ({file.path})"

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigtransfer.data.sources.listing import ListedImage, Source
+from bigtransfer.data.sources.names import in_order
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage.tree import Contents, Tree
 
@@ -86,7 +87,8 @@ def list_cifar(tree: Tree, contents: Contents) -> Source:
         Image.fromarray(np.ascontiguousarray(raw)).save(buffer, "PNG")
         return buffer.getvalue()
 
-    return Source(tree.address, "cifar", images, classes, True, False, contents.ignored, read_image)
+    ordered = in_order(classes)  # as the authors' own are
+    return Source(tree.address, "cifar", images, ordered, True, False, contents.ignored, read_image)
 
 
 def _files(tree: Tree, contents: Contents) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ _OLD_SEPARATOR = ";"
 _MISSING = {"nan", "NaN", "NAN", "-nan", "NaT", "<NA>", "#N/A"}
 """What programs write for nothing; no class is called so."""
 _DOUBTFUL = {"None", "none", "null", "NULL", "Null", "NA", "N/A", "n/a"}
-_WHOLE = re.compile(r"[+-]?\d+(\.0+)?")
+_WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
 _VECTOR = re.compile(r"\[?\s*[01](\.0*)?([\s,]+[01](\.0*)?)+\s*\]?")
 _LONGEST = 10_000
 _ZERO_ONE = {"0", "1", "True", "False"}
@@ -59,6 +59,10 @@ def class_name(value: Any, at: str) -> str:
             f"{at}: label {_short(value)} is no name but {_kind(value)}; write the class's name"
         )
     text = str(value).strip()
+    if len(text.splitlines()) > 1:
+        raise DatasetError(
+            f"{at}: label {_short(text)} has {len(text.splitlines())} lines; a label is one name"
+        )
     if isinstance(value, str) and (kind := _written(text)):
         raise DatasetError(
             f"{at}: label {_short(text)} is the text of {kind}; write the class's name, or several "

@@ -76,6 +76,9 @@ def _listed(
         layout = _layout_of(tree, contents, only)
         if layout == "folders" and flat_allowed and not contents.folders:
             layout = "flat"
+    elif contents.files and all(packed_suffix(f.path) for f in contents.files):
+        if layout in ("folders", "flat", "class_tars", "webdataset"):
+            refuse_packed(tree, contents.files)
     if layout == "table":
         return list_table(tree, contents, only or _the_table(tree, contents))
     if layout == "webdataset" and not told:
@@ -129,7 +132,9 @@ def _refuse_beside(tree: Tree, contents: Contents, tables: list[str]) -> None:
             )
     packed = [name for name in top if packed_suffix(name) or is_tar(name)]
     if packed and not any(is_picture(name.rpartition(".")[2]) for name in top):
-        other = next((f.path for f in contents.files if f.path not in packed), "")
+        other = next((f.path for f in contents.files if f.path not in packed), None)
+        if other is None:
+            refuse_packed(tree, [f for f in contents.files if packed_suffix(f.path)])
         raise DatasetError(
             f"{tree.address!r} holds the archive {packed[0]!r} beside other files, e.g. {other!r}; "
             "give the archive itself, or move what is not to be used away"

@@ -266,8 +266,7 @@ def _all_labels(
     values = [row[column] for row in rows]
     if column == "label" and not any(isinstance(value, list | tuple) for value in values):
         single = [class_name(value, at(number)) for number, value in enumerate(values)]
-        texts = [name for name, value in zip(single, values, strict=True) if isinstance(value, str)]
-        spell = whole_numbers(single if len(texts) == len(single) else [])
+        spell = whole_numbers(single)
         return [(spell(name),) for name in single], False
     texts_at = [number for number, value in enumerate(values) if isinstance(value, str)]
     cells = [values[number] for number in texts_at]
@@ -277,8 +276,7 @@ def _all_labels(
         found = pieces.get(number, value if isinstance(value, list | tuple) else [value])
         listed.append(class_names(found, at(number)))
     refuse_vectors(listed, at)
-    names = [name for row in listed for name in row]
-    spell = whole_numbers(names if len(texts_at) == len(values) else [])
+    spell = whole_numbers(name for row in listed for name in row)
     return [tuple(in_order(map(spell, row))) for row in listed], True
 
 

@@ -320,8 +320,6 @@ class _Label:
 
     names: tuple[str, ...]
     several: bool
-    text: bool
-    """Whether it was text, not a number of JSON."""
     where: str
 
 
@@ -343,18 +341,17 @@ def _label_of(tree: Tree, path: str, member: Member, where: str) -> _Label:
             )
         value = value.get("labels", value.get("label"))
     if isinstance(value, list):
-        return _Label(class_names(value, where), True, False, where)
+        return _Label(class_names(value, where), True, where)
     if value is None or value == "":
         raise DatasetError(f"{where}: its label is empty; give it one")
-    return _Label((class_name(value, where),), False, isinstance(value, str), where)
+    return _Label((class_name(value, where),), False, where)
 
 
 def _spelled(labels: list[_Label]) -> list[tuple[str, ...]]:
     """Return the class names of each sample, in order."""
     if all(label.several for label in labels):
         refuse_vectors([label.names for label in labels], lambda i: labels[i].where)
-    texts = [name for label in labels for name in label.names if label.text]
-    spell = whole_numbers(texts if all(label.text for label in labels) else [])
+    spell = whole_numbers(name for label in labels for name in label.names)
     return [tuple(in_order(map(spell, label.names))) for label in labels]
 
 

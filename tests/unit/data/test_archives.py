@@ -180,6 +180,24 @@ def test_compressed_archives_give_the_command_that_unpacks_them(
     assert then == (str(stem) if suffix == ".zip" else f"{stem}.tar")
 
 
+def test_plain_and_compressed_archives_together(tmp_path: Path) -> None:
+    folders(tmp_path / "a.tar", "x", "y")
+    (tmp_path / "b.tar.gz").write_bytes(gzip.compress(b""))
+    assert f"gunzip {tmp_path}/b.tar.gz" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["folders", "flat", "webdataset", "class_tars"])
+def test_compressed_archives_are_refused_so_under_any_layout(tmp_path: Path, layout: str) -> None:
+    (tmp_path / "b.zip").write_bytes(b"PK")
+    with pytest.raises(DatasetError, match="unzip -q"):
+        open_source(tmp_path, layout)
+
+
+def test_one_name_in_two_spellings_in_a_tar_is_refused(tmp_path: Path) -> None:
+    members = {"a/0.png": picture(0), "b/0.png": picture(1), "./a/0.png": picture(2)}
+    assert "holds a name twice" in refusal(write_tar(tmp_path / "d.tar", members))
+
+
 def test_several_compressed_archives_are_named_in_one_line(tmp_path: Path) -> None:
     for name in "abcde":
         (tmp_path / f"{name}.zip").write_bytes(b"PK")

@@ -201,6 +201,7 @@ def webdataset(folder: Path, suffix: str, *values: str) -> Path:
         ("cls", ("0.0", "1"), ["0", "1"]),
         ("txt", ("cat, domestic", "dog"), ["cat, domestic", "dog"]),
         ("json", ("3.0", "4"), ["3", "4"]),
+        ("json", ('"3.0"', "3"), ["3"]),
         ("json", ('{"label": 1.0}', '{"label": "x"}'), ["1", "x"]),
         ("json", ('{"label": ["b", "a"]}', '["a"]'), ["a", "b"]),
     ],
@@ -223,6 +224,7 @@ def test_labels_of_webdataset_are_read_alike(
         ("cls", "nan", "has no label (nan)"),
         ("cls", "[0, 1]", "is the text of a list"),
         ("txt", "['cat']", "is the text of a list"),
+        ("txt", "cat\ncute", "has 2 lines; a label is one name"),
         ("txt", "{'a': 1}", "is the text of an object"),
     ],
 )
