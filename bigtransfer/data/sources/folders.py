@@ -201,7 +201,9 @@ def _levels(where: str, contents: Contents, depth: int, *, told: bool) -> list[s
     lower = in_order(sub for name in used for sub in level.below[name])
     if not nested or (len(lower) == 1 and not any(level.direct[name] for name in used)):
         return []  # not a second level, or `<class>/images/…`
-    if told or (len(used) > 1 and any(level.direct[name] for name in used)):
+    parted = [name for name in nested if not level.direct[name] and len(level.below[name]) > 1]
+    doubtful = parted or len(used) == 1 or not any(level.direct[name] for name in used)
+    if told or not doubtful:
         count = sum(level.deeper[name] for name in used)
         which = f"{nested[0]}/{in_order(level.below[nested[0]])[0]}"
         return [

@@ -172,6 +172,8 @@ def test_lone_class_and_lone_split_are_no_wrappers(tmp_path: Path) -> None:
         ("fruit/apple", "fruit/pear", "vegetable/leek"),
         ("day/cat", "day/dog", "night/cat", "night/dog"),
         ("train/animals/cat", "train/animals/dog", "test/animals/cat", "test/animals/dog"),
+        ("fruit/apple", "fruit/pear", "stone"),
+        ("images/cat", "images/dog", "masks"),
         ("train/fruit/apple", "train/stone/flint", "test/fruit/apple", "test/stone/flint"),
     ],
 )
