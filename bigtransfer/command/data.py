@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -101,41 +102,46 @@ def _check(arguments: argparse.Namespace) -> None:
         raise GateError(
             f"{str(path)!r} is refused:\n{broken}\nmend or remove what is named, then check again"
         )
-    print(_verdict(checked))
+    print(_verdict(checked, path))
 
 
-def _verdict(checked: Checked) -> str:
-    """Return the last line: that the gate says yes, and what `finetune` will ask for besides."""
-    source, counts = checked.source, checked.counts
-    asked = _asked(0.0, alone=False).rules
-    held = Counter(
-        label
-        for image in source.images
-        if image.path not in _unusable(checked)
-        for label in image.labels
-    )
-    poor = [label for label in source.labels if held[label] < asked.min_examples_per_class]
-    open_ends = []
+def _verdict(checked: Checked, place: Path) -> str:
+    """Return the last line: that the gate says yes, and what comes next or lacks for it."""
+    said = "the gate says yes"
+    if lacks := _lacks(checked):
+        return f"{said}; before `finetune`: {'; '.join(lacks)}"
+    return f"{said}; next: bigtransfer finetune {shlex.quote(str(place))} --weights FILE"
+
+
+def _lacks(checked: Checked) -> list[str]:
+    """Return what `finetune` asks for by its defaults and these images do not have."""
+    from bigtransfer.data.checking import of_classes
+    from bigtransfer.data.manifest import column
+    from bigtransfer.data.sources.listing import SPLITS
+
+    source, counts, asked = checked.source, checked.counts, _asked(0.0, alone=False).rules
     if source.layout == "flat":
-        open_ends.append("put every image into the folder of its class")
-    elif len(source.labels) < asked.min_classes:
-        open_ends.append(f"there must be {asked.min_classes} classes at least")
-    elif poor:
-        from bigtransfer.data.checking import of_classes
-
-        open_ends.append(f"{of_classes(poor)} fewer than {asked.min_examples_per_class} images")
+        return ["put every image into the folder of its class"]
+    held: Counter[str] = Counter()
+    distinct: dict[str, set[int]] = {label: set() for label in source.labels}
+    groups = checked.copies.groups.tolist()
+    for labels, fault, group in zip(
+        column(checked.table, "labels"), column(checked.table, "fault"), groups, strict=True
+    ):
+        for label in labels if fault is None else ():
+            held[label] += 1
+            distinct[label].add(group)
+    found = []
+    if len(source.labels) < asked.min_classes:
+        found.append(f"there must be {asked.min_classes} classes at least")
+    if poor := [name for name in source.labels if held[name] < asked.min_examples_per_class]:
+        found.append(f"{of_classes(poor)} fewer than {asked.min_examples_per_class} images")
     lacking = [name for name in ("train", "test") if name not in counts.splits]
     if source.has_splits and lacking:
-        open_ends.append(f"there is no split {' and no split '.join(map(repr, lacking))}")
-    said = "the gate says yes"
-    return f"{said}; before `finetune`: {'; '.join(open_ends)}" if open_ends else said
-
-
-def _unusable(checked: Checked) -> set[str]:
-    import pyarrow.compute as pc
-
-    table = checked.table
-    return set(table.filter(pc.is_valid(table["fault"]))["path"].to_pylist())
+        found.append(f"there is no split {' and no split '.join(map(repr, lacking))}")
+    elif not source.has_splits and not poor and max(map(len, distinct.values())) < len(SPLITS):
+        found.append("no class has 3 images that are no copies, one for each split")
+    return found
 
 
 def _check_targets(data: Path, json: Path | None, report: Path | None) -> None:

@@ -74,12 +74,13 @@ def check(
     path = table["path"].to_pandas()
     bad = pd.DataFrame({"path": path, "fault": faults.to_pandas()})
     leaking = pd.DataFrame({"path": path, "leak": pd.Series(list(leaks), dtype=object)})
-    share = 1 - faults.null_count / max(1, len(table))
+    bad_count = len(table) - faults.null_count
+    share = bad_count / max(1, len(table))
     outcomes = [
         gate.expect_null(bad, "fault", "path", "every file is a usable image")
         if rules.bad_budget == 0
         else gate.expect_between(
-            pd.DataFrame({"dataset": ["share of unusable images"], "share": [share]}),
+            pd.DataFrame({"dataset": [f"{bad_count:,} of {len(table):,}"], "share": [share]}),
             "share",
             "dataset",
             f"at most {100 * rules.bad_budget:g} % unusable images",

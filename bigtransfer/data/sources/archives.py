@@ -105,12 +105,23 @@ def list_tars(tree: Tree, contents: Contents) -> Source:
     first = contents.files[0]
     walked = {first.path: members(tree, first.path, first.bytes)}
     names = [m.name for m in walked[first.path] if not is_hidden(m.name)]
-    suffixes = {PurePosixPath(name).name.partition(".")[2].lower() for name in names}
-    labelled = any(suffix.rpartition(".")[2] in LABEL_SUFFIXES for suffix in suffixes)
     pictures = [name for name in names if is_picture(name.rpartition(".")[2])]
-    if pictures and not labelled and all("/" in name for name in pictures):
+    in_folders = all("/" in name.removeprefix("./") for name in pictures)
+    if pictures and in_folders and not _labelled(names, pictures):
         return list_tar_folders(tree, contents, walked)
     return list_webdataset(tree, contents, walked)
+
+
+def _labelled(names: list[str], pictures: list[str]) -> bool:
+    """Say whether a label stands beside a picture of its name, to the first dot or to the last."""
+    stems = {stem for name in pictures for stem in _stems(name)}
+    labels = (name for name in names if name.lower().rpartition(".")[2] in LABEL_SUFFIXES)
+    return any(stem in stems for name in labels for stem in _stems(name))
+
+
+def _stems(name: str) -> tuple[str, str]:
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.partition('.')[0]}", f"{folder}/{base.rpartition('.')[0]}"
 
 
 def list_tar_folders(

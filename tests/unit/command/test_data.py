@@ -33,7 +33,7 @@ def test_good_folder_passes_and_every_file_has_a_verdict(
     said = capsys.readouterr().out
     assert "30 usable of 30 images, 3 classes (folders)" in said
     assert re.search(r"class_2 +10 +0", said)
-    assert said.rstrip().endswith("the gate says yes")
+    assert f"the gate says yes; next: bigtransfer finetune {photos} --weights" in said
     found = json.loads(out.read_text())
     assert {f["verdict"] for f in found["files"]} == {"flag"}  # 12 pixels are few
     assert len(found["files"]) == 30
@@ -166,7 +166,7 @@ def test_notes_and_hidden_files_are_said_before_the_classes(
 @pytest.mark.parametrize(
     ("keep", "images", "last"),
     [
-        (3, 10, "the gate says yes"),
+        (3, 10, "the gate says yes; next: bigtransfer finetune "),
         (1, 10, "before `finetune`: there must be 2 classes at least"),
         (3, 2, "before `finetune`: 3 classes ('class_0', 'class_1', 'class_2') have fewer than 3"),
     ],
@@ -206,3 +206,23 @@ def test_no_splits_are_claimed_that_were_not_made(
 def test_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = checked(capsys, tmp_path)
     assert code == 2 and said.count("\n") == 1 and "holds nothing" in said
+
+
+def test_copies_alone_are_no_three_images(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label in range(3):
+        for i in range(1, 10):
+            shutil.copy(photos / f"class_{label}/0.png", photos / f"class_{label}/{i}.png")
+    code, said = checked(capsys, photos)
+    assert code == 0
+    assert "3 classes ('class_0', 'class_1', 'class_2') have fewer than 3 distinct images" in said
+    assert said.rstrip().endswith("no class has 3 images that are no copies, one for each split")
+
+
+def test_share_of_bad_files_is_given_as_their_number(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(2):
+        (photos / "class_0" / f"bad{i}.png").write_text("<html>")
+    code, said = checked(capsys, photos, "--quarantine", "0.01")
+    assert code == 3
+    assert "unusable (2):" in said and "at most 1 % unusable images: 1 of 1 fail: '2 of 32'" in said

@@ -130,6 +130,21 @@ def test_tar_of_folders_as_tar_itself_makes_it(tmp_path: Path) -> None:
     assert held(open_source(tmp_path / "all.tar")) == {(None, "a"): 2, (None, "b"): 2}
 
 
+@pytest.mark.parametrize("text", ["README.txt", "a/notes.txt"])
+def test_a_text_in_a_tar_of_folders_makes_no_webdataset_of_it(tmp_path: Path, text: str) -> None:
+    members = {"a/x.png": picture(0), "b/y.png": picture(1), text: b"by me"}
+    path = write_tar(tmp_path / "photos.tar", members)
+    if text.startswith("README"):
+        assert "holds 1 file beside its class folders, e.g. 'README.txt'" in refusal(path)
+    else:
+        assert open_source(path).labels == ["a", "b"]
+
+
+def test_dotted_names_in_folders_of_a_webdataset_are_refused_as_such(tmp_path: Path) -> None:
+    members = {"d/0.0.png": picture(0), "d/0.0.cls": b"1"}
+    assert "a key ends at the first dot" in refusal(write_tar(tmp_path / "d.tar", members))
+
+
 def test_splits_in_and_of_tars_of_folders(tmp_path: Path) -> None:
     inside = [f"{split}/{label}" for split in ("train", "test") for label in "ab"]
     expected = {(split, label): 2 for split in ("train", "test") for label in "ab"}
