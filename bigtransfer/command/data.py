@@ -227,7 +227,7 @@ def _print(checked: Checked, place: Path) -> None:
     for note in checked.notes:
         print(f"  {note}")
     if source.ignored:
-        print(f"  {counted(source.ignored, 'hidden or system file')} passed over")
+        print(f"  passed over: {source.ignored:,} hidden or system files and folders")
     _print_classes(checked)
     faults = list(zip(column(table, "path"), column(table, "fault"), strict=True))
     _print_files("unusable", [(path, fault) for path, fault in faults if fault])

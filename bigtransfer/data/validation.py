@@ -99,7 +99,9 @@ def _notes(checked: Checked, asked: Asked) -> list[str]:
     if rotated:
         notes.append(f"{rotated:,} images carry an EXIF rotation; their pixels are used as stored")
     if source.ignored:
-        notes.append(f"{source.ignored:,} hidden, system or excluded files were passed over")
+        notes.append(
+            f"{source.ignored:,} hidden, system or excluded files and folders were passed over"
+        )
     if counts.rejected and asked.quarantine:
         notes.append(
             f"{counts.rejected:,} unusable images are left out; quarantine.csv beside this page "

@@ -45,6 +45,7 @@ class LocalTree:
         loops: list[Path] = []
         ignored = 0
         for place, below, names in walk(self.root, loops):
+            ignored += sum(map(is_litter, below))
             below[:] = sorted(name for name in below if not is_litter(name))
             at = Path(place).relative_to(self.root).as_posix()
             here = "" if at == "." else f"{at}/"
@@ -87,7 +88,8 @@ def walk(root: Path, loops: list[Path]) -> Iterator[tuple[str, list[str], list[s
         own = above.pop(place)
         for name in sorted(below):
             path = Path(place, name)
-            if (identity := _identity(path)) in own:
+            identity = _identity(path)
+            if identity is not None and identity in own:
                 loops.append(path)
                 below.remove(name)
             else:
@@ -100,7 +102,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
         found = folder.stat()
     except OSError:  # listing it says so, better
         return None
-    return found.st_dev, found.st_ino
+    return (found.st_dev, found.st_ino) if found.st_ino else None  # some mounts know no inodes
 
 
 def _refuse(error: OSError) -> None:

@@ -142,7 +142,7 @@ def _refuse_beside(tree: Tree, contents: Contents, tables: list[str]) -> None:
 
 
 def _nothing(tree: Tree, contents: Contents) -> str:
-    hidden = f" but {contents.ignored:,} hidden or system files" if contents.ignored else ""
+    hidden = f" but hidden or system files ({contents.ignored:,})" if contents.ignored else ""
     back = f" but links that lead back to it ({contents.loops[0]!r})" if contents.loops else ""
     return f"{tree.address!r} holds nothing{hidden or back}; put images into it, or give another"
 

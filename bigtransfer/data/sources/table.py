@@ -182,9 +182,6 @@ class _Finder:
         own = tree.address.rstrip("/")
         self._roots = [f"{root}/" for root in (own, str(Path(own).resolve()))]
         self._files = {f.path: f for f in contents.files}
-        self._alike: dict[str, list[str]] = defaultdict(list)
-        for path in self._files:
-            self._alike[_plain(path)].append(path)
 
     def all_of(self, rows: Sequence[Row], where: str) -> tuple[list[str], list[TreeFile]]:
         """Return the path of each row, unique, and the file that it means.
@@ -239,6 +236,14 @@ class _Finder:
             if found := self._by_end.get(_plain(name)):
                 return found
         return []
+
+    @cached_property
+    def _alike(self) -> dict[str, list[str]]:
+        """Return a path without regard to case -> paths."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for path in self._files:
+            found[_plain(path)].append(path)
+        return found
 
     @cached_property
     def _by_end(self) -> dict[str, list[str]]:

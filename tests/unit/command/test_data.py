@@ -160,7 +160,7 @@ def test_notes_and_hidden_files_are_said_before_the_classes(
     assert code == 0
     head = said.partition("  class ")[0]
     assert "everything lies in the folder 'animals/photos'; what is in it is read" in head
-    assert "1 hidden or system file passed over" in head
+    assert "passed over: 1 hidden or system files and folders" in head
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="holds nothing; put images into it"):
             open_source(tmp_path, flat_allowed=allowed)
     (tmp_path / ".DS_Store").touch()
-    assert "holds nothing but 1 hidden or system file" in refusal(tmp_path)
+    assert "holds nothing but hidden or system files (1)" in refusal(tmp_path)
 
 
 def test_archives_and_tables_beside_folders_say_what_to_give(tmp_path: Path) -> None:

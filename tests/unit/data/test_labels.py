@@ -314,3 +314,9 @@ def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     assert "name 'pets_train.csv' speaks of train; it makes no split" in source.notes[1]
     source = open_source(text(tmp_path, "path,label,labels\np/0.png,a,a|b\n", "pets_train.csv"))
     assert source.notes[0] == "the column 'labels' is used, 'label' is not"
+
+
+def test_a_path_in_another_unicode_form_is_the_file(tmp_path: Path) -> None:
+    write_image(tmp_path / "p/cafe\u0301.png", 9)
+    (source,) = open_source(text(tmp_path, "path,label\np/caf\u00e9.png,a\n")).images
+    assert (source.path, source.fault) == ("p/cafe\u0301.png", None)

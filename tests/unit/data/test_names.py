@@ -52,9 +52,9 @@ def test_without_numbers_the_order_is_that_of_the_letters(names: list[str]) -> N
 
 @pytest.mark.parametrize(
     "other",
-    ["Caf\u00e9 au lait", unicodedata.normalize("NFD", "caf\u00e9 au lait"), " caf\u00e9 au lait",
-     "caf\u00e9  au\u00a0lait ", "caf\u00e9 au\u200b lait", "\ufeffcaf\u00e9 au lait"],
+    ["Café au lait", unicodedata.normalize("NFD", "café au lait"), " café au lait",
+     "café  au\u00a0lait ", "café au\u200b lait", "\ufeffcafé au lait"],
 )  # fmt: skip
 def test_names_that_look_alike_are_found(other: str) -> None:
-    name = "caf\u00e9 au lait"
+    name = "café au lait"
     assert alike([name, "cafe au lait", other]) == [[name, other]]

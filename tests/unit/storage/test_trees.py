@@ -46,3 +46,12 @@ def test_safe_names() -> None:
     assert [safe_name(n) for n in ("a/b", "..a", "", "/a", "a/../b")] == [
         True, True, False, False, False,
     ]  # fmt: skip
+
+
+def test_hidden_folders_are_counted(tmp_path: Path) -> None:
+    for name in ("a/1.png", ".cache/x", "a/.old/y", "__MACOSX/a/._1.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    found = LocalTree(tmp_path).contents()
+    assert ([f.path for f in found.files], found.ignored) == (["a/1.png"], 3)
