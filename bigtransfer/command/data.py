@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +93,7 @@ def _check(arguments: argparse.Namespace) -> None:
         write_text(arguments.json, as_json(_as_json(checked)))
     if arguments.report:
         write_report(checked, path, path.name, asked, arguments.report, {})
-    _print(checked)
+    _print(checked, path)
     for option in ("json", "report"):
         if written := getattr(arguments, option):
             print(f"{option}: {written / 'index.html' if option == 'report' else written}")
@@ -101,7 +102,46 @@ def _check(arguments: argparse.Namespace) -> None:
         raise GateError(
             f"{str(path)!r} is refused:\n{broken}\nmend or remove what is named, then check again"
         )
-    print("the gate says yes")
+    print(_verdict(checked, path))
+
+
+def _verdict(checked: Checked, place: Path) -> str:
+    """Return the last line: that the gate says yes, and what comes next or lacks for it."""
+    said = "the gate says yes"
+    if lacks := _lacks(checked):
+        return f"{said}; before `finetune`: {'; '.join(lacks)}"
+    return f"{said}; next: bigtransfer finetune {shlex.quote(str(place))} --weights FILE"
+
+
+def _lacks(checked: Checked) -> list[str]:
+    """Return what `finetune` asks for by its defaults and these images do not have."""
+    from bigtransfer.data.checking import of_classes
+    from bigtransfer.data.manifest import column
+    from bigtransfer.data.sources.listing import SPLITS
+
+    source, counts, asked = checked.source, checked.counts, _asked(0.0, alone=False).rules
+    if source.layout == "flat":
+        return ["put every image into the folder of its class"]
+    held: Counter[str] = Counter()
+    distinct: dict[str, set[int]] = {label: set() for label in source.labels}
+    groups = checked.copies.groups.tolist()
+    for labels, fault, group in zip(
+        column(checked.table, "labels"), column(checked.table, "fault"), groups, strict=True
+    ):
+        for label in labels if fault is None else ():
+            held[label] += 1
+            distinct[label].add(group)
+    found = []
+    if len(source.labels) < asked.min_classes:
+        found.append(f"there must be {asked.min_classes} classes at least")
+    if poor := [name for name in source.labels if held[name] < asked.min_examples_per_class]:
+        found.append(f"{of_classes(poor)} fewer than {asked.min_examples_per_class} images")
+    lacking = [name for name in ("train", "test") if name not in counts.splits]
+    if source.has_splits and lacking:
+        found.append(f"there is no split {' and no split '.join(map(repr, lacking))}")
+    elif not source.has_splits and not poor and max(map(len, distinct.values())) < len(SPLITS):
+        found.append("no class has 3 images that are no copies, one for each split")
+    return found
 
 
 def _check_targets(data: Path, json: Path | None, report: Path | None) -> None:
@@ -125,7 +165,8 @@ def _check_targets(data: Path, json: Path | None, report: Path | None) -> None:
         )
 
 
-def _asked(quarantine: float) -> Asked:
+def _asked(quarantine: float, *, alone: bool = True) -> Asked:
+    """Return the default rules; those that ask for a whole task are left out for images alone."""
     from bigtransfer import config
     from bigtransfer.data.checking import asked_of
 
@@ -135,6 +176,8 @@ def _asked(quarantine: float) -> Asked:
     if quarantine:
         raw = {**raw, "on_bad": "quarantine", "bad_budget": quarantine}
     asked = asked_of(config.DatasetRules.model_validate(raw))
+    if not alone:
+        return asked
     rules = replace(asked.rules, required_splits=(), min_classes=1, min_examples_per_class=1)
     return replace(asked, rules=rules)
 
@@ -170,16 +213,48 @@ def _as_json(checked: Checked) -> dict[str, object]:
     }
 
 
-def _print(checked: Checked) -> None:
-    from bigtransfer.data.copies import SAME_PIXELS
+def _print(checked: Checked, place: Path) -> None:
+    from bigtransfer.data.copies import LABEL_CONFLICT, SAME_PIXELS
+    from bigtransfer.data.expectations import counted
     from bigtransfer.data.manifest import column
 
     table, counts, source = checked.table, checked.counts, checked.source
-    splits = [s for s in counts.splits if source.has_splits]
+    how = f"{source.layout}, several labels per image" if source.multi_label else source.layout
     print(
-        f"{source.address}: {counts.images:,} usable of {counts.listed:,} images, "
-        f"{counts.classes:,} classes ({source.layout})"
+        f"{place if place.exists() else source.address}: {counts.images:,} usable of "
+        f"{counted(counts.listed, 'image')}, {counted(counts.classes, 'class')} ({how})"
     )
+    for note in checked.notes:
+        print(f"  {note}")
+    if source.ignored:
+        print(f"  passed over: {source.ignored:,} hidden or system files and folders")
+    _print_classes(checked)
+    faults = list(zip(column(table, "path"), column(table, "fault"), strict=True))
+    _print_files("unusable", [(path, fault) for path, fault in faults if fault])
+    flags = list(zip(column(table, "path"), column(table, "flags"), strict=True))
+    odd = [(path, [flag for flag in own if "_other_label" not in flag and
+                   not flag.startswith(LABEL_CONFLICT)]) for path, own in flags]  # fmt: skip
+    _print_files("odd, but used", [(path, "; ".join(own)) for path, own in odd if own])
+    conflicts = [
+        (path, flag.removeprefix(f"{LABEL_CONFLICT}: "))
+        for path, own in flags
+        for flag in own
+        if flag.startswith(LABEL_CONFLICT)
+    ]
+    _print_files("label conflicts: one image, two labels", conflicts)
+    exact = sum(pair.how == SAME_PIXELS for pair in checked.copies.pairs)
+    near = len(checked.copies.pairs) - exact
+    print(f"\ncopies: {counted(exact, 'pair')} with the same pixels, {near:,} that look the same")
+    leaks = zip(column(table, "path"), checked.leaks, strict=True)
+    _print_files("leaks across splits", [(path, leak) for path, leak in leaks if leak])
+
+
+def _print_classes(checked: Checked) -> None:
+    from bigtransfer.data.expectations import counted
+    from bigtransfer.data.manifest import column
+    from bigtransfer.data.sources.names import in_order
+
+    table, source = checked.table, checked.source
     by_class: dict[str, Counter[str]] = {label: Counter() for label in source.labels}
     for labels, split, fault in zip(
         column(table, "labels"), column(table, "split"), column(table, "fault"), strict=True
@@ -187,30 +262,15 @@ def _print(checked: Checked) -> None:
         for label in labels:
             by_class[label].update(["unusable"] if fault else ["images", split])
     width = min(48, max([5, *map(len, by_class)]))
-    columns = ["images", *splits, "unusable"]
+    columns = ["images", *(s for s in checked.counts.splits if source.has_splits), "unusable"]
     print(f"\n  {'class':<{width}}" + "".join(f"{name:>10}" for name in columns))
     poorest = sorted(by_class, key=lambda label: (by_class[label]["images"], label))
-    shown = sorted(poorest[:_CLASSES_SHOWN])
+    shown = in_order(poorest[:_CLASSES_SHOWN])
     for label in shown:
         cells = "".join(f"{by_class[label][name]:>10,}" for name in columns)
         print(f"  {label[:width]:<{width}}{cells}")
-    if len(by_class) > len(shown):
-        print(f"  … and {len(by_class) - len(shown):,} classes with more images")
-    faults = list(zip(column(table, "path"), column(table, "fault"), strict=True))
-    _print_files("unusable", [(path, fault) for path, fault in faults if fault])
-    flags = [
-        (path, "; ".join(flags))
-        for path, flags in zip(column(table, "path"), column(table, "flags"), strict=True)
-        if flags
-    ]
-    _print_files("odd, but used", flags)
-    exact = sum(pair.how == SAME_PIXELS for pair in checked.copies.pairs)
-    print(
-        f"\ncopies: {exact:,} pairs with the same pixels, {len(checked.copies.pairs) - exact:,} "
-        "that look the same"
-    )
-    leaks = zip(column(table, "path"), checked.leaks, strict=True)
-    _print_files("leaks across splits", [(path, leak) for path, leak in leaks if leak])
+    if left := len(by_class) - len(shown):
+        print(f"  … and {counted(left, 'class')} with more images, or as many")
 
 
 def _print_files(title: str, rows: list[tuple[str, str]]) -> None:

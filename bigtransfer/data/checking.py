@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import pyarrow as pa
 
@@ -19,6 +20,9 @@ from bigtransfer.data.manifest import column, with_column
 from bigtransfer.data.sources.listing import SPLITS, Source
 from bigtransfer.data.splits import make_splits
 from bigtransfer.errors import DatasetError
+
+_NAMED = 3
+"""Classes that are named in a line."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ class Checked:
     counts: Counts
     decode: DecodeSettings
     """How the images became pixels."""
+    notes: tuple[str, ...] = ()
+    """What the user should know, a line each: how it was read, what cannot be measured."""
 
     @property
     def success(self) -> bool:
@@ -109,7 +115,8 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
     )
     made = _lacking(source, table, asked)
     if made:
-        table = with_column(table, "split", _made_splits(table, copies, asked, made))
+        several = source.multi_label
+        table = with_column(table, "split", _made_splits(table, copies, asked, made, several))
     splits, labels = column(table, "split"), column(table, "labels")
     found, leaks = describe(copies, column(table, "path"), labels, splits)
     flags = [[*own, *more] for own, more in zip(column(table, "flags"), found, strict=True)]
@@ -120,17 +127,70 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
         label for names, counts in zip(labels, counted, strict=True) if counts for label in names
     )
     by_split = Counter(s for s, counts in zip(splits, counted, strict=True) if counts)
+    found_in = Counter(
+        (label, split)
+        for names, split, good in zip(labels, splits, usable, strict=True)
+        if good
+        for label in names
+    )
     outcomes = expectations.check(
         table,
         leaks,
         source.labels,
         by_class,
         by_split,
+        found_in,
         asked.rules,
         _contradicted(copies, labels, usable),
     )
     counts = _counts(source, table, by_split)
-    return Checked(source, table, made, leaks, copies, outcomes, counts, asked.decode)
+    notes = (*source.notes, *_unmeasured(source, table, copies, found_in, asked))
+    made = made if asked.val or asked.test else ()
+    return Checked(source, table, made, leaks, copies, outcomes, counts, asked.decode, notes)
+
+
+def _unmeasured(
+    source: Source,
+    table: pa.Table,
+    copies: Copies,
+    found_in: Mapping[tuple[str, str], int],
+    asked: Asked,
+) -> list[str]:
+    """Return a line about classes that no validation or test image can be set aside of."""
+    if source.has_splits:
+        there = {split for _, split in found_in}
+        few = [
+            (split, [label for label in source.labels if not found_in.get((label, split))])
+            for split in SPLITS[1:]
+            if split in there and "train" in there
+        ]
+        return [
+            f"{of_classes(names)} no image in the split {split!r}: not measured there"
+            for split, names in few
+            if names
+        ]
+    shares = sum(share > 0 for share in (asked.val, asked.test)) or len(SPLITS) - 1
+    distinct: dict[str, set[int]] = defaultdict(set)
+    for names, group, fault in zip(
+        column(table, "labels"), copies.groups.tolist(), column(table, "fault"), strict=True
+    ):
+        for label in names if fault is None else ():
+            distinct[label].add(group)
+    short = [label for label in source.labels if 0 < len(distinct[label]) <= shares]
+    if not short:
+        return []
+    return [
+        f"{of_classes(short)} fewer than {shares + 1} distinct images, copies counted once: not "
+        "every split gets one, so how well they are told cannot be measured"
+    ]
+
+
+def of_classes(names: Sequence[str]) -> str:
+    """Return `class 'a' has`, or `3 classes ('a', 'b', …) have`."""
+    if len(names) == 1:
+        return f"class {names[0]!r} has"
+    more = ", …" if len(names) > _NAMED else ""
+    return f"{len(names):,} classes ({', '.join(map(repr, names[:_NAMED]))}{more}) have"
 
 
 def _contradicted(copies: Copies, labels: Sequence[Sequence[str]], usable: Sequence[bool]) -> int:
@@ -155,16 +215,7 @@ def _without(source: Source, exclude: Sequence[str]) -> Source:
             "the path, as the manifest spells it"
         )
     kept = [image for image in source.images if image.path not in unwanted]
-    return Source(
-        source.address,
-        source.layout,
-        kept,
-        source.labels,
-        source.has_splits,
-        source.multi_label,
-        source.ignored + len(unwanted),
-        source.read,
-    )
+    return replace(source, images=kept, ignored=source.ignored + len(unwanted))
 
 
 def _lacking(source: Source, table: pa.Table, asked: Asked) -> tuple[str, ...]:
@@ -176,7 +227,14 @@ def _lacking(source: Source, table: pa.Table, asked: Asked) -> tuple[str, ...]:
     return ("val",) if wanted and "train" in brought and "val" not in brought else ()
 
 
-def _made_splits(table: pa.Table, copies: Copies, asked: Asked, made: tuple[str, ...]) -> list[str]:
+def _made_splits(
+    table: pa.Table, copies: Copies, asked: Asked, made: tuple[str, ...], several: bool
+) -> list[str]:
+    """Return the split of every image.
+
+    Where an image may have several labels, every combination is dealt like a class; small ones are
+    dealt anew only where a whole split would stay empty otherwise.
+    """
     keys = [
         digest or path
         for digest, path in zip(column(table, "pixel_sha256"), column(table, "path"), strict=True)
@@ -190,13 +248,19 @@ def _made_splits(table: pa.Table, copies: Copies, asked: Asked, made: tuple[str,
     # Unusable images take no place in a split: adding one must not move the others.
     faults = column(table, "fault")
     usable = [i for i, split in enumerate(result) if split == "train" and faults[i] is None]
-    dealt = make_splits(
+    test = asked.test if whole else 0.0
+    deal = partial(
+        make_splits,
         [labels[i] for i in usable],
         [smallest[int(copies.groups[i])] for i in usable],
         val=asked.val,
-        test=asked.test if whole else 0.0,
+        test=test,
         seed=asked.seed,
     )
+    dealt = deal(fill=not several)
+    wanted = {name for name, share in (("val", asked.val), ("test", test)) if share > 0}
+    if several and not wanted <= set(dealt):
+        dealt = deal(fill=True)
     for i, split in zip(usable, dealt, strict=True):
         result[i] = split
     return result

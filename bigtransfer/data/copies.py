@@ -11,6 +11,13 @@ from numpy.typing import NDArray
 from bigtransfer.data.fingerprint import Fingerprints, near_pairs
 
 SAME_PIXELS = "same pixels as"
+LABEL_CONFLICT = "label_conflict"
+"""The kind of flag on images that are one image with two labels."""
+_SAME = {
+    SAME_PIXELS: "has the same pixels",
+    "looks the same as": "looks the same",
+    "mirror image of": "is its mirror image",
+}
 MOST_COMPARED = 2_000_000
 """Above so many images, looks are compared between splits only: all pairs would take hours."""
 _ORDER = {"train": 0, "val": 1, "test": 2}
@@ -127,6 +134,8 @@ def describe(
         near = pair.how != SAME_PIXELS
         other = "" if set(labels[pair.first]) == set(labels[pair.second]) else "_with_other_label"
         kind = f"{'near_duplicate' if near else 'duplicate'}{other}"
+        if other:
+            _note_conflict(partners, pair, paths, labels)
         partners[pair.second].setdefault(kind, []).append(f"{pair.how} {paths[pair.first]}")
         if near:
             partners[pair.first].setdefault(kind, []).append(f"{pair.how} {paths[pair.second]}")
@@ -142,6 +151,23 @@ def describe(
         for kinds in partners
     ]
     return flags, leaks
+
+
+def _note_conflict(
+    partners: list[dict[str, list[str]]],
+    pair: Copy,
+    paths: Sequence[str],
+    labels: Sequence[Sequence[str]],
+) -> None:
+    """Say of both images that they are one with two labels."""
+    for own, twin in ((pair.first, pair.second), (pair.second, pair.first)):
+        here, there = (_labels(labels[row]) for row in (own, twin))
+        text = f"{here} here, {there} as {paths[twin]}, which {_SAME[pair.how]}"
+        partners[own].setdefault(LABEL_CONFLICT, []).append(text)
+
+
+def _labels(names: Sequence[str]) -> str:
+    return " and ".join(map(repr, names)) or "no label"
 
 
 def _note_leak(

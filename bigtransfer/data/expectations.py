@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bigtransfer.artifacts.validation import Outcome
+from bigtransfer.data.sources.names import alike
 from bigtransfer.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def check(
     labels: Sequence[str],
     counts: Mapping[str, int],
     splits: Mapping[str, int],
+    found_in: Mapping[tuple[str, str], int],
     rules: Rules,
     contradicted: int = 0,
 ) -> list[Outcome]:
@@ -62,6 +64,7 @@ def check(
         labels: All class names of the source, those without images too.
         counts: Images of each class.
         splits: Images of each split.
+        found_in: Usable images of each class in each split.
         rules: What is asked.
         contradicted: Images that are there with another label, too.
 
@@ -75,12 +78,13 @@ def check(
     path = table["path"].to_pandas()
     bad = pd.DataFrame({"path": path, "fault": faults.to_pandas()})
     leaking = pd.DataFrame({"path": path, "leak": pd.Series(list(leaks), dtype=object)})
-    share = 1 - faults.null_count / max(1, len(table))
+    bad_count = len(table) - faults.null_count
+    share = bad_count / max(1, len(table))
     outcomes = [
         gate.expect_null(bad, "fault", "path", "every file is a usable image")
         if rules.bad_budget == 0
         else gate.expect_between(
-            pd.DataFrame({"dataset": ["share of unusable images"], "share": [share]}),
+            pd.DataFrame({"dataset": [f"{bad_count:,} of {len(table):,}"], "share": [share]}),
             "share",
             "dataset",
             f"at most {100 * rules.bad_budget:g} % unusable images",
@@ -92,14 +96,14 @@ def check(
             pd.DataFrame({"dataset": ["classes"], "classes": [len(labels)]}),
             "classes",
             "dataset",
-            f"at least {rules.min_classes} classes",
+            f"at least {counted(rules.min_classes, 'class')}",
             min_value=rules.min_classes,
         ),
         gate.expect_between(
             pd.DataFrame({"class": list(labels), "examples": [counts.get(n, 0) for n in labels]}),
             "examples",
             "class",
-            f"at least {rules.min_examples_per_class} images in every class",
+            f"at least {counted(rules.min_examples_per_class, 'image')} in every class",
             min_value=rules.min_examples_per_class,
         ),
     ]
@@ -109,6 +113,13 @@ def check(
         frame = pd.DataFrame({"split": list(rules.required_splits), "examples": needed})
         words = f"images in every split of {', '.join(rules.required_splits)}"
         outcomes.append(gate.expect_between(frame, "examples", "split", words, min_value=1))
+    untrained = pd.DataFrame(_untrained(labels, found_in), columns=["class", "fault"])
+    if len(untrained):
+        rule = "every class of val and test has training images"
+        outcomes.append(gate.expect_null(untrained, "fault", "class", rule))
+    names = pd.DataFrame(_named_alike(labels, rules.classes or ()), columns=["class", "fault"])
+    rule = "class names differ in more than case, blanks or Unicode's spelling"
+    outcomes.append(gate.expect_null(names, "fault", "class", rule))
     if rules.classes is not None:
         drift = pd.DataFrame(_drift(rules.classes, labels), columns=["class", "drift"])
         outcomes.append(
@@ -140,6 +151,48 @@ def _of_most(gate: _Gate, table: pa.Table, contradicted: int) -> list[Outcome]:
         )
         if number
     ]
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 class` or `2 classes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def _untrained(
+    labels: Sequence[str], found_in: Mapping[tuple[str, str], int]
+) -> list[tuple[str, str | None]]:
+    """Return each class of val or test and what it lacks; nothing if there is no train split."""
+    if not any(split == "train" for _, split in found_in):
+        return []
+    rows: list[tuple[str, str | None]] = []
+    for label in labels:
+        held = {split: found_in.get((label, split), 0) for split in ("val", "test")}
+        if any(held.values()):
+            counts = ", ".join(f"{count} in {split}" for split, count in held.items() if count)
+            lacks = not found_in.get((label, "train"))
+            rows.append((label, f"{counts}, none in train" if lacks else None))
+    return rows
+
+
+def _named_alike(labels: Sequence[str], listed: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Return all names and which others they look like, but for those listed as they are."""
+    faults = {
+        label: f"looks like {' and '.join(repr(other) for other in group if other != label)}"
+        f"{_spelled(group)}; rename or merge them, or, if they are different classes, list all "
+        "class names under `classes:` in the project's params.yaml"
+        for group in alike(labels)
+        if not set(group) <= set(listed)
+        for label in group[:1]
+    }
+    return [(label, faults.get(label)) for label in labels]
+
+
+def _spelled(group: Sequence[str]) -> str:
+    """Return how names are spelled that cannot be told apart on a screen."""
+    if len({name.casefold() for name in group}) < len(group):
+        return ""
+    return f"; spelled {' and '.join(ascii(name) for name in group)}"
 
 
 def _drift(wanted: Sequence[str], found: Sequence[str]) -> list[tuple[str, str | None]]:

@@ -40,6 +40,8 @@ def validate(
     """
     asked = asked_of(rules)
     checked = check(open_source(root, rules.layout), name, asked)
+    for note in checked.notes:
+        print(f"{name}: {note}", flush=True)
     write_report(checked, root, name, asked, report, rules.model_dump(mode="json"))
     if not checked.success:
         manifest_path.unlink(missing_ok=True)
@@ -88,7 +90,7 @@ def write_report(
 
 def _notes(checked: Checked, asked: Asked) -> list[str]:
     source, counts = checked.source, checked.counts
-    notes = []
+    notes = list(checked.notes)
     if source.has_splits and len(counts.splits) == 1:
         notes.append(
             f"only the split {next(iter(counts.splits))!r} is there; nothing can be trained on "
@@ -99,7 +101,9 @@ def _notes(checked: Checked, asked: Asked) -> list[str]:
         how = "turned upright" if asked.decode.orientation == "apply" else "used as stored"
         notes.append(f"{rotated:,} images carry a camera orientation; they are {how}")
     if source.ignored:
-        notes.append(f"{source.ignored:,} hidden, system or excluded files were passed over")
+        notes.append(
+            f"{source.ignored:,} hidden, system or excluded files and folders were passed over"
+        )
     if counts.rejected and asked.quarantine:
         notes.append(
             f"{counts.rejected:,} unusable images are left out; quarantine.csv beside this page "

@@ -26,7 +26,7 @@ def render(root: Path, checked: Checked, verdict: ValidationReport) -> str:
     sides = [s for name in ("height", "width") for s in column(usable, name)]
     how = "made here: per class, copies kept together, by seed and pixels alone"
     origin = {
-        (): "The source brings its own splits.",
+        (): "The source brings its own splits." if source.has_splits else "No splits were made.",
         ("val",): f"The source brings its own splits but val, which is taken from train, {how}.",
     }.get(checked.made, f"Splits were {how}.")
     return page.render(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +29,7 @@ from bigtransfer.data.transforms import resize_into
 from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.model.inference import to_network
 from bigtransfer.serve.deployed import Deployed
+from bigtransfer.storage.trees import walk
 
 NOT_CALIBRATED = "not calibrated"
 """Stands where others say whether an answer is sure."""
@@ -50,14 +51,24 @@ class Answer:
 def image_files(places: Iterable[Path]) -> list[Path]:
     """Return the files among some places, and the images in folders among them, in order.
 
+    Links to folders are followed, as where a dataset is validated; a link that leads nowhere is
+    among the files, so that its row says so, and one that leads back is named.
+
     Raises:
         DatasetError: If a place does not exist, or a folder holds no image.
     """
     files: list[Path] = []
     for place in places:
         if place.is_dir():
-            below = (Path(root, name) for root, _, names in os.walk(place) for name in names)
-            found = sorted(path for path in below if path.name.lower().endswith(_IMAGE_SUFFIXES))
+            loops: list[Path] = []
+            below = [Path(root, name) for root, _, names in walk(place, loops) for name in names]
+            found = sorted(
+                path
+                for path in below
+                if path.name.lower().endswith(_IMAGE_SUFFIXES) or not path.exists()
+            )
+            for path in loops:
+                print(f"{path}: a link that leads back; it is not followed", file=sys.stderr)
             if not found:
                 raise DatasetError(f"folder {str(place)!r} holds no image")
             files += found

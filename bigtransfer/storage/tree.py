@@ -30,7 +30,10 @@ class Contents:
     folders: list[str]
     """By path; storage without folders has those of its files."""
     ignored: int = 0
-    """Files passed over: hidden ones and what operating systems leave behind."""
+    """Files passed over: hidden ones and what operating systems leave behind; where storage has
+    folders, a hidden folder counts as one."""
+    loops: tuple[str, ...] = ()
+    """Links that lead back to a folder above themselves; they are not followed."""
 
 
 class Tree(Protocol):

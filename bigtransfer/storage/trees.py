@@ -11,6 +11,7 @@ import csv
 import io
 import os
 import stat
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,13 +39,14 @@ class LocalTree:
         return str(self.root)
 
     def contents(self) -> Contents:
-        """List the folder; links to folders are not followed, so a loop of links ends."""
+        """List the folder; links to folders are followed, but for those that lead back."""
         files: list[TreeFile] = []
         folders: list[str] = []
+        loops: list[Path] = []
         ignored = 0
-        for place, below, names in os.walk(self.root, onerror=_refuse):
-            hidden = [name for name in below if is_litter(name)]
-            below[:] = sorted(set(below) - set(hidden))
+        for place, below, names in walk(self.root, loops):
+            ignored += sum(map(is_litter, below))
+            below[:] = sorted(name for name in below if not is_litter(name))
             at = Path(place).relative_to(self.root).as_posix()
             here = "" if at == "." else f"{at}/"
             folders += [_text(f"{here}{name}") for name in below]
@@ -53,7 +55,13 @@ class LocalTree:
                     ignored += 1
                 else:
                     files.append(_listed(Path(place, name), here + name))
-        return Contents(sorted(files, key=lambda f: f.path), sorted(folders), ignored)
+        back = sorted(
+            _text(path.relative_to(self.root).as_posix())
+            for path in loops
+            if not is_litter(path.name)
+        )
+        by_path = sorted(files, key=lambda f: f.path)
+        return Contents(by_path, sorted(folders), ignored, tuple(back))
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """Return bytes of a file."""
@@ -61,6 +69,40 @@ class LocalTree:
             file.seek(offset)
             data = file.read() if length is None else file.read(length)
         return all_of(data, length)
+
+
+def walk(root: Path, loops: list[Path]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk a folder as `os.walk` does, top down, through links too.
+
+    Args:
+        root: Where to begin.
+        loops: Receives the links that lead back to a folder above themselves, told by device and
+            inode; they are not followed.
+
+    Raises:
+        StorageError: If a folder cannot be listed.
+    """
+    start = root.resolve()
+    above = {str(root): frozenset(_identity(place) for place in (start, *start.parents))}
+    for place, below, names in os.walk(root, onerror=_refuse, followlinks=True):
+        own = above.pop(place)
+        for name in sorted(below):
+            path = Path(place, name)
+            identity = _identity(path)
+            if identity is not None and identity in own:
+                loops.append(path)
+                below.remove(name)
+            else:
+                above[os.path.join(place, name)] = own | {identity}
+        yield place, below, names
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except OSError:  # listing it says so, better
+        return None
+    return (found.st_dev, found.st_ino) if found.st_ino else None  # some mounts know no inodes
 
 
 def _refuse(error: OSError) -> None:

@@ -38,7 +38,7 @@ def test_bucket_of_photos(project: Path, photos: Path, s3: Any) -> None:
     assert ran(first.stdout) == {"fetch@pets", "validate@pets", "shard@pets"}
     assert "pets: 30 files" in first.stdout
     shards = open_shards(project / "artifacts" / "datasets" / "pets" / "shards")
-    assert (shards.summary["examples"], shards.classes[0]) == (30, "class_0")
+    assert (shards.summary.examples, shards.classes[0]) == (30, "class_0")
     assert not ran(run_workflow(project, "shard@pets").stdout)
 
     s3.put_object(Bucket="photos", Key="pets/class_0/0.png", Body=b"changed")
@@ -67,7 +67,7 @@ def test_folder_at_a_dvc_version(project: Path, photos: Path, tmp_path: Path) ->
     source = json.loads((project / "artifacts/sources/pets/source.json").read_text())
     assert git(bare, "rev-parse", "main").strip() in source["url"]
     shards = open_shards(project / "artifacts" / "datasets" / "pets" / "shards")
-    assert shards.summary["examples"] == 30
+    assert shards.summary.examples == 30
 
 
 def test_parts_and_join_by_the_component(project: Path, photos: Path) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigtransfer.data.sources.listing import ListedImage, Source
+from bigtransfer.data.sources.names import in_order
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage.tree import Contents, Tree
 
@@ -34,6 +35,8 @@ _BINARY = {f"data_batch_{i}.bin": "train" for i in range(1, 6)} | {
     "test.bin": "test",
 }
 _NAMES = ("batches.meta", "batches.meta.txt", "meta", "fine_label_names.txt")
+CIFAR_FILES = {*_PYTHON, *_BINARY, *_NAMES}
+"""Names of the files in the authors' archives."""
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
     ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
@@ -84,12 +87,13 @@ def list_cifar(tree: Tree, contents: Contents) -> Source:
         Image.fromarray(np.ascontiguousarray(raw)).save(buffer, "PNG")
         return buffer.getvalue()
 
-    return Source(tree.address, "cifar", images, classes, True, False, contents.ignored, read_image)
+    ordered = in_order(classes)  # as the authors' own are
+    return Source(tree.address, "cifar", images, ordered, True, False, contents.ignored, read_image)
 
 
 def _files(tree: Tree, contents: Contents) -> dict[str, bytes]:
     """Return name -> bytes of what lies in the folder, or in the one archive in it."""
-    wanted = {*_PYTHON, *_BINARY, *_NAMES}
+    wanted = CIFAR_FILES
     found = {
         PurePosixPath(f.path).name: f.path
         for f in contents.files

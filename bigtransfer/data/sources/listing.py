@@ -55,6 +55,8 @@ class Source:
     ignored: int
     """Files passed over: hidden ones and what operating systems leave behind."""
     read: Read
+    notes: tuple[str, ...] = ()
+    """What the user should know of how it was read, a line each."""
 
 
 def split_of(text: str, where: str) -> str:

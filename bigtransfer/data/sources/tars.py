@@ -10,20 +10,29 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from bigtransfer.data.decoding import SUFFIXES
 from bigtransfer.data.sources.folders import reader
+from bigtransfer.data.sources.labels import (
+    class_name,
+    class_names,
+    doubts,
+    refuse_vectors,
+    whole_numbers,
+)
 from bigtransfer.data.sources.listing import SPLIT_NAMES, ListedImage, Source
+from bigtransfer.data.sources.names import in_order, splits_in
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage.tree import Contents, Tree, TreeFile, is_litter, safe_name
 from bigtransfer.storage.trees import TreeReader
 
 _READ_AHEAD = 1 << 16
 _IMAGES = {suffix for known in SUFFIXES.values() for suffix in known}
-_LABEL_SUFFIXES = ("cls", "json", "txt")
+LABEL_SUFFIXES = ("cls", "json", "txt")
+"""Of a sample's label in a WebDataset archive; the first that is there counts."""
 _MAX_LABEL_BYTES = 1 << 20
 
 
@@ -90,6 +99,16 @@ def _refuse_hostile(info: tarfile.TarInfo, where: str, found: dict[str, Member])
         )
 
 
+def is_hidden(name: str) -> bool:
+    """Say whether a member is hidden, or lies in a hidden folder."""
+    return any(is_litter(part) for part in name.split("/") if part != ".")
+
+
+def is_picture(suffix: str) -> bool:
+    """Say whether what stands behind a dot is an image's suffix: `jpg`, `seg.png`."""
+    return suffix.lower().rpartition(".")[2] in _IMAGES
+
+
 def list_class_tars(tree: Tree, contents: Contents) -> Source:
     """List one tar per class, as ImageNet-21k comes: `n01440764.tar` with its images."""
     images: list[ListedImage] = []
@@ -112,62 +131,88 @@ def list_class_tars(tree: Tree, contents: Contents) -> Source:
             f"{split + '/' if split else ''}{label}/",
             split=split,
         )
-    return _source(tree, "class_tars", images, sorted(labels), contents)
+    spoken = [label for label in in_order(labels) if splits_in(label)]
+    notes = [f"the archive {spoken[0]!r} is read as a class, not as a split"] if spoken else []
+    return _source(tree, "class_tars", images, in_order(labels), contents, notes=notes)
 
 
-def list_webdataset(tree: Tree, contents: Contents) -> Source:
+def list_webdataset(
+    tree: Tree, contents: Contents, walked: Mapping[str, list[Member]] | None = None
+) -> Source:
     """List WebDataset tars: `<key>.jpg` beside `<key>.cls`, `<key>.txt` or `<key>.json`.
 
-    `.cls` holds a number or a name, `.txt` a name, `.json` a number, a name, or an object with
-    `label` or `labels`. A folder or a file name that begins with a split's name gives the split.
+    `.cls` holds a number or a name, `.txt` a name, `.json` a number, a name, a list of them, or an
+    object with `label` or `labels`. A key ends at the first dot of the file's name. A word of the
+    archive's name, or of a folder above it, gives the split.
+
+    Args:
+        tree: Where they lie.
+        contents: Of it.
+        walked: Archive -> its members, of those that were walked already.
 
     Raises:
         DatasetError: If a label has no image or an image no label; names them.
     """
     images: list[ListedImage] = []
+    labels: list[_Label] = []
     seen: dict[str, str] = {}
-    multi = False
     for file in contents.files:
-        split = _split_of_name(file.path)
-        groups: dict[str, dict[str, Member]] = {}
-        for member in members(tree, file.path, file.bytes):
-            folder, _, base = member.name.rpartition("/")
-            key, _, suffix = base.partition(".")
-            if not is_litter(base):
-                place = f"{folder}/{key}" if folder else key
-                groups.setdefault(place, {})[suffix.lower()] = member
-        for key, parts in groups.items():
+        split = split_of_archive(tree, file.path)
+        found = (walked or {}).get(file.path) or members(tree, file.path, file.bytes)
+        for key, parts in _samples(found).items():
             where = f"archive {file.path!r} of {tree.address!r}: sample {key!r}"
-            pictures = sorted(s for s in parts if s.rpartition(".")[2] in _IMAGES)
-            label = next((parts[s] for s in _LABEL_SUFFIXES if s in parts), None)
-            if label is None or len(pictures) != 1:
-                what = (
-                    "has no label (.cls, .txt or .json)"
-                    if label is None
-                    else "has no image"
-                    if not pictures
-                    else f"has {len(pictures)} images"
-                )
-                raise DatasetError(f"{where} {what}; make the archive anew")
+            picture, label = _pair(parts, where)
             if key in seen:
                 raise DatasetError(f"{where} comes in {seen[key]!r} too; keys must differ")
             seen[key] = file.path
-            picture = parts[pictures[0]]
-            names, several = _label_of(tree, file.path, label, where)
-            multi = multi or several
+            labels.append(_label_of(tree, file.path, parts[label], where))
             images.append(
                 ListedImage(
-                    f"{key}.{pictures[0]}",
-                    names,
+                    f"{key}.{picture}",
+                    (),
                     split,
-                    picture.length,
+                    parts[picture].length,
                     file.path,
-                    picture.offset,
-                    picture.length,
+                    parts[picture].offset,
+                    parts[picture].length,
                 )
             )
-    names_of_classes = sorted({n for i in images for n in i.labels}, key=_numbers_first)
-    return _source(tree, "webdataset", images, names_of_classes, contents, multi=multi)
+    multi = any(label.several for label in labels)
+    names = _spelled(labels)
+    images = [replace(image, labels=own) for image, own in zip(images, names, strict=True)]
+    ordered = in_order(name for own in names for name in own)
+    notes = [] if multi else doubts(own[0] for own in names)
+    return _source(tree, "webdataset", images, ordered, contents, multi=multi, notes=notes)
+
+
+def _samples(found: list[Member]) -> dict[str, dict[str, Member]]:
+    """Return key -> suffix -> member; a key ends at the first dot of the file's own name."""
+    groups: dict[str, dict[str, Member]] = {}
+    for member in found:
+        folder, _, base = member.name.rpartition("/")
+        key, _, suffix = base.partition(".")
+        if not is_hidden(member.name):
+            place = f"{folder}/{key}" if folder else key
+            groups.setdefault(place, {})[suffix.lower()] = member
+    return groups
+
+
+def _pair(parts: Mapping[str, Member], where: str) -> tuple[str, str]:
+    """Return the suffixes of a sample's image and of its label."""
+    pictures = sorted(suffix for suffix in parts if is_picture(suffix))
+    label = next((suffix for suffix in LABEL_SUFFIXES if suffix in parts), None)
+    if label is not None and len(pictures) == 1:
+        return pictures[0], label
+    what, cure = "has no label (.cls, .txt or .json)", "make the archive anew"
+    if label is not None:
+        what = f"has {len(pictures)} images ({', '.join(pictures)})" if pictures else "has no image"
+    dotted = sorted(m.name for suffix, m in parts.items() if "." in suffix)
+    if dotted and (label is None or not pictures):
+        what += f", only {dotted[0]!r}" if len(parts) == 1 else f", but e.g. {dotted[0]!r}"
+        cure = "a key ends at the first dot of a name: write the archive with no other dot in names"
+    elif label is None:
+        cure += ", or, if each archive is one class, say `layout: class_tars`"
+    raise DatasetError(f"{where} {what}; {cure}")
 
 
 def list_ilsvrc2012(tree: Tree, contents: Contents) -> Source:
@@ -214,7 +259,7 @@ def list_ilsvrc2012(tree: Tree, contents: Contents) -> Source:
             )
             for m, label in zip(found, truth, strict=True)
         ]
-    labels = sorted({label for image in images for label in image.labels})
+    labels = in_order(label for image in images for label in image.labels)
     return _source(tree, "ilsvrc2012", images, labels, contents)
 
 
@@ -257,7 +302,7 @@ def _images_of(
     split: str | None = None,
 ) -> Iterator[ListedImage]:
     for member in members(tree, path, size, start=start):
-        if not is_litter(PurePosixPath(member.name).name):
+        if not is_hidden(member.name):
             yield ListedImage(
                 prefix + member.name,
                 (label,),
@@ -269,7 +314,16 @@ def _images_of(
             )
 
 
-def _label_of(tree: Tree, path: str, member: Member, where: str) -> tuple[tuple[str, ...], bool]:
+@dataclass(frozen=True)
+class _Label:
+    """What a sample says of its classes."""
+
+    names: tuple[str, ...]
+    several: bool
+    where: str
+
+
+def _label_of(tree: Tree, path: str, member: Member, where: str) -> _Label:
     if member.length > _MAX_LABEL_BYTES:
         raise DatasetError(f"{where}: its label has {member.length:,} bytes; make it anew")
     data = tree.read(path, member.offset, member.length)
@@ -279,24 +333,58 @@ def _label_of(tree: Tree, path: str, member: Member, where: str) -> tuple[tuple[
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where}: its label cannot be read ({error})") from error
     if isinstance(value, dict):
+        if not value.keys() & {"label", "labels"}:
+            keys = ", ".join(map(repr, list(value)[:3])) or "nothing"
+            raise DatasetError(
+                f"{where}: its .json has no 'label' or 'labels', but {keys}; make the archive anew "
+                "with one of them, or with a .cls"
+            )
         value = value.get("labels", value.get("label"))
     if isinstance(value, list):
-        return tuple(sorted({str(v) for v in value})), True
+        return _Label(class_names(value, where), True, where)
     if value is None or value == "":
         raise DatasetError(f"{where}: its label is empty; give it one")
-    return (str(value),), False
+    return _Label((class_name(value, where),), False, where)
 
 
-def _split_of_name(path: str) -> str | None:
-    for part in reversed(PurePosixPath(path).parts):
-        word = part.lower().replace("_", "-").split("-")[0].removesuffix(".tar")
-        if word in SPLIT_NAMES:
-            return SPLIT_NAMES[word]
-    return None
+def _spelled(labels: list[_Label]) -> list[tuple[str, ...]]:
+    """Return the class names of each sample, in order."""
+    if all(label.several for label in labels):
+        refuse_vectors([label.names for label in labels], lambda i: labels[i].where)
+    spell = whole_numbers(name for label in labels for name in label.names)
+    return [tuple(in_order(map(spell, label.names))) for label in labels]
 
 
-def _numbers_first(label: str) -> tuple[bool, int, str]:
-    return not label.isdecimal(), int(label) if label.isdecimal() else 0, label
+def split_of_archive(tree: Tree, path: str) -> str | None:
+    """Return the split that an archive's name, or a folder above it, speaks of.
+
+    Raises:
+        DatasetError: If they speak of two.
+    """
+    found = {split: part for part in PurePosixPath(path).parts for split in splits_in(part)}
+    if len(found) > 1:
+        named = ", ".join(f"{part!r} of {split}" for split, part in found.items())
+        raise DatasetError(
+            f"archive {path!r} of {tree.address!r}: its name speaks of {len(found)} splits "
+            f"({named}); rename it so that it names one, or none"
+        )
+    return next(iter(found), None)
+
+
+def same_splits(tree: Tree, images: Sequence[ListedImage]) -> bool:
+    """Say whether images bring splits.
+
+    Raises:
+        DatasetError: If some do and some do not.
+    """
+    splits = {image.split for image in images}
+    if None in splits and len(splits) > 1:
+        bare = next(i for i in images if i.split is None)
+        raise DatasetError(
+            f"{bare.file!r} of {tree.address!r} names no split while others do; name every archive "
+            "train-…, val-… or test-…"
+        )
+    return bool(images) and None not in splits
 
 
 def _source(
@@ -307,21 +395,16 @@ def _source(
     contents: Contents,
     *,
     multi: bool = False,
+    notes: Sequence[str] = (),
 ) -> Source:
-    splits = {image.split for image in images}
-    if None in splits and len(splits) > 1:
-        bare = next(i for i in images if i.split is None)
-        raise DatasetError(
-            f"{bare.file!r} of {tree.address!r} names no split while others do; name every archive "
-            "train-…, val-… or test-…"
-        )
     return Source(
         tree.address,
         layout,
         images,
         labels,
-        bool(images) and None not in splits,
+        same_splits(tree, images),
         multi,
         contents.ignored,
         reader(tree),
+        tuple(notes),
     )

@@ -85,8 +85,10 @@ def test_groups_flags_and_leaks() -> None:
     splits = ["test", "train", "train", "val", "train"]
     flags, leaks = describe(copies, list("vwxyz"), labels, splits)
     assert flags == [
-        [], ["near_duplicate: looks the same as y"],
-        ["duplicate_with_other_label: same pixels as v"],
+        ["label_conflict: 'a' here, 'b' as x, which has the same pixels"],
+        ["near_duplicate: looks the same as y"],
+        ["label_conflict: 'b' here, 'a' as v, which has the same pixels",
+         "duplicate_with_other_label: same pixels as v"],
         ["near_duplicate: looks the same as w"], [],
     ]  # fmt: skip
     assert leaks == [

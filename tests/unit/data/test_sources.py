@@ -299,7 +299,7 @@ def test_code_in_a_cifar_file_is_not_run(tmp_path: Path) -> None:
 def test_flat_folder_is_one_unnamed_class_where_that_is_allowed(tmp_path: Path) -> None:
     write_image(tmp_path / "0.png", 0)
     assert open_source(tmp_path, flat_allowed=True).labels == ["(unnamed)"]
-    with pytest.raises(DatasetError, match="holds 1 files beside its class folders"):
+    with pytest.raises(DatasetError, match="holds 1 file beside its class folders"):
         open_source(tmp_path)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,13 +126,13 @@ def test_lone_split_is_accepted_with_a_flag(photos: Path) -> None:
 
 
 def test_missing_folder_is_the_users_to_mend(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="does not exist; correct its 'path' in params.yaml"):
+    with pytest.raises(DatasetError, match="does not exist; correct the path"):
         validated(tmp_path / "nothing")
 
 
 def test_images_beside_class_folders_are_named(photos: Path) -> None:
     write_image(photos / "loose.png", 1)
-    with pytest.raises(DatasetError, match="1 files beside its class folders, e.g. 'loose.png'"):
+    with pytest.raises(DatasetError, match="1 file beside its class folders, e.g. 'loose.png'"):
         open_source(photos)
 
 
@@ -347,3 +348,126 @@ def test_nothing_is_taken_from_train_unless_asked(tmp_path: Path) -> None:
 
 def test_a_missing_test_split_is_refused(tmp_path: Path) -> None:
     assert "test" in refusal(split_photos(tmp_path, train=10, val=4))
+
+
+def in_splits(folder: Path, **classes: str) -> Path:
+    """Write `train="a b", test="a"`: four images of each class in each split."""
+    for split, names in classes.items():
+        for label in names.split(" "):
+            for i in range(4):
+                seed = len(list(folder.rglob("*.png")))
+                write_image(folder / "photos" / split / label / f"{i}.png", seed)
+    return folder / "photos"
+
+
+def test_class_of_test_without_training_images_is_refused(tmp_path: Path) -> None:
+    photos = in_splits(tmp_path, train="a b", val="a", test="a b bird")
+    message = refusal(photos)
+    assert "every class of val and test has training images: 1 of 3 fail: 'bird' " in message
+    assert "'bird' (4 in test, none in train)" in message
+    shutil.rmtree(photos / "train")
+    validated(photos, required_splits=("test",))
+
+
+def test_training_images_that_are_all_unusable_are_none(tmp_path: Path) -> None:
+    photos = in_splits(tmp_path, train="a b c", test="a b c")
+    for path in (photos / "train" / "c").iterdir():
+        path.write_text("nothing")
+    message = refusal(photos, on_bad="quarantine", bad_budget=0.5, splits={"val": 0, "test": 0})
+    assert "'c' (4 in test, none in train)" in message
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("café", "cafe\u0301"), ("Cat", "cat"), ("cat", "cat "), ("hot dog", "hot  dog")],
+)
+def test_class_names_that_look_alike_are_named_together(
+    photos: Path, first: str, second: str
+) -> None:
+    (photos / "class_0").rename(photos / first)
+    (photos / "class_1").rename(photos / second)
+    message = refusal(photos)
+    assert "class names differ in more than case, blanks or Unicode's spelling: 1 of 3" in message
+    assert f"looks like {second!r}" in message or f"looks like {first!r}" in message
+    assert "list all class names under `classes:` in the project's params.yaml" in message
+    validated(photos, classes=(first, second, "class_2"))
+
+
+def test_names_that_cannot_be_told_apart_are_spelled_out(photos: Path) -> None:
+    (photos / "class_0").rename(photos / "café")
+    (photos / "class_1").rename(photos / "cafe\u0301")
+    assert r"spelled 'cafe\u0301' and 'caf\xe9'" in refusal(photos)
+
+
+def test_names_listed_in_part_are_still_refused(photos: Path) -> None:
+    for number, name in enumerate(("a", "A")):
+        (photos / f"class_{number}").rename(photos / name)
+    assert "looks like" in refusal(photos, classes=("a", "class_2"))
+    validated(photos, classes=("a", "A", "class_2"))
+
+
+def test_labels_of_a_table_that_look_alike_are_refused(photos: Path) -> None:
+    rows = [
+        f"class_{c}/{i}.png,{'Cat' if i % 3 == 0 and c == 0 else ('cat', 'dog', 'cow')[c]}"
+        for c in range(3)
+        for i in range(10)
+    ]
+    (photos / "list.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    assert "'Cat' (looks like 'cat'" in refusal(photos)
+
+
+def few(folder: Path, classes: int, images: int) -> Path:
+    for label in range(classes):
+        for i in range(images):
+            write_image(folder / "photos" / f"k{label}" / f"{i}.png", 100 * label + i)
+    return folder / "photos"
+
+
+@pytest.mark.parametrize(
+    ("images", "splits"),
+    [
+        (3, {"train": 6, "val": 6, "test": 6}),
+        (4, {"train": 12, "val": 6, "test": 6}),
+        (5, {"train": 18, "val": 6, "test": 6}),
+    ],
+)
+def test_few_images_of_a_class_are_enough(
+    tmp_path: Path, images: int, splits: dict[str, int]
+) -> None:
+    shares = {"val": 0.1, "test": 0.3}
+    assert validated(few(tmp_path, 6, images), splits=shares).splits == splits
+
+
+def test_classes_too_small_to_be_measured_are_named(tmp_path: Path) -> None:
+    photos = few(tmp_path, 3, 5)
+    for i in (2, 3, 4):
+        shutil.copy(photos / f"k0/{i % 2}.png", photos / f"k0/{i}.png")
+    validated(photos)
+    notes = json.loads((tmp_path / "validation" / "validation.json").read_text())["notes"]
+    assert notes[0].startswith("class 'k0' has fewer than 3 distinct images, copies counted once")
+
+
+def test_combinations_of_labels_keep_their_splits_unless_one_stays_empty(tmp_path: Path) -> None:
+    photos = few(tmp_path, 1, 40)
+    names = ["a|b"] * 3 + ["a"] * 37
+    rows = [f"k0/{i}.png,{name}" for i, name in enumerate(names)]
+    (photos / "list.csv").write_text("path,labels\n" + "\n".join(rows) + "\n")
+    validated(photos, splits={"val": 0.1, "test": 0.1}, min_classes=1)
+    both = {row["split"] for row in manifest_rows(photos) if row["labels"] == ["a", "b"]}
+    assert both == {"train"}
+    (photos / "list.csv").write_text("path,labels\n" + "\n".join(rows[:6]) + "\n")
+    counts = validated(photos, splits={"val": 0.1, "test": 0.1}, min_classes=1)
+    assert counts.splits == {"train": 2, "val": 2, "test": 2}
+
+
+def test_one_photo_with_two_labels_is_a_conflict_of_both(photos: Path) -> None:
+    shutil.copy(photos / "class_0" / "0.png", photos / "class_1" / "twin.png")
+    counts = validated(photos)
+    assert counts.flags == {"duplicate_with_other_label": 1, "label_conflict": 2}
+    flags = {row["path"]: row["flags"] for row in manifest_rows(photos)}
+    assert flags["class_0/0.png"] == [
+        "label_conflict: 'class_0' here, 'class_1' as class_1/twin.png, which has the same pixels"
+    ]
+    assert flags["class_1/twin.png"][0] == (
+        "label_conflict: 'class_1' here, 'class_0' as class_0/0.png, which has the same pixels"
+    )

@@ -74,3 +74,17 @@ def test_a_place_without_images_is_refused(tmp_path: Path) -> None:
         image_files([tmp_path])
     with pytest.raises(DatasetError, match="does not exist"):
         image_files([tmp_path / "gone"])
+
+
+def test_linked_folders_are_followed_and_bad_links_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = seven_photos(tmp_path / "real")
+    place = tmp_path / "photos"
+    place.mkdir()
+    (place / "more").symlink_to(real)
+    (place / "gone").symlink_to("nowhere")
+    (place / "back").symlink_to(place)
+    files = image_files([place])
+    assert [path.relative_to(place).parts[0] for path in files] == ["gone", *["more"] * 7]
+    assert "photos/back: a link that leads back; it is not followed" in capsys.readouterr().err

@@ -20,7 +20,8 @@ def test_local_files_folders_and_what_is_passed_over(tmp_path: Path) -> None:
     os.symlink(tmp_path, tmp_path / "a" / "loop")
     found = LocalTree(tmp_path).contents()
     assert [f.path for f in found.files] == ["a/1.png", "b/c/2.png"]
-    assert found.folders == ["a", "a/loop", "b", "b/c"]
+    assert found.folders == ["a", "b", "b/c"]
+    assert found.loops == ("a/loop",)
     assert found.ignored == 2
     assert LocalTree(tmp_path).read("b/c/2.png", 2, 3) == b"c/2"
     with pytest.raises(OSError, match="only 9 of 20 bytes"):
@@ -45,3 +46,12 @@ def test_safe_names() -> None:
     assert [safe_name(n) for n in ("a/b", "..a", "", "/a", "a/../b")] == [
         True, True, False, False, False,
     ]  # fmt: skip
+
+
+def test_hidden_folders_are_counted(tmp_path: Path) -> None:
+    for name in ("a/1.png", ".cache/x", "a/.old/y", "__MACOSX/a/._1.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    found = LocalTree(tmp_path).contents()
+    assert ([f.path for f in found.files], found.ignored) == (["a/1.png"], 3)
