@@ -232,8 +232,11 @@ def _print(checked: Checked, place: Path) -> None:
     faults = list(zip(column(table, "path"), column(table, "fault"), strict=True))
     _print_files("unusable", [(path, fault) for path, fault in faults if fault])
     flags = list(zip(column(table, "path"), column(table, "flags"), strict=True))
-    odd = [(path, [flag for flag in own if "_other_label" not in flag and
-                   not flag.startswith(LABEL_CONFLICT)]) for path, own in flags]  # fmt: skip
+    told = ("orientation:", "transparent:", LABEL_CONFLICT)  # above, or under a heading of its own
+    odd = [
+        (path, [flag for flag in own if "_other_label" not in flag and not flag.startswith(told)])
+        for path, own in flags
+    ]
     _print_files("odd, but used", [(path, "; ".join(own)) for path, own in odd if own])
     conflicts = [
         (path, flag.removeprefix(f"{LABEL_CONFLICT}: "))

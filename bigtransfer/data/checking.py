@@ -22,6 +22,8 @@ from bigtransfer.data.splits import make_splits
 from bigtransfer.errors import DatasetError
 
 _NAMED = 3
+_IMBALANCED = 5
+"""Times the smallest class, from which on the largest is said to be too large."""
 """Classes that are named in a line."""
 
 
@@ -144,9 +146,41 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
         _contradicted(copies, labels, usable),
     )
     counts = _counts(source, table, by_split)
-    notes = (*source.notes, *_unmeasured(source, table, copies, found_in, asked))
+    notes = (
+        *source.notes,
+        *_pixel_notes(table, asked.decode),
+        *_imbalance(by_class),
+        *_unmeasured(source, table, copies, found_in, asked),
+    )
     made = made if asked.val or asked.test else ()
     return Checked(source, table, made, leaks, copies, outcomes, counts, asked.decode, notes)
+
+
+def _pixel_notes(table: pa.Table, settings: DecodeSettings) -> list[str]:
+    """Return a line about photos that a camera turned, and one about transparency."""
+    flags = [flag for own in column(table, "flags") for flag in own]
+    turned = sum(flag.startswith("orientation:") for flag in flags)
+    clear = sum(flag.startswith("transparent:") for flag in flags)
+    how = "turned upright" if settings.orientation == "apply" else "left as stored"
+    notes = []
+    if turned:
+        notes.append(f"orientation: {turned:,} of the images were held otherwise: {how}")
+    if clear:
+        notes.append(f"background: {clear:,} of the images are transparent: laid on the background")
+    return notes
+
+
+def _imbalance(by_class: Mapping[str, int]) -> list[str]:
+    """Return a line where the largest class is many times as large as the smallest."""
+    if len(by_class) < 2:
+        return []
+    large, small = (chosen(by_class, key=by_class.__getitem__) for chosen in (max, min))
+    if by_class[large] < _IMBALANCED * by_class[small]:
+        return []
+    return [
+        f"imbalanced: {large!r} has {by_class[large]:,} images, {small!r} {by_class[small]:,}; "
+        "look at balanced accuracy beside top-1, and see finetune.sampling: balanced"
+    ]
 
 
 def _unmeasured(

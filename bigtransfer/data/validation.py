@@ -12,7 +12,6 @@ from bigtransfer.artifacts.validation import Counts, ManifestFacts, ValidationRe
 from bigtransfer.config import DatasetRules
 from bigtransfer.data import manifest, validation_page
 from bigtransfer.data.checking import Asked, Checked, asked_of, check
-from bigtransfer.data.manifest import column
 from bigtransfer.data.sources.opening import open_source
 from bigtransfer.errors import GateError
 from bigtransfer.storage import new_folder, sha256_file, sha256_json
@@ -96,10 +95,6 @@ def _notes(checked: Checked, asked: Asked) -> list[str]:
             f"only the split {next(iter(counts.splits))!r} is there; nothing can be trained on "
             "it alone"
         )
-    rotated = sum(value not in (0, 1) for value in column(checked.table, "orientation"))
-    if rotated:
-        how = "turned upright" if asked.decode.orientation == "apply" else "used as stored"
-        notes.append(f"{rotated:,} images carry a camera orientation; they are {how}")
     if source.ignored:
         notes.append(
             f"{source.ignored:,} hidden, system or excluded files and folders were passed over"

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigtransfer.artifacts.decoding import AS_STORED, DecodeSettings
+from bigtransfer.artifacts.validation import ValidationReport
 from bigtransfer.data.batches import Squares
 from bigtransfer.data.manifest import read_manifest
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import GateError
 from bigtransfer.serve.deployed import facts_of, load_deployed
 from bigtransfer.serve.prediction import answers
-from bigtransfer.storage import read_json
 from fixtures.datasets import pack, validated
 from fixtures.images import write_photos
 from fixtures.models import write_tuned
@@ -67,9 +67,10 @@ def test_training_sees_upright_pixels_and_the_index_their_size(photos: Path) -> 
     assert (row["height"], row["width"], row["key"][-4:]) == (64, 40, ".jpg")
     assert shards.summary.decode == DecodeSettings()
     assert read_manifest(photos.parent / "manifest.parquet")[1].decode == DecodeSettings()
-    counts = read_json(photos.parent / "validation" / "validation.json")["counts"]
-    assert counts["flags"]["orientation"] == 1
-    assert counts["flags"]["transparent"] == 1
+    said = ValidationReport.read(photos.parent / "validation")
+    assert (said.counts.flags["orientation"], said.counts.flags["transparent"]) == (1, 1)
+    assert "orientation: 1 of the images were held otherwise: turned upright" in said.notes
+    assert "background: 1 of the images are transparent: laid on the background" in said.notes
 
 
 def test_ignored_and_dropped_where_asked_for(photos: Path) -> None:
@@ -150,3 +151,17 @@ def test_most_labels_contradicted_is_no_dataset(tmp_path: Path) -> None:
     for target in [*(folder / "class_1").glob("class_*.png")][2:]:
         target.unlink()
     validated(folder)
+
+
+def test_imbalance_is_said(photos: Path) -> None:
+    validated(photos)
+    assert not any("imbalanced" in note for note in notes_of(photos))
+    for i in range(8):
+        (photos / "class_2" / f"{i}.png").unlink()
+    validated(photos, min_examples_per_class=1)
+    (said,) = [note for note in notes_of(photos) if "imbalanced" in note]
+    assert said.startswith("imbalanced: 'class_0' has 12 images, 'class_2' 2;")
+
+
+def notes_of(photos: Path) -> tuple[str, ...]:
+    return ValidationReport.read(photos.parent / "validation").notes
