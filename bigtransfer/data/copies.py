@@ -135,7 +135,8 @@ def describe(
         other = "" if set(labels[pair.first]) == set(labels[pair.second]) else "_with_other_label"
         kind = f"{'near_duplicate' if near else 'duplicate'}{other}"
         if other:
-            _note_conflict(partners, pair, paths, labels)
+            for row, twin in ((pair.first, pair.second), (pair.second, pair.first)):
+                _note_conflict(partners[row], row, twin, pair.how, paths, labels)
         partners[pair.second].setdefault(kind, []).append(f"{pair.how} {paths[pair.first]}")
         if near:
             partners[pair.first].setdefault(kind, []).append(f"{pair.how} {paths[pair.second]}")
@@ -146,6 +147,11 @@ def describe(
         earliest = min(members, key=lambda row: (_ORDER[splits[row]], row))
         for row in members:
             _note_leak(leaks, earliest, row, SAME_PIXELS, paths, splits)
+        own = set(labels[members[0]])
+        twins = [row for row in members if set(labels[row]) != own]
+        for row in members[1:] if twins else ():  # the first and the twins are flagged by now
+            if set(labels[row]) == own:
+                _note_conflict(partners[row], row, twins[0], SAME_PIXELS, paths, labels)
     flags = [
         [f"{kind}: {some[0]}{_more(len(some) - 1)}" for kind, some in kinds.items()]
         for kinds in partners
@@ -154,16 +160,17 @@ def describe(
 
 
 def _note_conflict(
-    partners: list[dict[str, list[str]]],
-    pair: Copy,
+    kinds: dict[str, list[str]],
+    own: int,
+    twin: int,
+    how: str,
     paths: Sequence[str],
     labels: Sequence[Sequence[str]],
 ) -> None:
-    """Say of both images that they are one with two labels."""
-    for own, twin in ((pair.first, pair.second), (pair.second, pair.first)):
-        here, there = (_labels(labels[row]) for row in (own, twin))
-        text = f"{here} here, {there} as {paths[twin]}, which {_SAME[pair.how]}"
-        partners[own].setdefault(LABEL_CONFLICT, []).append(text)
+    """Say of an image that it is another one too, with another label."""
+    here, there = (_labels(labels[row]) for row in (own, twin))
+    text = f"{here} here, {there} as {paths[twin]}, which {_SAME[how]}"
+    kinds.setdefault(LABEL_CONFLICT, []).append(text)
 
 
 def _labels(names: Sequence[str]) -> str:

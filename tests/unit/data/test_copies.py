@@ -96,6 +96,20 @@ def test_groups_flags_and_leaks() -> None:
     ]  # fmt: skip
 
 
+def test_every_copy_is_told_of_the_conflict() -> None:
+    pictures = [scene(0)] * 3 + [encoded(scene(0), 50)]
+    copies = find_copies(["same"] * 3 + ["other"], prints_of(pictures), np.ones(4, bool))
+    labels = [["cat"], ["cat"], ["dog"], ["fox"]]
+    flags, _ = describe(copies, list("wxyz"), labels, ["train"] * 4)
+    conflicts = [[f for f in own if f.startswith("label_conflict")] for own in flags]
+    assert conflicts == [
+        ["label_conflict: 'cat' here, 'dog' as y, which has the same pixels, and 1 more"],
+        ["label_conflict: 'cat' here, 'dog' as y, which has the same pixels"],
+        ["label_conflict: 'dog' here, 'cat' as w, which has the same pixels"],
+        ["label_conflict: 'fox' here, 'cat' as w, which looks the same"],
+    ]
+
+
 def test_blank_and_tiny_images_are_not_compared_by_looks() -> None:
     pictures = [Image.new("RGB", (90, 90), (i, i, i)) for i in (10, 12)]
     copies = find_copies(["a", "b"], prints_of(pictures), np.zeros(2, bool))
