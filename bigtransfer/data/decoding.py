@@ -48,6 +48,9 @@ _MOST_PIXELS = 1 << 29
 """Above twice as many Pillow itself refuses, whatever the limits say."""
 _BYTES_WORTH_A_THREAD = 16_384
 _MOST_THREADS = 16
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
+_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+"""Kinds of ISO media files that hold a picture, not a film."""
 _END_OF_IMAGE = b"\xff\xd9"
 _MARKERS_WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
 
@@ -290,6 +293,16 @@ def _register_heif() -> None:
     import pi_heif
 
     pi_heif.register_heif_opener()
+
+
+def begins_as_image(head: bytes) -> bool:
+    """Say whether the first bytes of a file (32 suffice) are those of a format that we read."""
+    riff = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    bitmap = head[:2] == b"BM" and head[6:10] == bytes(4)  # a text may begin with these letters
+    netpbm = head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace()
+    netpbm = netpbm and (head[3:4].isdigit() or head[3:4] == b"#")
+    boxes = head[4:8] == b"ftyp" and head[8:12] in _BRANDS
+    return riff or bitmap or netpbm or boxes or head.startswith(_BEGINNINGS)
 
 
 def kind_of(data: bytes) -> str:

@@ -21,6 +21,7 @@ from bigtransfer.data.decoding import (
     SUFFIXES,
     Pixels,
     UndecodableError,
+    begins_as_image,
     decode_rgb,
     read_header,
     useful_threads,
@@ -29,10 +30,12 @@ from bigtransfer.data.transforms import resize_into
 from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.model.inference import to_network
 from bigtransfer.serve.deployed import Deployed
+from bigtransfer.storage.tree import is_litter
 from bigtransfer.storage.trees import walk
 
 NOT_CALIBRATED = "not calibrated"
 """Stands where others say whether an answer is sure."""
+_HEAD_BYTES = 32
 _BATCHES_AHEAD = 2
 _MOST_PIXELS = 50_000_000
 """As `validate` allows by default: a small file may claim to be huge."""
@@ -51,6 +54,9 @@ class Answer:
 def image_files(places: Iterable[Path]) -> list[Path]:
     """Return the files among some places, and the images in folders among them, in order.
 
+    An image is a file that is named like one or begins like one. Hidden files, and what operating
+    systems leave behind, are passed over as where a dataset is validated.
+
     Links to folders are followed, as where a dataset is validated; a link that leads nowhere is
     among the files, so that its row says so, and one that leads back is named.
 
@@ -61,12 +67,7 @@ def image_files(places: Iterable[Path]) -> list[Path]:
     for place in places:
         if place.is_dir():
             loops: list[Path] = []
-            below = [Path(root, name) for root, _, names in walk(place, loops) for name in names]
-            found = sorted(
-                path
-                for path in below
-                if path.name.lower().endswith(_IMAGE_SUFFIXES) or not path.exists()
-            )
+            found = sorted(_images_below(place, loops))
             for path in loops:
                 print(f"{path}: a link that leads back; it is not followed", file=sys.stderr)
             if not found:
@@ -77,6 +78,25 @@ def image_files(places: Iterable[Path]) -> list[Path]:
         else:
             raise DatasetError(f"{str(place)!r} does not exist; give image files or folders")
     return files
+
+
+def _images_below(folder: Path, loops: list[Path]) -> Iterator[Path]:
+    for root, below, names in walk(folder, loops):
+        below[:] = [name for name in below if not is_litter(name)]
+        for path in (Path(root, name) for name in names if not is_litter(name)):
+            if path.name.lower().endswith(_IMAGE_SUFFIXES) or not path.exists() or _begins(path):
+                yield path
+
+
+def _begins(path: Path) -> bool:
+    """Say whether a file of another name begins as an image does; only ordinary files are read."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return begins_as_image(file.read(_HEAD_BYTES))
+    except OSError:
+        return False  # not named like an image, and not to be read: none of ours
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from bigtransfer.serve.deployed import load_deployed
 from bigtransfer.serve.export import drawn_images
 from bigtransfer.serve.prediction import answers, as_row, image_files
 from fixtures.models import CLASSES, seven_photos, upstream_meta
+from fixtures.project import PROJECT
 
 CPU = torch.device("cpu")
 
@@ -88,3 +89,42 @@ def test_linked_folders_are_followed_and_bad_links_named(
     files = image_files([place])
     assert [path.relative_to(place).parts[0] for path in files] == ["gone", *["more"] * 7]
     assert "photos/back: a link that leads back; it is not followed" in capsys.readouterr().err
+
+
+def test_every_file_that_is_or_claims_to_be_an_image_gets_a_row(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / ".trash").mkdir(parents=True)
+    (photos / "deep").mkdir()
+    image = Image.fromarray(drawn_images()[0])
+    heic = (PROJECT / "tests/fixtures/heic/orientation_6.heic").read_bytes()
+    for name in ("a.HEIC", "b.heif", "without_suffix", "camera.upload"):
+        (photos / name).write_bytes(heic)
+    for name in (".hidden.png", "._resource.png", ".trash/old.png", "deep/c.png"):
+        image.save(photos / name)
+    image.save(photos / "deep" / "0193", "PNG")
+    image.save(photos / "scan.data", "BMP")
+    (photos / "claims.jpg").write_text("no image")
+    for name, text in (
+        ("notes.txt", "BM is a maker"),
+        ("P5.md", "P5 is not one"),
+        ("x.csv", "a,b"),
+    ):
+        (photos / name).write_text(text)
+    (photos / "Thumbs.db").write_bytes(b"\x89PNG\r\n\x1a\n")
+    found = [path.relative_to(photos).as_posix() for path in image_files([photos])]
+    assert found == [
+        "a.HEIC", "b.heif", "camera.upload", "claims.jpg", "deep/0193", "deep/c.png", "scan.data",
+        "without_suffix",
+    ]  # fmt: skip
+
+
+def test_phones_photos_are_answered_and_a_false_one_says_why(tuned: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for orientation in (5, 6):
+        name = f"orientation_{orientation}.heic"
+        (photos / name).write_bytes((PROJECT / "tests/fixtures/heic" / name).read_bytes())
+    (photos / "false.heic").write_text("no image")
+    deployed, meta = load_deployed(tuned)
+    rows = [as_row(a, meta, 1) for a in answers(deployed, image_files([photos]), 2, CPU)]
+    assert [bool(row["fault"]) for row in rows] == [True, False, False]
