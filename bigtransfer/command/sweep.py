@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bigtransfer.command.run_folder import folder_name, is_folder_name
 from bigtransfer.command.transfer import (
     Settings,
     add_settings,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _TOP = ("data", "finetune", "published", "tasks")
 _TASK = ("path", "group", "official", "images", "reference", "download", "data", "finetune")
 _ON_VALIDATION = ("val_top1", "val_top5", "val_map", "val_micro_f1")
+_OURS = ("upstream", "page", "lock", "table.md", "table.tex", "table.csv", "cells.csv", "run.json")
+"""What a sweep writes beside the folders of its tasks."""
 _CATALOGUES = {"vtab": Path(__file__).parents[1] / "vtab.yaml"}
 
 
@@ -90,6 +93,10 @@ def run(arguments: argparse.Namespace) -> None:
     entries = _chosen(known, arguments.only)
     require_weights(arguments.weights)
     sizes = Counter(entry["group"] for entry, _ in known.values() if entry.get("group"))
+    if (arguments.to / "run.json").is_file():
+        raise ConfigError(
+            f"--to {str(arguments.to)!r} holds the run of one dataset; give the sweep another"
+        )
     tables = _Tables(arguments.to, _published(raw, file.name), sizes)
     failures: dict[str, BigTransferError] = {}
     with lock(tables.folder / "lock", f"the sweep in {str(tables.folder)!r}"):
@@ -111,7 +118,12 @@ def run(arguments: argparse.Namespace) -> None:
                 continue
             try:
                 result = transfer(
-                    path, upstream, tables.folder / name, settings, partial(tables.begin, task)
+                    path,
+                    upstream,
+                    tables.folder / name,
+                    settings,
+                    partial(tables.begin, task),
+                    to=tables.folder,
                 )
             except InfrastructureError:
                 raise
@@ -226,6 +238,7 @@ def _entries(
         where = f"{source}: tasks.{name}"
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
             raise ConfigError(f"{where} lacks a 'path'")
+        _require_folder_name(str(name), where)
         _only(entry, _TASK, where)
         _require_mappings(entry, ("data", "finetune", "images", "reference"), where)
         data, tuning = ({**raw.get(key, {}), **entry.get(key, {})} for key in ("data", "finetune"))
@@ -244,6 +257,15 @@ def _chosen(entries: dict[str, Any], only: list[str] | None) -> dict[str, Any]:
                 f"{', '.join(entries)}"
             )
     return {name: entry for name, entry in entries.items() if not only or name in only}
+
+
+def _require_folder_name(name: str, where: str) -> None:
+    """Refuse the name of a task that cannot be the name of its folder."""
+    if not is_folder_name(name) or name in _OURS:
+        better = f"{name}-task" if name in _OURS else folder_name(Path("/nowhere") / name)
+        raise ConfigError(
+            f"{where}: {name!r} cannot be the folder of a task; call it e.g. {better!r}"
+        )
 
 
 def _require_mappings(values: dict[str, Any], keys: tuple[str, ...], where: str) -> None:
