@@ -49,9 +49,10 @@ def run(arguments: argparse.Namespace) -> None:
     from bigtransfer.serve.prediction import answers, as_row, image_files
     from bigtransfer.storage import new_file
 
+    checkpoint = checkpoint_at(arguments.model)
     files = image_files(arguments.images)
     device = device_named(arguments.device)
-    deployed, meta = load_deployed(checkpoint_at(arguments.model))
+    deployed, meta = load_deployed(checkpoint)
     found = answers(deployed.to(device), files, _BATCH, device)
     shown = tracked(found, "predict", len(files), unit="image")
     rows = (as_row(answer, meta, arguments.top) for answer in shown)
