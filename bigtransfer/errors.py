@@ -71,6 +71,7 @@ class StoppedError(InfrastructureError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the closest known word, or an empty string."""
-    close = get_close_matches(word, list(map(str, known)), n=1, cutoff=0.6)
+    """Return `; did you mean 'x'?` for the closest other known word, or an empty string."""
+    others = [name for name in map(str, known) if name != word]
+    close = get_close_matches(word, others, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

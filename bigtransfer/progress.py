@@ -26,6 +26,17 @@ def duration(seconds: float) -> str:
     return f"{hours:,.1f} h" if hours < 72 else f"{hours / 24:,.1f} days"
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 network`, `2 networks`, `1,000 classes`.
+
+    Args:
+        number: How many.
+        noun: Of one.
+        plural: Of many, where it is not the noun with an s.
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 @contextmanager
 def progress(label: str, total: int, *, unit: str, start: int = 0) -> Iterator[Advance]:
     """Show the progress of `total` units under `label`; nothing is shown before two seconds.

@@ -1,4 +1,4 @@
-"""Compare the datasets with each other: no task may be tested on what upstream has seen."""
+"""Compare a task's dataset with the upstream one: it is not tested on what upstream has seen."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ if TYPE_CHECKING:
 
 COMPONENT = Component(
     "audit",
-    "Look for test images of the tasks among the upstream training images (exit 3 if there are).",
+    "Look for test images of a task among the upstream training images (exit 3 if there are).",
     params="AuditParams",
     section="audit",
-    reads={"datasets": "manifest of every dataset; or a folder of <dataset>/manifest.parquet"},
+    reads={
+        "upstream": "manifest of the upstream dataset",
+        "dataset": "manifest of the task's dataset; may be the same",
+    },
     writes={"audit": "folder with audit.json and index.html, whatever the verdict"},
-    multiple=("datasets",),
 )
 
 
-def run(stage: Stage, params: AuditParams, *, datasets: list[Path], audit: Path) -> None:
-    """Audit all datasets."""
+def run(stage: Stage, params: AuditParams, *, upstream: Path, dataset: Path, audit: Path) -> None:
+    """Audit the dataset of one task."""
     from bigtransfer.data.audit import audit as compare
+    from bigtransfer.data.manifest import read_manifest
 
     result = compare(
-        datasets,
+        [upstream, dataset],
         audit,
         upstream=params.upstream,
-        downstream=params.downstream,
+        downstream=[read_manifest(dataset)[1].dataset],
         on_leak=params.on_leak,
     )
     stage.journal.file(audit / "audit.json")

@@ -22,6 +22,7 @@ COMPONENT = Component(
     },
     addresses=("shards",),
     writes={"checkpoints": "folder with a checkpoint per run and cells.json"},
+    kept=("checkpoints",),
 )
 
 

@@ -53,10 +53,11 @@ class Component:
     """Flag -> what the path must hold."""
     writes: Mapping[str, str] = field(default_factory=dict)
     """Flag -> what is written there."""
-    multiple: tuple[str, ...] = ()
-    """Flags among `reads` that take more than one path."""
     addresses: tuple[str, ...] = ()
     """Flags that take an `s3://` address as well as a path."""
+    kept: tuple[str, ...] = ()
+    """Flags among `writes` whose last version stays until the new one is complete, though DVC takes
+    it away beforehand."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Optional flag -> what it is for; `run` gets its text, or None."""
 
@@ -100,6 +101,16 @@ def main(component: Component, run: Run) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail(stage, 1, "nobody reads the output any more")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("", "bigtransfer", "components"):
+            traceback.print_exc()
+            _leave(1)
+        _fail(
+            stage,
+            2,
+            f"{sys.executable} has no module {error.name!r}, so it is not this project's Python; "
+            "activate its environment (`. .venv/bin/activate`), or make it (`make run`)",
+        )
     except Exception:
         traceback.print_exc()
         _leave(1)
@@ -141,7 +152,6 @@ def parser(component: Component) -> argparse.ArgumentParser:
                 type=_place if flag in component.addresses else Path,
                 required=True,
                 metavar="PATH",
-                nargs="+" if flag in component.multiple else None,
                 help=f"{verb}: {text}",
             )
     for flag, text in component.options.items():
@@ -187,6 +197,8 @@ def _execute(
     from bigtransfer.storage import lock, sha256_json
     from components.executor import ExecutorInput, run_again
 
+    if _leads():
+        _put_back([getattr(arguments, name) for name in component.kept])
     executor = ExecutorInput(arguments.executor_input) if arguments.executor_input else None
     params = _params(component, arguments)
     reads = {name: getattr(arguments, name) for name in component.reads}
@@ -211,6 +223,15 @@ def _execute(
         say = partial(print, f"{stage_name}:", file=sys.stderr, flush=True)
         run_again(lambda: _run_tracked(component, run, params, paths, stage_name), say)
         executor.report(writes)
+
+
+def _put_back(outputs: list[Path]) -> None:
+    """Put back what DVC took away, so that a run that is stopped leaves what was there before."""
+    from bigtransfer.storage.dvc_cache import put_back
+
+    if "DVC_STAGE" in os.environ:
+        for path in outputs:
+            put_back(path, Path.cwd())
 
 
 def _run_tracked(
@@ -254,8 +275,7 @@ def _params(component: Component, arguments: argparse.Namespace) -> Section:
 def _check_inputs(reads: Mapping[str, Any]) -> None:
     missing = [
         f"{_flag(name)} {str(path)!r}"
-        for name, given in reads.items()
-        for path in (given if isinstance(given, list) else [given])
+        for name, path in reads.items()
         if isinstance(path, Path) and not path.exists()
     ]
     if missing:

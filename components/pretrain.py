@@ -25,6 +25,7 @@ COMPONENT = Component(
         "metrics": "JSON file of the final figures",
         "history": "CSV file of the learning curve",
     },
+    kept=("checkpoint", "metrics", "history"),
 )
 
 

@@ -41,8 +41,8 @@ KINDS = {
         {"dataset": Dataset, "manifest": Dataset}, {"shards": Dataset},
     ),
     "audit": Kind(
-        "Compare the datasets: no task is tested on what upstream has seen.", "data",
-        {"datasets": Dataset}, {"audit": Dataset},
+        "Compare a task's dataset with upstream: it is not tested on what that has seen.", "data",
+        {"upstream": Dataset, "dataset": Dataset}, {"audit": Dataset},
     ),
     "pretrain": Kind(
         "Train the upstream network.", "train",
@@ -66,39 +66,28 @@ KINDS = {
 }  # fmt: skip
 
 
-def component(
-    name: str, image: str, multiple: Mapping[str, int] | None = None, processes: int = 1
-) -> Any:
+def component(name: str, image: str, processes: int = 1) -> Any:
     """Return a component for a pipeline.
 
     Args:
         name: Of the component.
         image: That holds it.
         processes: On its node, by `torchrun`.
-        multiple: Input -> how many paths it takes; such an input `x` has the names x_0, x_1, …
     """
     kind = KINDS[name]
-    counts = multiple or {}
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         if processes > 1
         else []
     )
-    inputs = {
-        flag: [f"{flag}_{number}" for number in range(counts[flag])] if flag in counts else [flag]
-        for flag in kind.reads
-    }
     annotations: dict[str, Any] = {"params": str}
-    for flag, names in inputs.items():
-        annotations |= dict.fromkeys(names, Input[kind.reads[flag]])
+    annotations |= {flag: Input[artifact] for flag, artifact in kind.reads.items()}
     annotations |= {flag: Output[artifact] for flag, artifact in kind.writes.items()}
 
     def line(*given: Any) -> dsl.ContainerSpec:
         values = dict(zip(annotations, given, strict=True))
         arguments: list[Any] = ["--params-json", values["params"]]
-        for flag, names in inputs.items():
-            arguments += [f"--{flag}", *(values[name].path for name in names)]
-        for flag in kind.writes:
+        for flag in (*kind.reads, *kind.writes):
             arguments += [f"--{flag}", values[flag].path]
         arguments += ["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
         return dsl.ContainerSpec(

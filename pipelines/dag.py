@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +118,7 @@ class _Wiring:
         if self._pretrained is None:
             sections["pretrain"] = params.pretrain
         sections |= {"evaluate": params.evaluate, "register": params.register}
-        sections["audit"] = params.audit_of(
-            tuple(self._datasets), upstream_known=self._pretrained is None
-        )
+        sections["audit"] = params.audit_of(upstream_known=self._pretrained is None)
         sections |= {_key("dataset", name): dataset for name, dataset in self._datasets.items()}
         sections |= {_key("task", name): task for name, task in params.tasks.items()}
         addresses = {_key("uri", name): path for name, path in self._given.items()}
@@ -138,7 +135,7 @@ class _Wiring:
         made = (
             self._task("materialize", params=arguments["materialize"]) if self._embedded else None
         )
-        shards, manifests = {}, []
+        shards, manifests = {}, {}
         for name, dataset in self._datasets.items():
             section = arguments[_key("dataset", name)]
             if name in self._embedded:
@@ -151,20 +148,11 @@ class _Wiring:
                 source = fetched.outputs["index"]
             else:
                 source = _imported(f"data@{name}", arguments[_key("uri", name)], dsl.Dataset)
-            manifest = self._task(f"validate@{name}", params=section, dataset=source)
-            manifests.append(manifest.outputs["manifest"])
+            validated = self._task(f"validate@{name}", params=section, dataset=source)
+            manifests[name] = validated.outputs["manifest"]
             shards[name] = self._task(
-                f"shard@{name}",
-                params=section,
-                dataset=source,
-                manifest=manifest.outputs["manifest"],
+                f"shard@{name}", params=section, dataset=source, manifest=manifests[name]
             ).outputs["shards"]
-        audited = self._task(
-            "audit",
-            {"datasets": len(manifests)},
-            params=arguments["audit"],
-            **{f"datasets_{number}": found for number, found in enumerate(manifests)},
-        ).outputs["audit"]
         if self._pretrained is None:
             upstream = self._task(
                 "pretrain",
@@ -175,6 +163,14 @@ class _Wiring:
         else:
             upstream = _imported("pretrained", arguments["pretrained"], dsl.Model)
         for name, task in params.tasks.items():
+            own = manifests[task.dataset]
+            audited = self._task(
+                f"audit@{name}",
+                params=arguments["audit"],
+                # Of given weights it is not known what they have seen, and nothing is compared.
+                upstream=manifests.get(params.pretrain.dataset, own),
+                dataset=own,
+            ).outputs["audit"]
             checkpoints = self._task(
                 f"finetune@{name}",
                 params=arguments[_key("task", name)],
@@ -197,11 +193,11 @@ class _Wiring:
             )
             registered.set_caching_options(False)  # it speaks of MLflow, not of its inputs alone
 
-    def _task(self, stage: str, multiple: Mapping[str, int] | None = None, **inputs: Any) -> Any:
+    def _task(self, stage: str, **inputs: Any) -> Any:
         name = stage.partition("@")[0]
         cluster = self._params.cluster
         made = containers.component(
-            name, image_of(name, cluster, self._tag), multiple, processes_of(name, cluster)
+            name, image_of(name, cluster, self._tag), processes_of(name, cluster)
         )
         task = made(**inputs)
         task.set_display_name(stage)

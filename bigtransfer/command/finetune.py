@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import shutil
 from pathlib import Path
 
+from bigtransfer.command.run_folder import folder_name, was_made_of
 from bigtransfer.command.transfer import (
     add_settings,
     require_weights,
@@ -59,15 +61,13 @@ def run(arguments: argparse.Namespace) -> None:
         BigTransferError: One line that says what is wrong with the input.
         GateError: If the images should not be used as they are.
     """
-    from bigtransfer.model.conversion import as_checkpoint
     from bigtransfer.report.table import METRICS
     from bigtransfer.storage import lock, new_folder
 
     images: Path = arguments.images
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", images.resolve().stem).strip("-_") or "images"
-    folder: Path = arguments.to or _RUNS / name
     if arguments.seeds < 1:
         raise ConfigError(f"--seeds is {arguments.seeds}; at least one run is needed")
+    name = folder_name(images)
     quarantine = {"on_bad": "quarantine", "bad_budget": arguments.quarantine}
     settings = settings_of(
         name,
@@ -78,10 +78,10 @@ def run(arguments: argparse.Namespace) -> None:
     if not images.exists():
         raise ConfigError(f"FOLDER {str(images)!r} does not exist; give a folder of images")
     require_weights(arguments.weights)
+    folder: Path = arguments.to or _default_folder(images, name)
     model = folder / "model"
     with lock(folder / "lock", f"the run in {str(folder)!r}"):
-        upstream = as_checkpoint(arguments.weights, folder / "upstream")
-        report = transfer(images, upstream, folder, settings).report
+        report = transfer(images, arguments.weights, folder, settings).report
         chosen = folder / "checkpoints" / report.chosen.folder
         with new_folder(model, sealed=False) as partial:
             shutil.copytree(chosen, partial, dirs_exist_ok=True)
@@ -91,4 +91,16 @@ def run(arguments: argparse.Namespace) -> None:
             f"{row.seeds}; {100 * row.min:.1f} to {100 * row.max:.1f})"
         )
     print(f"\nMade\n  {model}\n  {folder / 'page' / 'index.html'}")
-    print(f"\nNext\n  bigtransfer predict {model} IMAGES\n  bigtransfer export {model} {name}.onnx")
+    place, onnx = shlex.quote(str(model)), shlex.quote(f"{report.task}.onnx")
+    print(f"\nNext\n  bigtransfer predict {place} IMAGES\n  bigtransfer export {place} {onnx}")
+
+
+def _default_folder(images: Path, name: str) -> Path:
+    """Return the folder of a run for which none was named.
+
+    Before 2026-11-26 folders were called otherwise (`pets` for `pets.v1`): such a one is used if it
+    is of the same images.
+    """
+    before = re.sub(r"[^A-Za-z0-9_-]+", "-", images.resolve().stem).strip("-_") or "images"
+    own, old = _RUNS / name, _RUNS / before
+    return old if old != own and not own.exists() and was_made_of(old, images) else own

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
-from bigtransfer.errors import CheckpointError
+from bigtransfer.artifacts.cells import Cells
+from bigtransfer.artifacts.report import TaskReport
+from bigtransfer.errors import BigTransferError, CheckpointError
 
 MODEL_HELP = (
     "a fine-tuned checkpoint, e.g. artifacts/finetune/digits/upstream-5-0, or a registered model, "
@@ -27,7 +30,29 @@ def checkpoint_at(place: str) -> Path:
     folder = Path(place)
     if not folder.is_dir():
         raise CheckpointError(f"{place!r} is no folder; MODEL is {MODEL_HELP}")
+    if not _is_model(folder) and (better := _model_below(folder)) is not None:
+        raise CheckpointError(
+            f"{place!r} holds a model, but is none itself; did you mean {str(better)!r}?"
+        )
     return folder
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "meta.json").is_file()
+
+
+def _model_below(folder: Path) -> Path | None:
+    """Return the model that the folder of a run was made for, if it is such a folder."""
+    for report in (folder / "report", folder.parent / "report"):
+        with suppress(BigTransferError):
+            chosen = TaskReport.read(report).chosen.folder
+            for place in (folder / "model", folder / "checkpoints" / chosen, folder / chosen):
+                if _is_model(place):
+                    return place
+    with suppress(BigTransferError):
+        places = [folder / cell.folder for cell in Cells.read(folder).cells]
+        return next((place for place in places if _is_model(place)), None)
+    return folder / "model" if _is_model(folder / "model") else None
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

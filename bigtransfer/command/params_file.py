@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,15 +52,24 @@ def _meaning_faults(raw: dict[str, Any], project: Path) -> Iterator[str]:
             yield from _path_faults(name, Path(entry["path"]), project)
 
 
+def _cure(folder: Path, project: Path) -> str:
+    """Say how data get to a path: by its `.dvc` file, where there is one (0003)."""
+    for path in (folder, *folder.parents[:-1]):
+        pointer = path.with_name(f"{path.name}.dvc")
+        if (project / pointer).is_file():
+            return f"fetch it: `.venv/bin/dvc pull {shlex.quote(str(pointer))}`"
+    return (
+        f"correct it, or put the data there (`.venv/bin/dvc pull {shlex.quote(f'{folder}.dvc')}` "
+        "if they are tracked by DVC)"
+    )
+
+
 def _path_faults(name: str, folder: Path, project: Path) -> Iterator[str]:
     if folder.as_posix() in _MATERIALIZED or folder.is_relative_to(SOURCES):
         return
     place = f"'datasets.{name}.path' is {str(folder)!r}"
     if not (project / folder).exists():
-        yield (
-            f"{place}, but there is no such folder; correct it, or fetch the data "
-            "(`dvc pull` if it is tracked by DVC)"
-        )
+        yield f"{place}, but there is no such folder; {_cure(folder, project)}"
     elif folder.name.endswith((".csv", ".tsv", ".parquet")):
         yield (
             f"{place}, a table: DVC would not notice when its images change; give the folder that "

@@ -50,9 +50,10 @@ def run(arguments: argparse.Namespace) -> None:
     from bigtransfer.serve.prediction import answers, as_row, image_files
     from bigtransfer.storage import new_file
 
+    checkpoint = checkpoint_at(arguments.model)
     files = image_files(arguments.images)
     device = device_named(arguments.device)
-    deployed, meta = load_deployed(checkpoint_at(arguments.model))
+    deployed, meta = load_deployed(checkpoint)
     if line := as_stored_line(str(arguments.model), meta.decode):
         print(line, file=sys.stderr)
     found = answers(deployed.to(device), files, _BATCH, device)

@@ -6,12 +6,13 @@ import argparse
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bigtransfer.command.run_folder import folder_name, is_folder_name
+from bigtransfer.command.swept import Tables
 from bigtransfer.command.transfer import (
     Settings,
     add_settings,
@@ -21,15 +22,17 @@ from bigtransfer.command.transfer import (
     transfer,
 )
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError, did_you_mean
+from bigtransfer.progress import counted
 
 if TYPE_CHECKING:
-    from bigtransfer.artifacts.cells import Cell
-    from bigtransfer.artifacts.report import ScoredCell
     from bigtransfer.report.sweep import Published, SweptTask
 
 _TOP = ("data", "finetune", "published", "tasks")
 _TASK = ("path", "group", "official", "images", "reference", "download", "data", "finetune")
-_ON_VALIDATION = ("val_top1", "val_top5", "val_map", "val_micro_f1")
+_OURS = (
+    "upstream", "page", "lock", "table.md", "table.tex", "table.csv", "cells.csv", "sweep.json",
+)  # fmt: skip
+"""What a sweep writes beside the folders of its tasks."""
 _CATALOGUES = {"vtab": Path(__file__).parents[1] / "vtab.yaml"}
 
 
@@ -41,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of medians), a `reference` (examples per class: percent) and where to `download` it. "
         "`official: false` keeps it out of the means, and so does another number of `images` "
         "(split: images) than the task names. `published:` lists means of others. `vtab` stands "
-        "for the 19 tasks of VTAB-1k. The same again goes on where it was stopped."
+        "for the 19 tasks of VTAB-1k. The same again goes on where it was stopped. The tables hold "
+        "all that is finished in the folder, also with --only; what is no longer in FILE, or was "
+        "made with other weights, params or images, is marked and kept out of the means."
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the tasks; or the word vtab")
     parser.add_argument(
@@ -74,124 +79,111 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run every task whose data are there; write the tables after each.
 
+    The tables hold what the folder holds: tasks that are finished stay in them, whatever `--only`
+    or the order of FILE is this time.
+
     Raises:
-        ConfigError: If the file is wrong; then nothing is run.
+        ConfigError: If the file is wrong; then nothing is run. At the end, if there were no data.
         BigTransferError: At the end, if a task failed.
     """
     from bigtransfer.config import read_yaml
     from bigtransfer.model.conversion import as_checkpoint
-    from bigtransfer.report.sweep import SweptTask
-    from bigtransfer.storage import lock
+    from bigtransfer.storage import digest_of, lock
 
     file = _CATALOGUES.get(str(arguments.file), arguments.file)
     raw = read_yaml(file)
-    typed = settings_in(arguments.settings)
-    known = _entries(raw, file.name, typed)
+    known = _entries(raw, file.name, settings_in(arguments.settings))
     entries = _chosen(known, arguments.only)
     require_weights(arguments.weights)
+    published = _published(raw, file.name)
     sizes = Counter(entry["group"] for entry, _ in known.values() if entry.get("group"))
-    tables = _Tables(arguments.to, _published(raw, file.name), sizes)
-    failures: dict[str, BigTransferError] = {}
-    with lock(tables.folder / "lock", f"the sweep in {str(tables.folder)!r}"):
-        upstream = as_checkpoint(arguments.weights, tables.folder / "upstream")
-        for name, (entry, settings) in entries.items():
-            task = SweptTask(
-                name,
-                entry.get("group", ""),
-                official=entry.get("official", True),
-                reference={str(k): v for k, v in entry.get("reference", {}).items()},
-            )
-            path = arguments.data / entry["path"]
-            print(f"\n{name}", flush=True)
-            if not path.exists():
-                how = entry.get("download", "its data")
-                why = f"put {how} at {shlex.quote(str(path))}"
-                print(f"  missing: {why}", flush=True)
-                tables.add(replace(task, missing=why))
-                continue
-            try:
-                result = transfer(
-                    path, upstream, tables.folder / name, settings, partial(tables.begin, task)
-                )
-            except InfrastructureError:
-                raise
-            except BigTransferError as error:
-                print(f"  failed: {error}", file=sys.stderr, flush=True)
-                failures[name] = error
-                tables.add(replace(task, missing=f"failed: {error}".splitlines()[0]))
-                continue
-            expected = entry.get("images", {})
-            official = task.official and all(
-                result.splits.get(split) == images for split, images in expected.items()
-            )
-            report = result.report
-            tables.add(replace(task, rows=report.rows, official=official), report.cells)
-    print("\n" + tables.markdown())
-    folder = tables.folder
-    print(f"Made\n  {folder}/table.md, table.tex, table.csv, cells.csv")
-    if any(task.rows for task in tables.done):
-        print(f"  {folder / 'page' / 'index.html'}")
-    if failures:
-        raise type(next(iter(failures.values())))(
-            f"{len(failures)} of {len(entries)} tasks failed ({', '.join(failures)}); mend them "
-            "and run the same again, the others are kept"
+    folder: Path = arguments.to
+    if (folder / "run.json").is_file():
+        raise ConfigError(
+            f"--to {str(folder)!r} holds the run of one dataset; give the sweep another"
         )
+    with lock(folder / "lock", f"the sweep in {str(folder)!r}"):
+        tables = Tables(folder, [*known], published, sizes)
+        upstream = as_checkpoint(arguments.weights, folder / "upstream")
+        digest = digest_of(upstream)
+        for name, (entry, settings) in known.items():
+            task = _task(name, entry)
+            tables.recall(task, settings.called(name).task, digest, entry.get("images", {}))
+        tables.recall_others()
+        outcome = _run_tasks(arguments.data, upstream, entries, tables)
+    print("\n" + tables.markdown())
+    print("Made")
+    for path in tables.made():
+        print(f"  {path}")
+    outcome.report(len(entries))
 
 
-class _Tables:
-    """What a sweep has found so far, on disk after every network."""
+@dataclass
+class _Outcome:
+    """What became of the tasks of one call."""
 
-    def __init__(self, folder: Path, published: list[Published], sizes: dict[str, int]) -> None:
-        self.folder, self._published, self._sizes = folder, published, sizes
-        self.done: list[SweptTask] = []
-        self._cells: list[Mapping[str, object]] = []
-        self._begun: list[Mapping[str, object]] = []
+    failures: dict[str, BigTransferError] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
 
-    def begin(self, task: SweptTask, cell: Cell, scores: dict[str, float]) -> None:
-        """Take a network of a task that is not finished: its validation scores alone are known."""
-        known = {key: value for key, value in scores.items() if key in _ON_VALIDATION}
-        self._begun.append({"task": task.name, "group": task.group, **cell.model_dump(), **known})
-        self._write_cells()
-
-    def add(self, task: SweptTask, cells: Sequence[ScoredCell] = ()) -> None:
-        """Take a task that is finished, or missing, and write all tables."""
-        from bigtransfer.report.summary import write_report
-        from bigtransfer.report.sweep import as_latex, table_rows
-        from bigtransfer.storage import as_csv, write_text
-
-        self.done.append(task)
-        self._begun = []
-        self._cells += [{"task": task.name, "group": task.group, **cell.flat()} for cell in cells]
-        markdown = self.markdown()
-        write_text(self.folder / "table.md", markdown)
-        write_text(self.folder / "table.tex", as_latex(self.done))
-        write_text(self.folder / "table.csv", as_csv(table_rows(self.done)))
-        self._write_cells()
-        if finished := {t.name: self.folder / t.name for t in self.done if t.rows}:
-            write_report(
-                self.folder / "page",
-                pretrain=None,
-                datasets=finished,
-                evaluations=finished,
-                registrations={},
-                params=markdown,
-                commit="",
+    def report(self, tasks: int) -> None:
+        """Raise if a task failed, or none had data."""
+        if self.failures:
+            raise type(next(iter(self.failures.values())))(
+                f"{len(self.failures)} of {counted(tasks, 'task')} failed "
+                f"({', '.join(self.failures)}); mend them and run the same again, the others are "
+                "kept"
+            )
+        if len(self.missing) == tasks:
+            raise ConfigError(
+                f"nothing was run: the data of {', '.join(self.missing)} are missing; put them "
+                "where the table says, or say with --data where they are"
             )
 
-    def markdown(self) -> str:
-        """Return the tables for people."""
-        from bigtransfer.report.sweep import as_markdown
 
-        return as_markdown(self.done, self._published, self._sizes)
+def _run_tasks(
+    data: Path, upstream: Path, entries: dict[str, tuple[dict[str, Any], Settings]], tables: Tables
+) -> _Outcome:
+    outcome = _Outcome()
+    for name, (entry, settings) in entries.items():
+        task, path = _task(name, entry), data / entry["path"]
+        print(f"\n{name}", flush=True)
+        if not path.exists():
+            why = f"put {entry.get('download', 'its data')} at {shlex.quote(str(path))}"
+            print(f"  missing: {why}", flush=True)
+            outcome.missing.append(name)
+            tables.add(replace(task, missing=why))
+            continue
+        try:
+            result = transfer(
+                path,
+                upstream,
+                tables.folder / name,
+                settings,
+                partial(tables.begin, task),
+                to=tables.folder,
+            )
+        except InfrastructureError:
+            raise
+        except BigTransferError as error:
+            print(f"  failed: {error}", file=sys.stderr, flush=True)
+            outcome.failures[name] = error
+            tables.add(replace(task, missing=f"failed: {error}".splitlines()[0]))
+            continue
+        official = task.official and result.splits.items() >= entry.get("images", {}).items()
+        report = result.report
+        tables.add(replace(task, rows=report.rows, official=official), report.cells)
+    return outcome
 
-    def _write_cells(self) -> None:
-        from bigtransfer.storage import as_csv, write_text
 
-        rows = self._cells + self._begun
-        if rows:
-            keys = [*dict.fromkeys(key for row in rows for key in row)]
-            full = [{key: row.get(key, "") for key in keys} for row in rows]
-            write_text(self.folder / "cells.csv", as_csv(full))
+def _task(name: str, entry: dict[str, Any]) -> SweptTask:
+    from bigtransfer.report.sweep import SweptTask
+
+    return SweptTask(
+        name,
+        entry.get("group", ""),
+        official=entry.get("official", True),
+        reference={str(k): v for k, v in entry.get("reference", {}).items()},
+    )
 
 
 def _published(raw: dict[str, Any], source: str) -> list[Published]:
@@ -226,6 +218,7 @@ def _entries(
         where = f"{source}: tasks.{name}"
         if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
             raise ConfigError(f"{where} lacks a 'path'")
+        _require_folder_name(str(name), where)
         _only(entry, _TASK, where)
         _require_mappings(entry, ("data", "finetune", "images", "reference"), where)
         data, tuning = ({**raw.get(key, {}), **entry.get(key, {})} for key in ("data", "finetune"))
@@ -244,6 +237,15 @@ def _chosen(entries: dict[str, Any], only: list[str] | None) -> dict[str, Any]:
                 f"{', '.join(entries)}"
             )
     return {name: entry for name, entry in entries.items() if not only or name in only}
+
+
+def _require_folder_name(name: str, where: str) -> None:
+    """Refuse the name of a task that cannot be the name of its folder."""
+    if not is_folder_name(name) or name in _OURS:
+        better = f"{name}-task" if name in _OURS else folder_name(Path("/nowhere") / name)
+        raise ConfigError(
+            f"{where}: {name!r} cannot be the folder of a task; call it e.g. {better!r}"
+        )
 
 
 def _require_mappings(values: dict[str, Any], keys: tuple[str, ...], where: str) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from bigtransfer.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from bigtransfer.artifacts.cells import Cell
     from bigtransfer.artifacts.report import TaskReport
+    from bigtransfer.command.run_folder import Claimed
     from bigtransfer.config import DatasetRules, EvaluateParams, TaskParams
 
 DEFAULTS = Path(__file__).parents[1] / "defaults.yaml"
@@ -28,6 +29,14 @@ class Settings:
     data: DatasetRules
     task: TaskParams
     scoring: EvaluateParams
+
+    def called(self, name: str) -> Settings:
+        """Return the same for a task of another name.
+
+        In params.yaml a name is ASCII, because DVC and KFP name stages by it; a folder's own name,
+        in any script, is as good here.
+        """
+        return replace(self, task=self.task.model_copy(update={"name": name, "dataset": name}))
 
 
 def settings_of(
@@ -48,12 +57,13 @@ def settings_of(
 
     defaults = config.read_yaml(DEFAULTS)
     threads = {"threads": os.cpu_count() or 1}
-    task = {**defaults["finetune"], **threads, **finetune, "name": name, "dataset": name}
-    return Settings(
+    task = {**defaults["finetune"], **threads, **finetune, "name": "task", "dataset": "task"}
+    settings = Settings(
         config.from_json(json.dumps({**defaults["data"], **data}), config.DatasetRules, source),
         config.from_json(json.dumps(task), config.TaskParams, source),
         config.from_json(json.dumps({**defaults["evaluate"], **threads}), config.EvaluateParams),
     )
+    return settings.called(name)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -87,16 +97,23 @@ def settings_in(texts: list[str]) -> dict[str, object]:
 
 
 def require_weights(weights: Path) -> None:
-    """Refuse weights that are not there.
+    """Refuse weights that are not there, or that are none, before anything else is done.
 
     Raises:
         CheckpointError: Says how to get some.
     """
+    from bigtransfer.model.checkpoint import read_meta
+    from bigtransfer.model.published import describe_npz
+
     if not weights.exists():
         raise CheckpointError(
             f"--weights {str(weights)!r} does not exist; `bigtransfer weights fetch BiT-M-R50x1` "
             "fetches a published file"
         )
+    if weights.is_file():
+        describe_npz(weights)
+    else:
+        read_meta(weights)
 
 
 @dataclass(frozen=True)
@@ -110,10 +127,12 @@ class Transferred:
 
 def transfer(
     images: Path,
-    upstream: Path,
+    weights: Path,
     folder: Path,
     settings: Settings,
     on_cell: Callable[[Cell, dict[str, float]], None] = lambda cell, figures: None,
+    *,
+    to: Path | None = None,
 ) -> Transferred:
     """Check and pack the images, fine-tune, evaluate, and write a page.
 
@@ -121,10 +140,11 @@ def transfer(
 
     Args:
         images: Dataset.
-        upstream: Checkpoint to start from.
-        folder: To write everything into.
+        weights: Checkpoint to start from, or a published file.
+        folder: To write everything into; it belongs to these images from then on.
         settings: The params.
         on_cell: Receives each network's cell and validation scores when it is finished.
+        to: What `--to` named, if that is not `folder` itself.
 
     Returns:
         What was found.
@@ -133,31 +153,97 @@ def transfer(
         BigTransferError: One line that says what is wrong with the input.
         GateError: If the images should not be used as they are.
     """
+    from bigtransfer.command.run_folder import claim
+    from bigtransfer.model.conversion import as_checkpoint
+    from bigtransfer.report.summary import write_report
+
+    print(f"1 check      {images}", flush=True)
+    claimed = claim(images, folder, settings.task.name, settings.data, to or folder)
+    counts, settings = claimed.counts, settings.called(claimed.run.name)
+    splits = ", ".join(f"{split} {n:,}" for split, n in counts.splits.items())
+    print(f"             {counts.images:,} images of {counts.classes} classes ({splits})")
+    upstream = as_checkpoint(weights, folder / "upstream")
+    _pack(images, claimed, settings)
+    _finetune(settings.task, upstream, folder, on_cell)
+    report = _evaluate(settings, folder)
+    name = settings.task.name
+    write_report(
+        folder / "page",
+        pretrain=None,
+        datasets={name: folder},
+        evaluations={name: folder},
+        registrations={},
+        params=json.dumps(settings.task.model_dump(mode="json"), indent=2, ensure_ascii=False),
+        commit="",
+    )
+    return Transferred(report, counts.splits)
+
+
+def _pack(images: Path, claimed: Claimed, settings: Settings) -> None:
+    """Write the shards, if they are not there."""
     from bigtransfer.data.packing import write_shards
     from bigtransfer.data.shard_plan import packing_of
     from bigtransfer.data.shards import describe_shards
-    from bigtransfer.data.validation import validate
-    from bigtransfer.evaluate.task import Outputs, evaluate
-    from bigtransfer.report.summary import write_report
+
+    shards = claimed.folder / "shards"
+    print(f"2 pack       {shards}", flush=True)
+    digest = claimed.packed()
+    if digest is not None:
+        print("             they are there already")
+    else:
+        manifest = claimed.folder / "manifest.parquet"
+        write_shards(images, manifest, shards, packing_of(settings.data))
+        digest, _ = describe_shards(shards)
+        claimed.note_packed(digest)
+    print(f"             sha256 {digest[:16]}")
+
+
+def _finetune(
+    task: TaskParams,
+    upstream: Path,
+    folder: Path,
+    on_cell: Callable[[Cell, dict[str, float]], None],
+) -> None:
     from bigtransfer.train.finetune import finetune, is_done
 
-    rules, task, name = settings.data, settings.task, settings.task.name
-    print(f"1 check      {images}", flush=True)
-    manifest, shards = folder / "manifest.parquet", folder / "shards"
-    counts = validate(images, name, rules, manifest_path=manifest, report=folder / "validation")
-    splits = ", ".join(f"{split} {n:,}" for split, n in counts.splits.items())
-    print(f"             {counts.images:,} images of {counts.classes} classes ({splits})")
-    print(f"2 pack       {shards}", flush=True)
-    write_shards(images, manifest, shards, packing_of(rules))
-    digest, _ = describe_shards(shards)
-    print(f"             sha256 {digest[:16]}")
     cells = len(task.inits) * len(task.examples_per_class) * len(task.seeds)
     print(f"3 fine-tune  {upstream}, {cells} networks", flush=True)
     checkpoints = folder / "checkpoints"
-    if is_done(checkpoints, task, upstream, shards):
+    if is_done(checkpoints, task, upstream, folder / "shards"):
         print("             they are there already")
-    else:
-        finetune(task, upstream, shards, checkpoints, folder / ".work", _no_log, on_cell)
+        return
+    _tell_what_differs(checkpoints, task, upstream)
+    finetune(task, upstream, folder / "shards", checkpoints, folder / ".work", _no_log, on_cell)
+
+
+def _tell_what_differs(checkpoints: Path, task: TaskParams, upstream: Path) -> None:
+    """Say that networks will be replaced which somebody made in another way."""
+    from bigtransfer.artifacts.cells import Cells
+    from bigtransfer.storage import digest_of
+    from bigtransfer.train.finetune import recipe_of
+
+    if not (checkpoints / Cells.FILE).is_file():
+        return
+    before = Cells.read(checkpoints)
+    differs = [
+        what
+        for what, same in (
+            ("weights", before.upstream_digest == digest_of(upstream)),
+            ("params", before.recipe == recipe_of(task)),
+        )
+        if not same
+    ]
+    if differs:
+        print(
+            f"             those of the last run here are of other {' and '.join(differs)}: they "
+            "stay until the new ones are complete (--to keeps both)",
+            flush=True,
+        )
+
+
+def _evaluate(settings: Settings, folder: Path) -> TaskReport:
+    from bigtransfer.evaluate.task import Outputs, evaluate
+
     print("4 evaluate", flush=True)
     outputs = Outputs(
         folder / "report",
@@ -165,17 +251,7 @@ def transfer(
         folder / "cells.csv",
         folder / "predictions.csv",
     )
-    report = evaluate(settings.scoring, checkpoints, shards, outputs, _no_log)
-    write_report(
-        folder / "page",
-        pretrain=None,
-        datasets={name: folder},
-        evaluations={name: folder},
-        registrations={},
-        params=json.dumps(task.model_dump(mode="json"), indent=2),
-        commit="",
-    )
-    return Transferred(report, counts.splits)
+    return evaluate(settings.scoring, folder / "checkpoints", folder / "shards", outputs, _no_log)
 
 
 def _no_log(step: int, values: dict[str, float]) -> None:

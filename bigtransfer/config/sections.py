@@ -313,11 +313,10 @@ class AuditRules(Section):
 
 
 class AuditParams(AuditRules):
-    """The same, with what is compared: derived from `pretrain:` and `datasets:`, never typed."""
+    """The same, with what each task is compared to: derived from `pretrain:`, never typed."""
 
     upstream: Name | None
     """None: the weights come from elsewhere, and what they have seen is not known."""
-    downstream: Annotated[tuple[Name, ...], Field(strict=False)]
 
 
 class SummarizeParams(Section):
@@ -345,16 +344,12 @@ class Params:
     @property
     def audit(self) -> AuditParams:
         """Return the section of the stage `audit`."""
-        return self.audit_of(tuple(self.datasets), upstream_known=True)
+        return self.audit_of(upstream_known=True)
 
-    def audit_of(self, datasets: tuple[str, ...], *, upstream_known: bool) -> AuditParams:
-        """Return what is compared where only some datasets are used, or the weights are given."""
+    def audit_of(self, *, upstream_known: bool) -> AuditParams:
+        """Return it where the weights may be given."""
         upstream = self.pretrain.dataset if upstream_known else None
-        return AuditParams(
-            on_leak=self.audit_rules.on_leak,
-            upstream=upstream,
-            downstream=tuple(name for name in datasets if name != upstream),
-        )
+        return AuditParams(on_leak=self.audit_rules.on_leak, upstream=upstream)
 
     @property
     def summarize(self) -> SummarizeParams:

@@ -15,7 +15,9 @@ from bigtransfer.artifacts.registration import Registration
 from bigtransfer.artifacts.report import SummaryRow, TaskReport
 from bigtransfer.artifacts.validation import ValidationReport
 from bigtransfer.artifacts.weights import UpstreamMeta
+from bigtransfer.progress import counted
 from bigtransfer.report import charts, page
+from bigtransfer.report.sweep import Sweep, group_rows, published_rows, table_rows
 from bigtransfer.report.table import METRICS, by_shots, headline_rows, metric_names
 from bigtransfer.storage import as_json, digest_of, new_folder, read_json
 
@@ -31,6 +33,7 @@ def write_report(
     registrations: dict[str, Path],
     params: str,
     commit: str,
+    sweep: Sweep | None = None,
 ) -> None:
     """Write `index.html` and `metrics.json`.
 
@@ -42,6 +45,7 @@ def write_report(
         registrations: Registration file of each task, by name.
         params: Text of the params that made it all.
         commit: Git commit, empty where there is none.
+        sweep: Whose tables the page shows; None: transfer beside scratch.
     """
     results = {name: TaskReport.read(folder / "report") for name, folder in evaluations.items()}
     html = render_report(
@@ -51,6 +55,7 @@ def write_report(
         datasets=[_dataset(name, folder, output) for name, folder in datasets.items()],
         params=params,
         commit=commit,
+        sweep=sweep,
     )
     kept = {"task", "init", "examples_per_class", "metric", "median", "sd"}
     with new_folder(output) as folder:
@@ -67,6 +72,7 @@ def render_report(
     datasets: Sequence[page.Shown] = (),
     params: str,
     commit: str,
+    sweep: Sweep | None = None,
 ) -> str:
     """Return the page as HTML, in one piece.
 
@@ -77,6 +83,7 @@ def render_report(
         datasets: Facts of each dataset, where at hand.
         params: Text of the params that made it all.
         commit: Git commit, empty where there is none.
+        sweep: Whose tables the page shows; None: transfer beside scratch.
     """
     registered = registrations or {}
     rows = _rows(results)
@@ -86,6 +93,9 @@ def render_report(
         tasks=[_task(name, result, registered.get(name)) for name, result in results.items()],
         cards=_cards(headline, results, registered),
         headline=headline,
+        seeds=_seeds(rows),
+        architectures=", ".join(dict.fromkeys(r.architecture for r in results.values())),
+        swept=None if sweep is None else _swept(sweep),
         metric_names=metric_names(rows),
         upstream=upstream,
         datasets=datasets,
@@ -106,23 +116,63 @@ def _cards(
 ) -> list[dict[str, str]]:
     cards = []
     for name, result in results.items():
-        mine = [row for row in headline if row["task"] == name]
+        mine = [row for row in headline if row["task"] == result.task]
         most = max(mine, key=lambda row: by_shots(row["examples_per_class"]))
-        metric, standing = result.metric, _standing(registrations.get(name))
-        cards.append(
-            {
-                "value": f"{100 * result.chosen.test[metric]:.1f} %",
-                "label": f"{name}: test {METRICS[metric]} of the {standing} model",
-            }
-        )
+        metric, chosen, row = METRICS[result.metric], result.chosen, _row_of_chosen(result)
+        median = f"{100 * row.median:.1f} %"
+        if name in registrations:
+            value = f"{100 * chosen.test[result.metric]:.1f} %"
+            label = (
+                f"{name}: test {metric} of the registered model, seed {chosen.seed} alone; the "
+                f"median of {counted(row.seeds, 'seed')} is {median}"
+            )
+        else:
+            value = median
+            label = (
+                f"{name}: test {metric}, median of {counted(row.seeds, 'seed')}, "
+                f"{_init(row.init)}, {_shots(row.examples_per_class)}"
+            )
+        cards.append({"value": value, "label": label})
         if most["difference"] != "–":
+            shots = _shots(most["examples_per_class"])
             cards.append(
                 {
                     "value": most["difference"],
-                    "label": f"{name}: points over scratch, {most['examples_per_class']} per class",
+                    "label": f"{name}: points over scratch, between medians, {shots}",
                 }
             )
     return cards
+
+
+def _row_of_chosen(result: TaskReport) -> SummaryRow:
+    """Return the summary of the networks that differ from the chosen one by their seed alone."""
+    kind = (result.chosen.init, result.chosen.examples_per_class)
+    return next(row for row in result.rows if (row.init, row.examples_per_class) == kind)
+
+
+def _init(init: str) -> str:
+    return "transfer" if init == "upstream" else "from scratch"
+
+
+def _shots(examples_per_class: int | str) -> str:
+    return "all images" if examples_per_class == "full" else f"{examples_per_class} per class"
+
+
+def _seeds(rows: Sequence[SummaryRow]) -> str:
+    """Return how many seeds the rows are over, e.g. `3 seeds`, or `1 to 3 seeds`."""
+    least, most = min(row.seeds for row in rows), max(row.seeds for row in rows)
+    return counted(most, "seed") if least == most else f"{least} to {counted(most, 'seed')}"
+
+
+def _swept(sweep: Sweep) -> page.Shown:
+    """Return the tables of a sweep: the very figures of its other files."""
+    groups, published = published_rows(sweep.published)
+    return {
+        "rows": table_rows(sweep.tasks),
+        "groups": group_rows(sweep.tasks, sweep.sizes),
+        "published_groups": groups,
+        "published": published,
+    }
 
 
 def _standing(registration: Path | None) -> str:
@@ -134,6 +184,7 @@ def _task(name: str, result: TaskReport, registration: Path | None) -> page.Show
         "name": name,
         "report": result,
         "metric_name": METRICS[result.metric],
+        "median_row": _row_of_chosen(result),
         "few_shot": charts.few_shot(result.rows),
         "named": len(result.classes) <= 20,
         "per_class": sorted(

@@ -27,6 +27,19 @@ class SweptTask:
     """Why there are no rows."""
     official: bool = True
     """Whether its splits are the benchmark's; if not, it stays out of the means."""
+    note: str = ""
+    """What else sets its rows apart, e.g. other weights; if there is any, so does it."""
+
+    @property
+    def counts(self) -> bool:
+        """Say whether its medians go into means."""
+        return self.official and not self.note
+
+    @property
+    def notes(self) -> str:
+        """Return what stands beside its rows."""
+        split = "" if self.official else "not the official split"
+        return ", ".join(filter(None, (split, self.note)))
 
 
 @dataclass(frozen=True)
@@ -38,12 +51,21 @@ class Published:
     """Group, or `all groups` -> percent."""
 
 
-def table_rows(tasks: list[SweptTask]) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class Sweep:
+    """All that the tables of a sweep are made of; the page is made of the same."""
+
+    tasks: Sequence[SweptTask]
+    published: Sequence[Published] = ()
+    sizes: Mapping[str, int] | None = None
+    """Tasks that each group has; None: those of `tasks`."""
+
+
+def table_rows(tasks: Sequence[SweptTask]) -> list[dict[str, str]]:
     """Return a row of text per task, examples per class and init; a missing task has one."""
     result = []
     for task in tasks:
-        note = "" if task.official else "not the official split"
-        same = {"task": task.name, "group": task.group, "note": note}
+        same = {"task": task.name, "group": task.group, "note": task.notes}
         if task.missing:
             result.append(_row(same | {"note": f"missing: {task.missing}"}))
         for row in task.rows:
@@ -70,7 +92,7 @@ def _row(same: dict[str, str], **values: str) -> dict[str, str]:
 
 
 def group_rows(
-    tasks: list[SweptTask], sizes: Mapping[str, int] | None = None
+    tasks: Sequence[SweptTask], sizes: Mapping[str, int] | None = None
 ) -> list[dict[str, str]]:
     """Return the mean of the tasks' medians per group, and over all that have a group.
 
@@ -98,7 +120,7 @@ def group_rows(
             medians = [
                 row.median
                 for t in members
-                if t.official
+                if t.counts
                 for row in t.rows
                 if (str(row.examples_per_class), row.init) == (k, init)
             ]
@@ -116,8 +138,18 @@ def group_rows(
     return result
 
 
+def published_rows(published: Sequence[Published]) -> tuple[list[str], list[list[str]]]:
+    """Return the groups that others have printed means of, and a row of text for each of them."""
+    names = [*dict.fromkeys(group for other in published for group in other.means)]
+    names.sort(key=lambda name: name == ALL)
+    return names, [
+        [other.name, *(f"{other.means[g]:.2f}" if g in other.means else "" for g in names)]
+        for other in published
+    ]
+
+
 def as_markdown(
-    tasks: list[SweptTask],
+    tasks: Sequence[SweptTask],
     published: Sequence[Published] = (),
     sizes: Mapping[str, int] | None = None,
 ) -> str:
@@ -140,7 +172,7 @@ def as_markdown(
             row["runs"],
             row["reference"],
         )
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     if groups := group_rows(tasks, sizes):
         lines += [
             "",
@@ -149,17 +181,14 @@ def as_markdown(
         ]
         lines += ["| " + " | ".join(row.values()) + " |" for row in groups]
     if published:
-        names = [*dict.fromkeys(group for other in published for group in other.means)]
-        names.sort(key=lambda name: name == ALL)
+        names, rows = published_rows(published)
         lines += ["", "| published means, % | " + " | ".join(names) + " |"]
         lines.append("|---" * (1 + len(names)) + "|")
-        for other in published:
-            figures = [f"{other.means[g]:.2f}" if g in other.means else "" for g in names]
-            lines.append("| " + " | ".join([other.name, *figures]) + " |")
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
-def as_latex(tasks: list[SweptTask]) -> str:
+def as_latex(tasks: Sequence[SweptTask]) -> str:
     """Return the table as LaTeX, for the package booktabs."""
     lines = [
         r"\begin{tabular}{llrrrrr}",
@@ -171,6 +200,10 @@ def as_latex(tasks: list[SweptTask]) -> str:
         cells = [row[key] for key in ("task", "init", "per_class", "min", "median", "max", "runs")]
         if not row["median"]:
             cells = [row["task"], "missing", "", "", "", "", ""]
+        elif row["metric"] != METRICS["top1"]:
+            cells[0] += f" ({row['metric']})"
+        if row["median"] and row["note"]:
+            cells[0] += f" ({row['note']})"
         lines.append(" & ".join(map(_escaped, cells)) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 

@@ -6,6 +6,20 @@ import os
 from pathlib import Path
 
 EXPERIMENT = "bigtransfer"
+_COPIES = (".dvc", "tmp", "exps")
+
+
+def home_of(project: Path) -> Path:
+    """Return the project that a copy of it belongs to, or the project itself.
+
+    `dvc exp run --temp` and `--queue` run in a copy below `.dvc/tmp/exps`, which is removed
+    afterwards; what is said to MLflow belongs to the project.
+    """
+    project = project.resolve()
+    for copy in (project, *project.parents):
+        if copy.parent.parts[-3:] == _COPIES:
+            return copy.parents[3] / project.relative_to(copy)
+    return project
 
 
 def tracking_uri(project: Path) -> str:
@@ -13,16 +27,26 @@ def tracking_uri(project: Path) -> str:
 
     A relative one would grow a second database in every other working directory.
     """
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_database(project)}"
+    return _named(project) or _own(project)
 
 
 def forgot_everything(project: Path) -> bool:
     """Say whether runs go to the project's own database and there is none (any more)."""
-    return not os.environ.get("MLFLOW_TRACKING_URI") and not _database(project).exists()
+    return not _named(project) and not _database(project).exists()
+
+
+def _own(project: Path) -> str:
+    return f"sqlite:///{_database(project)}"
+
+
+def _named(project: Path) -> str:
+    """Return the server that the user named, empty if none; MLflow itself puts our own there."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return "" if uri == _own(project) else uri
 
 
 def _database(project: Path) -> Path:
-    return project.resolve() / "mlflow.db"
+    return home_of(project) / "mlflow.db"
 
 
 def experiment_name() -> str:
@@ -32,9 +56,9 @@ def experiment_name() -> str:
 
 def artifact_location(project: Path) -> str | None:
     """Return the folder for MLflow's artifacts beside a local database; None: the server's own."""
-    if os.environ.get("MLFLOW_TRACKING_URI"):
+    if _named(project):
         return None
-    return (project.resolve() / "mlruns").as_uri()
+    return (home_of(project) / "mlruns").as_uri()
 
 
 def quiet_environment() -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from bigtransfer.track.address import quiet_environment
+from bigtransfer.track.address import home_of, quiet_environment
 from bigtransfer.track.origin import find_origin, git_commit, is_alive
 
 _SECONDS_TO_WAIT = 120
@@ -31,9 +31,9 @@ class Journal:
 
     def __init__(self, project: Path, stage: str) -> None:
         origin = find_origin()
-        folder = project / ".work" / "track" / origin.key
+        self._project = home_of(project)
+        folder = self._project / ".work" / "track" / origin.key
         folder.mkdir(parents=True, exist_ok=True)
-        self._project = project
         # Under DVC the next stage may start at once; the last one waits for all journals.
         self._engine = origin.engine
         self._waits = origin.engine != "dvc" or stage == LAST_STAGE

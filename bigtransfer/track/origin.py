@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+_ALL, _BUT_RECORD = ":/", ":(exclude)dvc.lock"
+"""All of the repository, of which the project may be a folder; and what is left out of it."""
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish"}
 
 
@@ -49,10 +51,15 @@ def is_alive(pid: int, started: float) -> bool:
 
 
 def git_commit(project: Path) -> str:
-    """Return the commit of the working tree, with `+changes` if it differs; empty without Git."""
+    """Return the commit of the working tree, with `+changes` if it differs; empty without Git.
+
+    `dvc.lock` does not count: the very run that asks rewrites it. It is a record of what was made,
+    and makes nothing itself.
+    """
     try:
         commit = _git(project, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(project, "status", "--porcelain", "-uno") else "")
+        changes = _git(project, "status", "--porcelain", "-uno", "--", _ALL, _BUT_RECORD)
+        return commit + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return ""
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from bigtransfer.artifacts.registration import Registration
 from bigtransfer.errors import (
@@ -22,12 +25,14 @@ from bigtransfer.errors import (
     did_you_mean,
 )
 from bigtransfer.storage import new_folder
-from bigtransfer.track.address import tracking_uri
+from bigtransfer.track.address import forgot_everything, home_of, tracking_uri
 from bigtransfer.track.origin import find_origin
 from bigtransfer.track.runs import log_dataset, open_client, open_experiment, parent_run
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 _CHECKPOINT = "checkpoint"
+_STORE = "mlruns"
+"""Folder of the artifacts beside a database of the project's own."""
 _STORES = ("boto3", "botocore", "requests", "s3transfer", "urllib3", "azure", "google")
 """Packages whose errors come out of an upload to an artifact store."""
 _DIGEST_TAG = "bigtransfer.checkpoint_digest"
@@ -146,9 +151,38 @@ def fetch_checkpoint(project: Path, address: str) -> Path:
         target = project / ".work" / "models" / str(found.run_id)
         if not target.is_dir():
             os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+            root = str(client.get_run(found.run_id).info.artifact_uri)
+            here = _here_now(project, root)
             with new_folder(target, sealed=False) as partial:
-                client.download_artifacts(found.run_id, _CHECKPOINT, str(partial))
+                if here is None:
+                    client.download_artifacts(found.run_id, _CHECKPOINT, str(partial))
+                else:
+                    shutil.copytree(here / _CHECKPOINT, partial / _CHECKPOINT)
     return target / _CHECKPOINT
+
+
+def _here_now(project: Path, uri: str) -> Path | None:
+    """Return where files of the project's own MLflow lie now, if the folder was moved since.
+
+    MLflow notes absolute paths. None: they are where it says.
+
+    Raises:
+        TrackingError: If they are neither there nor here.
+    """
+    if urlsplit(uri).scheme not in ("", "file"):
+        return None
+    noted = Path(url2pathname(urlsplit(uri).path))
+    if noted.exists():
+        return None
+    if _STORE in noted.parts:
+        last = len(noted.parts) - noted.parts[::-1].index(_STORE)
+        here = home_of(project).joinpath(_STORE, *noted.parts[last:])
+        if here.exists():
+            return here
+    raise TrackingError(
+        f"its files lay at {str(noted)!r}, and are not there any more; if the project was moved, "
+        f"move its folder {_STORE!r} along with mlflow.db, else register it anew (`make run`)"
+    )
 
 
 def checkpoint_uri(project: Path, address: str) -> str:
@@ -163,14 +197,20 @@ def checkpoint_uri(project: Path, address: str) -> str:
     """
     with _of_registered(project, address) as (client, found):
         root = str(client.get_run(found.run_id).info.artifact_uri)
-    return f"{root}/{_CHECKPOINT}"
+        here = _here_now(project, root)
+    return f"{root if here is None else here.as_uri()}/{_CHECKPOINT}"
 
 
 @contextmanager
 def _of_registered(project: Path, address: str) -> Iterator[tuple[Any, Any]]:
+    name, alias, version = _parsed(address)
+    if forgot_everything(project):
+        raise TrackingError(
+            f"{address!r} is registered in a project's MLflow, and {str(project)!r} has none; call "
+            "this in the project's own folder (where mlflow.db is), or set MLFLOW_TRACKING_URI"
+        )
     from mlflow.exceptions import MlflowException
 
-    name, alias, version = _parsed(address)
     try:
         client = open_client(project)
         found = (
@@ -185,7 +225,8 @@ def _of_registered(project: Path, address: str) -> Iterator[tuple[Any, Any]]:
             known = [model.name for model in open_client(project).search_registered_models()]
         raise TrackingError(
             f"{address!r} cannot be had from MLflow at {tracking_uri(project)!r}: {error}"
-            f"{did_you_mean(name, known)}; registered are {', '.join(known) or 'no models'}"
+            f"{'' if name in known else did_you_mean(name, known)}; registered are "
+            f"{', '.join(known) or 'no models'}"
         ) from error
 
 

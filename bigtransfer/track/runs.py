@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer.errors import TrackingError
-from bigtransfer.track.address import artifact_location, experiment_name, tracking_uri
+from bigtransfer.track.address import artifact_location, experiment_name, home_of, tracking_uri
 from bigtransfer.track.origin import Origin, is_alive
 
 KEY_TAG = "bigtransfer.run_key"
@@ -140,7 +140,7 @@ def log_dataset(
 
 @contextmanager
 def _only_one(project: Path) -> Iterator[None]:
-    path = project / ".work" / "track" / "lock"
+    path = home_of(project) / ".work" / "track" / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import html
+import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,9 @@ import pytest
 from bigtransfer.command.sweep import _CATALOGUES, _entries
 from bigtransfer.config import read_yaml
 from bigtransfer.errors import InfrastructureError
+from bigtransfer.model import create_model, save_npz
 from fixtures.commands import call
+from fixtures.images import write_colours
 
 FILE = """
 finetune:
@@ -99,6 +104,140 @@ def test_networks_are_in_the_table_as_soon_as_they_are_there(
     assert not (to / "table.md").exists()
 
 
+QUICK = """
+finetune:
+  {inits: [upstream, scratch], examples_per_class: [2], seeds: [0, 1], total_steps: 2,
+   batch_size: 4, base_lr: 0.05, precrop: 18, crop: 16, threads: 1}
+published:
+  - {name: theirs, means: {natural: 80.77}}
+tasks:
+"""
+
+
+@pytest.fixture
+def several_tasks(tmp_path: Path) -> Path:
+    """Return a file of three tasks, of which two have data."""
+    lines = {
+        "one": "{path: one, group: natural, reference: {2: 97.5}}",
+        "two": "{path: two, group: natural}",
+        "gone": '{path: gone, group: natural, download: "the | pets"}',
+    }
+    for seed, name in enumerate(("one", "two")):
+        write_colours(tmp_path / name, seed)
+    path = tmp_path / "tasks.yaml"
+    path.write_text(QUICK + "".join(f"  {name}: {entry}\n" for name, entry in lines.items()))
+    return path
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tasks_of(path: Path) -> list[str]:
+    return [*dict.fromkeys(row["task"] for row in rows_of(path))]
+
+
+def test_only_runs_less_and_forgets_nothing(
+    several_tasks: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "sweep"
+    line = ["sweep", several_tasks, "--weights", weights, "--to", to, "--data", tmp_path]
+    assert call(*line) == 0
+    names = ("table.md", "table.tex", "table.csv", "cells.csv", "page/index.html")
+    before = {name: (to / name).read_text() for name in names}
+    assert tasks_of(to / "table.csv") == ["one", "two", "gone"]
+    assert call(*line, "--only", "two") == 0
+    assert {name: (to / name).read_text() for name in names} == before
+
+    (to / "sweep.json").unlink()  # a sweep of before
+    assert call(*line, "--only", "one") == 0
+    assert tasks_of(to / "table.csv") == tasks_of(to / "cells.csv") == ["one", "two"]
+    assert call(*line, "--only", "one", "--only", "gone") == 0
+    assert (to / "table.md").read_text() == before["table.md"]
+
+    text = several_tasks.read_text().splitlines(keepends=True)
+    several_tasks.write_text("".join([*text[:-3], *reversed(text[-3:])]))
+    assert call(*line, "--only", "two") == 0
+    assert tasks_of(to / "table.csv") == ["gone", "two", "one"]
+
+    several_tasks.write_text("".join(text[:-2]))
+    assert call(*line) == 0
+    table = (to / "table.md").read_text()
+    assert tasks_of(to / "table.csv") == tasks_of(to / "cells.csv") == ["one", "two"]
+    assert "no longer in the file of tasks" in table
+    assert "| natural | 2 | upstream | " in table and "| 1 of 1 |" in table
+
+    shutil.rmtree(tmp_path / "one")
+    assert call(*line) == 2
+    row = rows_of(to / "table.csv")[0]
+    assert row["median"] and row["note"].startswith("of an earlier run; now put its data at ")
+    capsys.readouterr()
+
+
+def test_other_weights_and_params_are_marked_and_in_no_mean(
+    several_tasks: Path, weights: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "sweep"
+    line = ["sweep", several_tasks, "--weights", weights, "--to", to, "--data", tmp_path]
+    assert call(*line, "--set", 'inits=["upstream"]') == 0
+    more = ["--set", 'inits=["upstream"]', "--set", "total_steps=3", "--only", "two"]
+    assert call(*line, *more) == 0
+    notes = {row["task"]: row["note"] for row in rows_of(to / "table.csv")}
+    assert notes["one"] == "made with other params" and notes["two"] == ""
+    assert "| 1 of 3 |" in (to / "table.md").read_text()
+    other = tmp_path / "other.npz"
+    save_npz(create_model("R14x0.25", 5, "small", seed=2), other)
+    line[line.index(weights)] = other
+    assert call(*line, *more) == 0
+    notes = {row["task"]: row["note"] for row in rows_of(to / "table.csv")}
+    assert notes["one"] == "made with other weights and params" and notes["two"] == ""
+
+
+def test_networks_of_a_task_that_was_stopped_stay_in_the_table(
+    several_tasks: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> None:
+        raise InfrastructureError("the disk is full")
+
+    to = tmp_path / "sweep"
+    line = ["sweep", several_tasks, "--weights", weights, "--to", to, "--data", tmp_path]
+    with monkeypatch.context() as patched:
+        patched.setattr("bigtransfer.evaluate.task.evaluate", away)
+        assert call(*line, "--only", "one") == 75
+    assert call(*line, "--only", "two") == 0
+    cells = rows_of(to / "cells.csv")
+    assert Counter(cell["task"] for cell in cells) == {"one": 4, "two": 4}
+    assert all(cell["val_top1"] for cell in cells)
+    assert {cell["group"] for cell in cells} == {"natural"}
+
+
+def test_the_page_has_the_figures_of_the_tables(
+    several_tasks: Path, weights: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "sweep"
+    line = ["sweep", several_tasks, "--weights", weights, "--to", to, "--data", tmp_path]
+    assert call(*line) == 0
+    page = html.unescape((to / "page" / "index.html").read_text())
+    rows = rows_of(to / "table.csv")
+    for row in rows:
+        if row["median"]:
+            cells = (row["min"], f"<b>{row['median']}</b>", row["max"], row["runs"])
+            assert "".join(f'<td class="n">{cell}</td>' for cell in cells) in page
+    tiles = dict(re.findall(r'<div class="card"><b>([^<]*)</b><span>([^<]*)</span>', page))
+    median = {(row["task"], row["init"]): row["median"] for row in rows}
+    for name in ("one", "two"):
+        label = f"{name}: test top-1, median of 2 seeds, transfer, 2 per class"
+        assert f"<b>{median[name, 'upstream']} %</b><span>{label}</span>" in page
+        gap = float(median[name, "upstream"]) - float(median[name, "scratch"])
+        gaps = [float(v) for v, k in tiles.items() if k.startswith(f"{name}: points over scratch")]
+        assert gaps == [] or abs(gaps[0] - gap) < 0.11
+    assert "missing: put the | pets at" in page and r"the \| pets" in (to / "table.md").read_text()
+    assert "Means over groups" in page and "2 of 3" in page
+    assert "Published means" in page and "80.77" in page
+    assert page.count("of this one network (median of 2 seeds: ") == 2
+
+
 def test_vtab_is_in_the_catalogue_with_the_papers_exceptions() -> None:
     entries = _entries(read_yaml(_CATALOGUES["vtab"]), "vtab.yaml", {})
     groups = Counter(entry["group"] for entry, _ in entries.values())
@@ -119,8 +258,12 @@ def test_vtab_without_data_says_what_to_put_where(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     line = ["sweep", "vtab", "--weights", weights, "--to", tmp_path / "to"]
-    assert call(*line, "--data", "here", "--only", "pets", "--only", "dtd") == 0
-    said = capsys.readouterr().out
+    assert call(*line, "--data", "here", "--only", "pets", "--only", "dtd") == 2
+    said, refused = capsys.readouterr()
+    assert "nothing was run: the data of dtd, pets are missing" in refused
+    made = [Path(word) for word in said.rpartition("Made\n")[2].split()]
+    assert [path.name for path in made] == ["table.md", "table.tex", "table.csv"]
+    assert all(path.is_file() for path in made)
     assert "put Oxford-IIIT Pets, https://www.robots.ox.ac.uk/~vgg/data/pets (37 classes)" in said
     assert "at here/vtab/pets" in said
     assert "flowers102" not in said

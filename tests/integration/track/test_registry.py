@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from bigtransfer.artifacts.registration import Registration
 from bigtransfer.errors import InfrastructureError, TrackingError
 from bigtransfer.model import create_model
 from bigtransfer.serve.deployed import Deployed, Served
+from bigtransfer.track.address import artifact_location, home_of, tracking_uri
 from bigtransfer.track.model_folder import write_model
-from bigtransfer.track.registry import fetch_checkpoint, register
+from bigtransfer.track.registry import checkpoint_uri, fetch_checkpoint, register
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +166,32 @@ def test_a_bug_of_ours_stays_a_bug(
     monkeypatch.setattr("bigtransfer.track.registry._set_alias", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         put(tracked, folder, "d1", 0.5)
+
+
+def test_a_model_of_a_project_that_was_moved_is_found_where_it_is_now(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, moved = tmp_path / "before", tmp_path / "moved"
+    before.mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow writes there whom it was told to ask
+    put(before, folder, "d1", 0.5)
+    before.rename(moved)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    found = fetch_checkpoint(moved, "models:/bigtransfer-d@champion")
+    assert (found / "weights.safetensors").read_text() == "d1"
+    assert checkpoint_uri(moved, "models:/bigtransfer-d/1").startswith(moved.as_uri())
+    assert not before.exists()
+
+    shutil.rmtree(moved / ".work")
+    shutil.rmtree(moved / "mlruns")
+    with pytest.raises(TrackingError, match="if the project was moved, move its folder 'mlruns'"):
+        fetch_checkpoint(moved, "models:/bigtransfer-d@champion")
+
+
+def test_a_copy_of_the_project_that_dvc_runs_in_has_the_projects_mlflow(tmp_path: Path) -> None:
+    copy = tmp_path / ".dvc" / "tmp" / "exps" / "tmp123"
+    (copy / "sub").mkdir(parents=True)
+    assert home_of(copy) == home_of(tmp_path) == tmp_path
+    assert home_of(copy / "sub") == tmp_path / "sub"
+    assert tracking_uri(copy) == tracking_uri(tmp_path)
+    assert artifact_location(copy) == artifact_location(tmp_path)

@@ -37,8 +37,17 @@ def test_missing_folder_names_the_entry_and_both_cures(params: Path) -> None:
     edit(params, "  digits: {path", "  photos: {path: data/photos}\n  digits: {path")
     assert refusal(params) == (
         "params.yaml: 'datasets.photos.path' is 'data/photos', but there is no such folder; "
-        "correct it, or fetch the data (`dvc pull` if it is tracked by DVC)"
+        "correct it, or put the data there (`.venv/bin/dvc pull data/photos.dvc` if they are "
+        "tracked by DVC)"
     )
+
+
+@pytest.mark.parametrize("below", ["photos", "photos/small"])
+def test_missing_folder_that_dvc_tracks_names_what_to_pull(params: Path, below: str) -> None:
+    (params.parent / "data").mkdir(exist_ok=True)
+    (params.parent / "data" / "photos.dvc").touch()
+    edit(params, "  digits: {path", f"  photos: {{path: data/{below}}}\n  digits: {{path")
+    assert refusal(params).endswith("; fetch it: `.venv/bin/dvc pull data/photos.dvc`")
 
 
 def test_a_file_where_a_folder_should_be(params: Path) -> None:

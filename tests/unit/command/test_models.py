@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from bigtransfer.errors import did_you_mean
 from fixtures.commands import call
-from fixtures.models import seven_photos
+from fixtures.images import write_image
+from fixtures.models import seven_photos, write_tuned
+from fixtures.reports import scored_cell, task_report
 
 
 def test_predict_writes_a_row_per_image_and_goes_on_after_a_broken_one(
@@ -61,3 +64,41 @@ def test_export_refuses_a_wrong_name_and_a_missing_model(
     assert "a file of --format onnx is named *.onnx" in capsys.readouterr().err
     assert call("export", tmp_path / "gone", tmp_path / "model.onnx") == 2
     assert "is no folder; MODEL is a fine-tuned checkpoint" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_run_names_the_model_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs" / "p2"
+    write_tuned(run / "model")
+    assert call("predict", run, tmp_path) == 2
+    assert f"did you mean '{run / 'model'}'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [".", "checkpoints"])
+def test_the_folder_of_a_task_names_the_chosen_network(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = scored_cell("upstream", 5, 1, 0.9, 0.8)
+    task_report(chosen=chosen).write(tmp_path / "report")
+    model = write_tuned(tmp_path / "checkpoints" / chosen.folder)
+    assert call("export", tmp_path / place, tmp_path / "a.onnx") == 2
+    assert f"did you mean '{model}'?" in capsys.readouterr().err
+
+
+def test_a_registered_model_outside_of_a_project_makes_no_database(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    write_image(tmp_path / "images" / "a" / "a.png", 1)
+    for line in (["predict", "models:/x@champion", "images"], ["export", "models:/x/1", "x.onnx"],
+                 ["evaluate", "models:/x@champion", "images"]):  # fmt: skip
+        assert call(*line) == 2
+        assert "call this in the project's own folder" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"images"}
+
+
+def test_did_you_mean_never_means_the_same_word() -> None:
+    assert did_you_mean("pets", ["pets"]) == ""
+    assert did_you_mean("pets", ["pets", "pet"]) == "; did you mean 'pet'?"
