@@ -22,7 +22,7 @@ from bigtransfer.model.checkpoint import read_meta, read_tuned_meta, write_check
 from bigtransfer.model.costs import forward_macs
 from bigtransfer.model.processor import device_named, use_cpu
 from bigtransfer.model.resnet import create_model
-from bigtransfer.progress import duration, progress
+from bigtransfer.progress import counted, duration, progress
 from bigtransfer.storage import (
     digest_of,
     lock,
@@ -48,6 +48,8 @@ OnCell = Callable[[Cell, dict[str, float]], None]
 _STOP_SECONDS = 12.0
 _LONG_MACS = 3e13
 _TRIAL_SECONDS = 2.0
+_SCALE = 4
+"""The paper fine-tunes networks of 224 px at 128 to 480; beyond this factor it is said."""
 
 
 def finetune(
@@ -58,6 +60,8 @@ def finetune(
     work: Path,
     log: Log,
     on_cell: OnCell = lambda cell, figures: None,
+    *,
+    longest_seconds: float | None = None,
 ) -> Cells:
     """Fine-tune every cell and write one folder with a checkpoint per cell and `cells.json`.
 
@@ -75,6 +79,8 @@ def finetune(
         work: Folder for resumable state.
         log: Receives the scores of each cell when it is finished.
         on_cell: Receives each cell with its scores, those that were there already first.
+        longest_seconds: What takes longer on a CPU is refused, because nobody has agreed to it;
+            None: it is only said.
 
     Returns:
         What `cells.json` holds.
@@ -99,9 +105,9 @@ def finetune(
     usable = _of_this_code(there, code, params)
     if outdated := len(there) - len(usable):
         print(
-            f"{params.name}: {outdated} networks of {str(output)!r} were made by other code "
-            "(another version of this program, or of PyTorch) and are trained again; "
-            "resume: any_code keeps them",
+            f"{params.name}: of {str(output)!r}, {counted(outdated, 'network')} made by other code "
+            "(another version of this program, or of PyTorch) will be trained again; "
+            "resume: any_code keeps what is there",
             flush=True,
         )
     _take_over(output, usable, done)
@@ -114,7 +120,9 @@ def finetune(
             on_cell(cell, _figures(read_tuned_meta(done / cell.name).calibration))
         else:
             missing.append(number)
-    _warn_if_long(params, grid, missing, upstream, len(shards.classes))
+    _warn_of_another_size(params, grid, upstream)
+    _warn_if_long(params, grid, missing, upstream, len(shards.classes), longest_seconds)
+    waiting = set(missing)
     reached = [0 if number in missing else own for number, own in enumerate(steps)]
     with (
         watched(_STOP_SECONDS) as interrupts,
@@ -124,8 +132,10 @@ def finetune(
     ):
 
         def tell(number: int, step: int) -> None:
+            leap = max(0, step - 1) if number in waiting else 0  # it was resumed at that step
+            waiting.discard(number)
             reached[number] = step
-            advance(sum(reached), grid.cells[number].name)
+            advance(sum(reached), grid.cells[number].name, leap=leap)
 
         make = partial(_Worker, params, pretrained, shards_place, done, code)
         for number, figures in in_workers(make, missing, _workers(params), interrupts, tell):
@@ -151,7 +161,12 @@ def finetune(
 
 
 def _warn_if_long(
-    params: TaskParams, grid: Grid, missing: list[int], upstream: WeightsMeta, classes: int
+    params: TaskParams,
+    grid: Grid,
+    missing: list[int],
+    upstream: WeightsMeta,
+    classes: int,
+    longest_seconds: float | None,
 ) -> None:
     """Say beforehand how long the missing cells take on a CPU, if that is more than a coffee."""
     rules = [grid.rule(grid.cells[number].examples_per_class) for number in missing]
@@ -164,12 +179,29 @@ def _warn_if_long(
     use_cpu(params.threads)
     model = create_model(kind[0], classes, upstream.root, norm=upstream.norm)
     rate = images_per_second(model, crop, Device(), 1, _TRIAL_SECONDS)
-    print(
+    said = (
         f"{params.name}: about {duration(images / rate)} on this CPU ({images:,} images at "
-        f"{rate:.1f}/s, tried now); a GPU does it in a small part of that. For a trial lower "
-        "total_steps, batch_size, precrop and crop",
-        flush=True,
+        f"{rate:.1f}/s, tried now); a GPU does it in a small part of that"
     )
+    if longest_seconds is not None and images / rate > longest_seconds:
+        raise ConfigError(
+            f"{said}. Nothing was trained: the same with --yes begins it all the same, and with "
+            "--set total_steps=100 --set batch_size=64 --set precrop=96 --set crop=64 it is a trial"
+        )
+    print(f"{said}. For a trial lower total_steps, batch_size, precrop and crop", flush=True)
+
+
+def _warn_of_another_size(params: TaskParams, grid: Grid, upstream: WeightsMeta) -> None:
+    """Say that a network is given images of a scale that it has never seen."""
+    crops = {grid.rule(cell.examples_per_class).crop for cell in grid.cells}
+    for crop in sorted(crops):
+        if "upstream" in params.inits and not 1 / _SCALE <= crop / upstream.crop <= _SCALE:
+            print(
+                f"{params.name}: warning: the network was trained at {upstream.crop} px and is "
+                f"fine-tuned at {crop} px, where its features are of little use; set crop near "
+                f"{upstream.crop}, or start from a network that was trained near {crop} px",
+                flush=True,
+            )
 
 
 def is_done(output: Path, params: TaskParams, pretrained: Path, shards_digest: str) -> bool:
