@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 _Item = TypeVar("_Item")
 _SECONDS_BEFORE_SHOWN = 2.0
 _SECONDS_BETWEEN_LINES = 10.0
 
-Advance = Callable[[int, str], None]
-"""`advance(done, note)`: `done` units are finished in all; `note` is shown behind the bar."""
+_WINDOW_SECONDS = 60.0
+"""The time left is reckoned with the rate of so long: what else the machine does changes."""
+
+
+class Advance(Protocol):
+    """Says how far the work is."""
+
+    def __call__(self, done: int, note: str, *, leap: int = 0) -> None:
+        """Show it.
+
+        Args:
+            done: Units that are finished in all.
+            note: Shown behind the bar.
+            leap: Of those, units since the last call that an earlier run did, in no time of now.
+        """
 
 
 def duration(seconds: float) -> str:
@@ -76,9 +90,12 @@ def _bar(label: str, total: int, unit: str, start: int) -> Iterator[Advance]:
         dynamic_ncols=True,
     ) as bar:
 
-        def advance(done: int, note: str) -> None:
+        def advance(done: int, note: str, *, leap: int = 0) -> None:
             if note:
                 bar.set_postfix_str(note, refresh=False)
+            if leap:
+                bar.initial, bar.n = bar.initial + leap, bar.n + leap
+                bar.last_print_n += leap
             bar.update(done - bar.n)
 
         yield advance
@@ -88,20 +105,40 @@ def _lines(label: str, total: int, unit: str, start: int) -> Advance:
     began = time.monotonic()
     units = unit if unit.isupper() else f"{unit}s"
     shown = began - _SECONDS_BETWEEN_LINES + _SECONDS_BEFORE_SHOWN
+    rate_of = _Rate(began, start)
 
-    def advance(done: int, note: str) -> None:
+    def advance(done: int, note: str, *, leap: int = 0) -> None:
         nonlocal shown
         now = time.monotonic()
+        rate = rate_of(now, done, leap)
         if now - shown < _SECONDS_BETWEEN_LINES or done >= total:
             return
         shown = now
-        rate = (done - start) / (now - began)
-        left = (total - done) / rate if rate else 0.0
+        left = f"{duration((total - done) / rate)} left" if rate else "time left not known"
         tail = f", {note}" if note else ""
         print(
-            f"{label}: {done:,} of {total:,} {units}, {rate:.1f}/s, {duration(left)} left{tail}",
+            f"{label}: {done:,} of {total:,} {units}, {rate:.1f}/s, {left}{tail}",
             file=sys.stderr,
             flush=True,
         )
 
     return advance
+
+
+class _Rate:
+    """Units per second over the last minute."""
+
+    def __init__(self, began: float, start: int) -> None:
+        self._seen = deque([(began, start)])
+        self._leapt = 0
+
+    def __call__(self, now: float, done: int, leap: int) -> float:
+        """Take what is done by now, and return the rate."""
+        self._leapt += leap
+        own = done - self._leapt
+        if now - self._seen[-1][0] >= _WINDOW_SECONDS / 60:
+            self._seen.append((now, own))
+        while len(self._seen) > 2 and now - self._seen[1][0] >= _WINDOW_SECONDS:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        return (own - before) / (now - since) if now > since else 0.0

@@ -27,6 +27,7 @@ def run(stage: Stage, params: AuditParams, *, upstream: Path, dataset: Path, aud
     """Audit the dataset of one task."""
     from bigtransfer.data.audit import audit as compare
     from bigtransfer.data.manifest import read_manifest
+    from bigtransfer.progress import counted
 
     result = compare(
         [upstream, dataset],
@@ -42,7 +43,7 @@ def run(stage: Stage, params: AuditParams, *, upstream: Path, dataset: Path, aud
     for row in result.compared:
         print(
             f"{row.downstream}: {row.downstream_images:,} images compared with "
-            f"{row.upstream_images:,} of {row.upstream}: {row.leaks} leaks"
+            f"{row.upstream_images:,} of {row.upstream}: {counted(row.leaks, 'leak')}"
         )
 
 

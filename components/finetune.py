@@ -38,6 +38,7 @@ def run(
     """Fine-tune all cells of one task."""
     from bigtransfer.data.shards import describe_shards
     from bigtransfer.model.conversion import as_checkpoint
+    from bigtransfer.progress import counted
     from bigtransfer.storage import digest_of
     from bigtransfer.train.finetune import finetune
 
@@ -52,7 +53,7 @@ def run(
             "checkpoint_digest": digest_of(checkpoints),
         }
     )
-    print(f"{params.name}: {len(result.cells)} networks fine-tuned")
+    print(f"{params.name}: {counted(len(result.cells), 'network')} fine-tuned")
 
 
 if __name__ == "__main__":

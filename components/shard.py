@@ -47,6 +47,7 @@ def run(
     )
     from bigtransfer.data.shard_plan import make_plan, packing_of
     from bigtransfer.data.shards import describe_shards, write_pointer
+    from bigtransfer.progress import counted
     from bigtransfer.storage.s3 import S3Path
 
     packing = packing_of(params)
@@ -68,8 +69,8 @@ def run(
     digest, summary = describe_shards(shards)
     stage.journal.dataset(params.name, digest, str(place), summary.model_dump())
     print(
-        f"{params.name}: {summary.examples:,} images packed into {summary.shards:,} shards, "
-        f"sha256 {digest[:16]}"
+        f"{params.name}: {counted(summary.examples, 'image')} packed into "
+        f"{counted(summary.shards, 'shard')}, sha256 {digest[:16]}"
     )
 
 

@@ -215,8 +215,8 @@ def _as_json(checked: Checked) -> dict[str, object]:
 
 def _print(checked: Checked, place: Path) -> None:
     from bigtransfer.data.copies import LABEL_CONFLICT, SAME_PIXELS
-    from bigtransfer.data.expectations import counted
     from bigtransfer.data.manifest import column
+    from bigtransfer.progress import counted
 
     table, counts, source = checked.table, checked.counts, checked.source
     how = f"{source.layout}, several labels per image" if source.multi_label else source.layout
@@ -253,9 +253,9 @@ def _print(checked: Checked, place: Path) -> None:
 
 
 def _print_classes(checked: Checked) -> None:
-    from bigtransfer.data.expectations import counted
     from bigtransfer.data.manifest import column
     from bigtransfer.data.sources.names import in_order
+    from bigtransfer.progress import counted
 
     table, source = checked.table, checked.source
     by_class: dict[str, Counter[str]] = {label: Counter() for label in source.labels}

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.to or _default_folder(images, name)
     model = folder / "model"
     with lock(folder / "lock", f"the run in {str(folder)!r}"):
-        report = transfer(images, arguments.weights, folder, settings).report
+        report = transfer(images, arguments.weights, folder, settings, agreed=arguments.yes).report
         chosen = folder / "checkpoints" / report.chosen.folder
         with new_folder(model, sealed=False) as partial:
             shutil.copytree(chosen, partial, dirs_exist_ok=True)

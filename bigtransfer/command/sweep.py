@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
             task = _task(name, entry)
             tables.recall(task, settings.called(name).task, digest, entry.get("images", {}))
         tables.recall_others()
-        outcome = _run_tasks(arguments.data, upstream, entries, tables)
+        outcome = _run_tasks(arguments.data, upstream, entries, tables, arguments.yes)
     print("\n" + tables.markdown())
     print("Made")
     for path in tables.made():
@@ -141,7 +141,11 @@ class _Outcome:
 
 
 def _run_tasks(
-    data: Path, upstream: Path, entries: dict[str, tuple[dict[str, Any], Settings]], tables: Tables
+    data: Path,
+    upstream: Path,
+    entries: dict[str, tuple[dict[str, Any], Settings]],
+    tables: Tables,
+    agreed: bool,
 ) -> _Outcome:
     outcome = _Outcome()
     for name, (entry, settings) in entries.items():
@@ -161,6 +165,7 @@ def _run_tasks(
                 settings,
                 partial(tables.begin, task),
                 to=tables.folder,
+                agreed=agreed,
             )
         except InfrastructureError:
             raise

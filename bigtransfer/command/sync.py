@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from bigtransfer.errors import InfrastructureError
+from bigtransfer.progress import counted
 from bigtransfer.track.address import quiet_environment, tracking_uri
 from bigtransfer.track.journal import is_being_written, unsent
 
@@ -36,7 +37,8 @@ def run(arguments: argparse.Namespace) -> None:
         return
     refused = [journal for journal in waiting if not _sent(project, journal)]
     print(
-        f"{len(waiting) - len(refused)} of {len(waiting)} journals sent to {tracking_uri(project)}"
+        f"{len(waiting) - len(refused)} of {counted(len(waiting), 'journal')} sent to "
+        f"{tracking_uri(project)}"
     )
     if refused:
         log = refused[0].with_suffix(".log")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bigtransfer.errors import CheckpointError, ConfigError
+from bigtransfer.progress import counted
 
 if TYPE_CHECKING:
     from bigtransfer.artifacts.cells import Cell
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from bigtransfer.config import DatasetRules, EvaluateParams, TaskParams
 
 DEFAULTS = Path(__file__).parents[1] / "defaults.yaml"
+LONGEST_HOURS = 12
+"""What takes longer on a CPU, for one task, is begun with `--yes` alone."""
+_NOT_SET = ("name", "dataset")
+"""Keys of a task that its folder gives."""
 _EXAMPLE = "--set total_steps=100 --set batch_size=64"
 
 
@@ -77,6 +82,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="a value of section `finetune` of params.yaml in place of the HyperRule's, e.g. "
         + _EXAMPLE,
     )
+    parser.add_argument(
+        "--yes",
+        action="store_true",
+        help=f"begin although it takes more than {LONGEST_HOURS} hours on a CPU",
+    )
 
 
 def settings_in(texts: list[str]) -> dict[str, object]:
@@ -92,6 +102,11 @@ def settings_in(texts: list[str]) -> dict[str, object]:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text!r}: write KEY=VALUE, e.g. {_EXAMPLE}")
+        if not key or key in _NOT_SET:
+            raise ConfigError(
+                f"--set {text!r}: {key!r} is no value of section `finetune`; write KEY=VALUE, e.g. "
+                f"{_EXAMPLE}"
+            )
         found[key] = config.typed_value(value)
     return found
 
@@ -133,6 +148,7 @@ def transfer(
     on_cell: Callable[[Cell, dict[str, float]], None] = lambda cell, figures: None,
     *,
     to: Path | None = None,
+    agreed: bool = True,
 ) -> Transferred:
     """Check and pack the images, fine-tune, evaluate, and write a page.
 
@@ -145,6 +161,7 @@ def transfer(
         settings: The params.
         on_cell: Receives each network's cell and validation scores when it is finished.
         to: What `--to` named, if that is not `folder` itself.
+        agreed: Whether somebody agreed to it however long it takes.
 
     Returns:
         What was found.
@@ -161,10 +178,10 @@ def transfer(
     claimed = claim(images, folder, settings.task.name, settings.data, to or folder)
     counts, settings = claimed.counts, settings.called(claimed.run.name)
     splits = ", ".join(f"{split} {n:,}" for split, n in counts.splits.items())
-    print(f"             {counts.images:,} images of {counts.classes} classes ({splits})")
+    print(f"             {counted(counts.images, 'image')} of {counts.classes} classes ({splits})")
     upstream = as_checkpoint(weights, folder / "upstream")
     _pack(images, claimed, settings)
-    _finetune(settings.task, upstream, folder, on_cell)
+    _finetune(settings.task, upstream, folder, on_cell, agreed)
     report = _evaluate(settings, folder)
     name = settings.task.name
     write_report(
@@ -203,17 +220,27 @@ def _finetune(
     upstream: Path,
     folder: Path,
     on_cell: Callable[[Cell, dict[str, float]], None],
+    agreed: bool,
 ) -> None:
     from bigtransfer.train.finetune import finetune, is_done
 
     cells = len(task.inits) * len(task.examples_per_class) * len(task.seeds)
-    print(f"3 fine-tune  {upstream}, {cells} networks", flush=True)
+    print(f"3 fine-tune  {upstream}, {counted(cells, 'network')}", flush=True)
     checkpoints = folder / "checkpoints"
     if is_done(checkpoints, task, upstream, folder / "shards"):
         print("             they are there already")
         return
     _tell_what_differs(checkpoints, task, upstream)
-    finetune(task, upstream, folder / "shards", checkpoints, folder / ".work", _no_log, on_cell)
+    finetune(
+        task,
+        upstream,
+        folder / "shards",
+        checkpoints,
+        folder / ".work",
+        _no_log,
+        on_cell,
+        longest_seconds=None if agreed else 3600 * LONGEST_HOURS,
+    )
 
 
 def _tell_what_differs(checkpoints: Path, task: TaskParams, upstream: Path) -> None:

@@ -143,10 +143,23 @@ def _remote(raw: Mapping[str, Any], faults: _Faults) -> tuple[str, ...]:
 
 
 def typed_value(text: str) -> Any:
-    """Return a value typed on a command line: JSON where it is JSON, else the text itself."""
+    """Return a value typed on a command line: JSON where it is JSON, else the text itself.
+
+    In a list or a mapping words need no quotes, as in YAML: `[upstream, scratch]`.
+    """
     try:
         return json.loads(text)
     except ValueError:
+        return _of_yaml(text) if text[:1] in ("[", "{") else text
+
+
+def _of_yaml(text: str) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
         return text
 
 
@@ -251,7 +264,8 @@ class _Faults:
                 if key not in suggested:
                     self.add(f"missing key {key!r}{where}")
             elif fault["type"] == "value_error":
-                self.add(f"{full!r}: {fault['msg'].removeprefix('Value error, ')}")
+                said = fault["msg"].removeprefix("Value error, ")
+                self.add(f"{full!r}: {said}" if full else said)
             elif fault["type"] != "extra_forbidden":
                 if any(other[:-1] == fault["loc"] for other in places):
                     continue  # only follows from the fault of one of its items

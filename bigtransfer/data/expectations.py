@@ -153,12 +153,6 @@ def _of_most(gate: _Gate, table: pa.Table, contradicted: int) -> list[Outcome]:
     ]
 
 
-def counted(number: int, noun: str) -> str:
-    """Return `1 class` or `2 classes`."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
-
-
 def _untrained(
     labels: Sequence[str], found_in: Mapping[tuple[str, str], int]
 ) -> list[tuple[str, str | None]]:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -180,10 +181,24 @@ def _write_onnx(deployed: Deployed, meta: TunedMeta, path: Path) -> None:
             logger.setLevel(level)
     assert exported is not None, "dynamo=True returns a program"
     model = exported.model_proto
+    _name_axes(model)
     for key, value in facts_of(meta).items():
         model.metadata_props.add(key=key, value=json.dumps(value))
     path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(path))
+
+
+def _name_axes(model: Any) -> None:
+    """Call the axes of input and output what they are; the exporter numbers them (`s34`)."""
+    names: dict[str, str] = {}
+    dimensions = model.graph.input[0].type.tensor_type.shape.dim
+    for dimension, name in zip(dimensions, _AXES, strict=False):
+        if dimension.dim_param:
+            names[dimension.dim_param] = name
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param in names:
+                dimension.dim_param = names[dimension.dim_param]
 
 
 def _run_onnx(path: Path) -> Answering:
@@ -198,6 +213,7 @@ def _run_onnx(path: Path) -> Answering:
     return answer
 
 
+_AXES = ("batch", "height", "width")
 _WAYS = {"onnx": (_write_onnx, _run_onnx), "torch": (_write_torch, _run_torch)}
 
 

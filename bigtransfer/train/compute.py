@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bigtransfer.model.resnet import Recompute
-from bigtransfer.train.devices import Device
+from bigtransfer.train.devices import Device, choose_device
 from bigtransfer.train.group import Group
 
 
@@ -48,3 +48,29 @@ def logits_of(model: nn.Module, x: Tensor, compute: ComputeSettings) -> Tensor:
     with compute.device.autocast(compute.precision):
         logits: Tensor = model(x.to(kind))
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How cells are computed; travels to worker processes."""
+
+    device: str
+    """`auto`, `cpu` or `cuda`."""
+    threads: int
+    """Of the CPU."""
+    precision: str
+    micro_batch_size: int | None
+    """None: as many images per forward pass as fit."""
+    recompute: Recompute
+    compiled: bool
+
+    def settings(self, number: int) -> ComputeSettings:
+        """Return what a worker computes on: with several GPUs, each its own."""
+        gpus = torch.cuda.device_count()
+        return ComputeSettings(
+            choose_device(self.device, number % gpus if gpus else 0),
+            precision=self.precision,
+            micro_batch_size=self.micro_batch_size,
+            recompute=self.recompute,
+            compiled=self.compiled,
+        )

@@ -16,15 +16,13 @@ from bigtransfer.artifacts.base import Json
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.cells import Cell, Cells, ListedCell
 from bigtransfer.artifacts.decoding import as_stored_line
-from bigtransfer.artifacts.weights import TunedMeta, WeightsMeta
+from bigtransfer.artifacts.weights import TunedMeta
 from bigtransfer.config import TaskParams
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import CheckpointError, ConfigError
 from bigtransfer.model.checkpoint import read_meta, read_tuned_meta, write_checkpoint
-from bigtransfer.model.costs import forward_macs
-from bigtransfer.model.processor import device_named, use_cpu
-from bigtransfer.model.resnet import Recompute, create_model
-from bigtransfer.progress import duration, progress
+from bigtransfer.model.processor import use_cpu
+from bigtransfer.progress import counted, progress
 from bigtransfer.storage import (
     digest_of,
     lock,
@@ -34,9 +32,9 @@ from bigtransfer.storage import (
 from bigtransfer.storage.places import Place
 from bigtransfer.train.cell import CheckpointPolicy, InitialWeights, train_cell
 from bigtransfer.train.code import code_version
-from bigtransfer.train.compute import ComputeSettings
-from bigtransfer.train.devices import Device, choose_device
-from bigtransfer.train.fitting import images_per_second, images_that_fit
+from bigtransfer.train.compute import Machine
+from bigtransfer.train.fitting import images_that_fit
+from bigtransfer.train.forecast import warn_if_long, warn_of_another_size
 from bigtransfer.train.grid import OVERRIDES, RECIPE, Grid, GridPlan
 from bigtransfer.train.hyperrule import HyperRule
 from bigtransfer.train.interrupts import Interrupts, watched
@@ -48,8 +46,6 @@ Log = Callable[[int, dict[str, float]], None]
 OnCell = Callable[[Cell, dict[str, float]], None]
 """`on_cell(cell, scores)`: a cell is finished."""
 _STOP_SECONDS = 12.0
-_LONG_MACS = 3e13
-_TRIAL_SECONDS = 2.0
 
 
 def finetune(
@@ -60,6 +56,8 @@ def finetune(
     work: Path,
     log: Log,
     on_cell: OnCell = lambda cell, figures: None,
+    *,
+    longest_seconds: float | None = None,
 ) -> Cells:
     """Fine-tune every cell and write one folder with a checkpoint per cell and `cells.json`.
 
@@ -77,6 +75,8 @@ def finetune(
         work: Folder for resumable state.
         log: Receives the scores of each cell when it is finished.
         on_cell: Receives each cell with its scores, those that were there already first.
+        longest_seconds: What takes longer on a CPU is refused, because nobody has agreed to it;
+            None: it is only said.
 
     Returns:
         What `cells.json` holds.
@@ -111,9 +111,9 @@ def finetune(
     usable = _usable(there, code, same_code=same_code)
     if outdated := len(there) - len(usable):
         print(
-            f"{params.name}: {outdated} networks of {str(output)!r} were made by other code "
-            "(another version of this program, or of PyTorch) and are trained again; "
-            "resume: any_code keeps them",
+            f"{params.name}: of {str(output)!r}, {counted(outdated, 'network')} made by other code "
+            "(another version of this program, or of PyTorch) will be trained again; "
+            "resume: any_code keeps what is there",
             flush=True,
         )
     _take_over(output, usable, done)
@@ -128,7 +128,9 @@ def finetune(
             on_cell(cell, _figures(read_tuned_meta(done / cell.name).calibration))
         else:
             missing.append(number)
-    _warn_if_long(grid, missing, upstream, len(shards.classes), machine)
+    warn_of_another_size(grid, upstream)
+    warn_if_long(grid, missing, upstream, machine, longest_seconds)
+    waiting = set(missing)
     reached = [0 if number in missing else own for number, own in enumerate(steps)]
     with (
         watched(_STOP_SECONDS) as interrupts,
@@ -138,8 +140,10 @@ def finetune(
     ):
 
         def tell(number: int, step: int) -> None:
+            leap = max(0, step - 1) if number in waiting else 0  # it was resumed at that step
+            waiting.discard(number)
             reached[number] = step
-            advance(sum(reached), grid.cells[number].name)
+            advance(sum(reached), grid.cells[number].name, leap=leap)
 
         make = partial(
             _Worker,
@@ -175,28 +179,6 @@ def finetune(
         result.write(partial_output)
     shutil.rmtree(done)
     return result
-
-
-def _warn_if_long(
-    grid: Grid, missing: list[int], upstream: WeightsMeta, classes: int, machine: Machine
-) -> None:
-    """Say beforehand how long the missing cells take on a CPU, if that is more than a coffee."""
-    rules = [grid.rule(grid.cells[number].examples_per_class) for number in missing]
-    if not rules:
-        return
-    images, crop = sum(rule.total_steps * rule.batch_size for rule in rules), rules[0].crop
-    kind = (upstream.architecture, classes, crop, upstream.root, upstream.norm)
-    if device_named(machine.device).type != "cpu" or images * forward_macs(*kind) < _LONG_MACS:
-        return
-    use_cpu(machine.threads)
-    model = create_model(kind[0], classes, upstream.root, norm=upstream.norm)
-    rate = images_per_second(model, crop, Device(), 1, _TRIAL_SECONDS)
-    print(
-        f"{grid.plan.task}: about {duration(images / rate)} on this CPU ({images:,} images at "
-        f"{rate:.1f}/s, tried now); a GPU does it in a small part of that. For a trial lower "
-        "total_steps, batch_size, precrop and crop",
-        flush=True,
-    )
 
 
 def is_done(output: Path, params: TaskParams, pretrained: Path, shards: Place) -> bool:
@@ -272,32 +254,6 @@ def _take_over(output: Path, names: list[str], done: Path) -> None:
 def _own_workers(device: str) -> int:
     """Return a worker per GPU; one on a CPU."""
     return max(1, 0 if device == "cpu" else torch.cuda.device_count())
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How cells are computed; travels to worker processes."""
-
-    device: str
-    """`auto`, `cpu` or `cuda`."""
-    threads: int
-    """Of the CPU."""
-    precision: str
-    micro_batch_size: int | None
-    """None: as many images per forward pass as fit."""
-    recompute: Recompute
-    compiled: bool
-
-    def settings(self, number: int) -> ComputeSettings:
-        """Return what a worker computes on: with several GPUs, each its own."""
-        gpus = torch.cuda.device_count()
-        return ComputeSettings(
-            choose_device(self.device, number % gpus if gpus else 0),
-            precision=self.precision,
-            micro_batch_size=self.micro_batch_size,
-            recompute=self.recompute,
-            compiled=self.compiled,
-        )
 
 
 class _Worker:

@@ -104,6 +104,11 @@ class Grid:
             return self._train
         return self._train[balanced_positions(self._shards.labels(self._train), seed)]
 
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes of the task."""
+        return len(self._shards.classes)
+
     def rows(self, cell: Cell) -> NDArray[np.int64]:
         """Return the index rows that a cell is trained on."""
         return self._subsets[cell.examples_per_class, cell.seed]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,10 @@ def test_what_is_typed_and_what_is_mentioned_are_both_read(
         ("python benchmarks/train_step.py --size 64", False),
     ]  # fmt: skip
     assert [line.words for line in lines_of(page)][0] == ["dvc", "repro", "--dry"]
+
+
+def test_the_readme_needs_no_activated_environment() -> None:
+    """Commands to be typed name the project's own environment; make finds it by itself."""
+    whole = [line.text for line in LINES if line.page == "README.md" and line.whole]
+    own = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/|make )")
+    assert not [text for text in whole if not own.match(text)]

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from bigtransfer.model import create_model, write_checkpoint
 from bigtransfer.storage import read_json
 from fixtures.commands import call
 from fixtures.images import COLOURS
+from fixtures.models import upstream_meta
 
 SHORT = ("--set", "total_steps=30", "--set", "batch_size=16", "--set", "base_lr=0.05",
          "--set", "precrop=18", "--set", "crop=16", "--set", "threads=1",
@@ -43,6 +45,11 @@ def test_one_command_makes_a_model_that_answers(
     [
         (["--set", "total_step=5"], "--set: unknown key 'total_step'; did you mean 'total_steps'?"),
         (["--set", "total_steps"], "--set 'total_steps': write KEY=VALUE"),
+        (["--set", "name=x"], "--set 'name=x': 'name' is no value of section `finetune`"),
+        (["--set", "=5"], "--set '=5': '' is no value of section `finetune`"),
+        (["--set", "seeds=[0,0]"], "--set: seeds holds a value twice"),
+        (["--set", "crop=9", "--set", "precrop=8"], "--set: crop 9 must not exceed precrop 8"),
+        (["--set", "inits=[upstream, scratc]"], "'inits.1' is 'scratc', but it should be"),
         (["--seeds", "0"], "--seeds is 0; at least one run is needed"),
         (["--weights", "gone.npz"], "--weights 'gone.npz' does not exist; `bigtransfer weights"),
     ],
@@ -72,3 +79,37 @@ def test_more_shots_than_images_name_the_class(
     line = ["finetune", colours, "--weights", weights, "--to", tmp_path / "run", *SHORT]
     assert call(*line, "--set", "examples_per_class=[50]") == 2
     assert "train images, but 'examples_per_class' asks for 50" in capsys.readouterr().err
+
+
+def test_what_takes_days_on_a_cpu_is_begun_with_yes_alone(
+    colours: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("bigtransfer.train.finetune._LONG_MACS", 0)
+    monkeypatch.setattr("bigtransfer.train.forecast.images_per_second", lambda *_: 1e-3)
+    line = ["finetune", colours, "--weights", weights, "--to", tmp_path / "run", *SHORT]
+    line += ["--set", "device=cpu"]
+    assert call(*line) == 2
+    refused = capsys.readouterr().err
+    assert "about 11.1 days on this CPU (960 images at 0.0/s, tried now)" in refused
+    assert "the same with --yes begins it" in refused
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert call(*line, "--yes") == 0
+    assert "about 11.1 days on this CPU" in capsys.readouterr().out
+
+
+def test_a_scale_that_the_network_has_never_seen_is_said(
+    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tmp_path / "small"
+    write_checkpoint(
+        small, create_model("R14x0.25", 2, "small", seed=1), upstream_meta("R14x0.25", ["a", "b"])
+    )
+    line = ["finetune", colours, "--weights", small, "--to", tmp_path / "run", *SHORT]
+    line += ["--seeds", "1", "--set", "examples_per_class=[1]", "--set", "total_steps=1"]
+    assert call(*line, "--set", "precrop=64", "--set", "crop=64") == 0
+    said = capsys.readouterr().out
+    assert "photos: warning: the network was trained at 10 px and is fine-tuned at 64 px" in said
+    assert "1 network\n" in said
+    assert call(*line) == 0
+    assert "warning" not in capsys.readouterr().out

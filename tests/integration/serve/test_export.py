@@ -34,6 +34,8 @@ def test_the_onnx_file_takes_any_batch_and_size_and_says_what_it_is(
 ) -> None:
     export(tuned, tmp_path / "m.onnx", "onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
+    assert session.get_inputs()[0].shape == ["batch", "height", "width", 3]
+    assert session.get_outputs()[0].shape == ["batch", 3]
     images = np.random.default_rng(0).integers(0, 256, (5, 41, 17, 3), dtype=np.uint8)
     (found,) = session.run(["probabilities"], {"images": images})
     assert found.shape == (5, 3)
