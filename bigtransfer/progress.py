@@ -46,9 +46,10 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     Args:
         number: How many.
         noun: Of one.
-        plural: Of many, where it is not the noun with an s.
+        plural: Of many, where it is not the noun with an s (`es` after an s).
     """
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun if number == 1 else plural or noun + ending}"
 
 
 @contextmanager

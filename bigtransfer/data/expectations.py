@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bigtransfer.artifacts.validation import Outcome
 from bigtransfer.data.sources.names import alike
 from bigtransfer.errors import ConfigError, did_you_mean
+from bigtransfer.progress import counted
 
 if TYPE_CHECKING:
     import pandas as pd
