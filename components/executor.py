@@ -34,7 +34,7 @@ class ExecutorInput:
         try:
             outputs = json.loads(text)["outputs"]
             self._file = Path(outputs["outputFile"])
-            self._artifacts: dict[str, dict[str, Any]] = {
+            self._artifacts: dict[str, Mapping[str, Any]] = {
                 name: listed["artifacts"][0]
                 for name, listed in outputs.get("artifacts", {}).items()
             }
@@ -59,7 +59,7 @@ class ExecutorInput:
         write_text(self._file, as_json({"artifacts": said}))
 
 
-def _metadata(artifact: dict[str, Any], path: Path) -> dict[str, Any]:
+def _metadata(artifact: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """Return what the UI shows of an output: its figures, or its digest."""
     from bigtransfer.storage import digest_of, read_json
 

@@ -117,7 +117,7 @@ class Checkpoints:
         if self._mirror is not None:
             self._mirror_soon(step)
 
-    def newest(self, fits: Callable[[Path, dict[str, Any]], State]) -> tuple[Path, State] | None:
+    def newest(self, fits: Callable[[Path, Mapping[str, Any]], State]) -> tuple[Path, State] | None:
         """Return the newest checkpoint that is undamaged and fits, and what `fits` made of it.
 
         Args:
@@ -278,13 +278,13 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
-def _verified(folder: Path) -> dict[str, Any]:
+def _verified(folder: Path) -> Mapping[str, Any]:
     try:
         verify_folder(folder, CheckpointError)
     except OSError as error:
         raise CheckpointError(f"{str(folder)!r} cannot be read: {error.strerror}") from error
     try:
-        meta: dict[str, Any] = read_json(folder / "meta.json")
+        meta: Mapping[str, Any] = read_json(folder / "meta.json")
         schema, step = meta["schema"], meta["step"]
     except (StorageError, KeyError, TypeError) as error:
         raise CheckpointError(f"{str(folder)!r} has no usable meta.json; remove it") from error

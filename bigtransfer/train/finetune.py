@@ -16,7 +16,7 @@ from bigtransfer.artifacts.base import Json
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.cells import Cell, Cells, ListedCell
 from bigtransfer.artifacts.decoding import as_stored_line
-from bigtransfer.artifacts.weights import TunedMeta
+from bigtransfer.artifacts.weights import TunedMeta, WeightsMeta
 from bigtransfer.config import TaskParams
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import CheckpointError, ConfigError
@@ -88,20 +88,8 @@ def finetune(
     """
     shards = open_shards(shards_place)
     upstream = read_meta(pretrained)
-    if params.trained == "head" and upstream.norm in ("bn", "bn_ws"):
-        raise ConfigError(
-            f"trained: head leaves the network as it is, but norm {upstream.norm} changes with "
-            "every batch; set 'trained' to all"
-        )
-    plan = _plan_of(params)
-    machine = Machine(
-        params.device,
-        params.threads,
-        params.precision,
-        params.micro_batch_size,
-        params.recompute,
-        params.compile,
-    )
+    _require_possible(params.trained, upstream)
+    plan, machine = _plan_of(params), _machine_of(params)
     grid = Grid(plan, InitialWeights(pretrained, upstream, shards, params.trained))
     made = _MadeOf(recipe_of(params), upstream.digest, shards.content_digest)
     code = code_version(__name__)
@@ -110,18 +98,16 @@ def finetune(
     there = _made_before(output, made)
     usable = _usable(there, code, same_code=same_code)
     if outdated := len(there) - len(usable):
-        print(
+        _say(
             f"{params.name}: of {str(output)!r}, {counted(outdated, 'network')} made by other code "
             "(another version of this program, or of PyTorch) will be trained again; "
-            "resume: any_code keeps what is there",
-            flush=True,
+            "resume: any_code keeps what is there"
         )
     _take_over(output, usable, done)
     if line := as_stored_line(f"dataset {shards.summary.dataset!r}", shards.summary.decode):
-        print(line, flush=True)
+        _say(line)
     for line in grid.explained():
-        print(line, flush=True)
-    steps = [grid.rule(cell.examples_per_class).total_steps for cell in grid.cells]
+        _say(line)
     missing = []
     for number, cell in enumerate(grid.cells):
         if (done / cell.name).is_dir():
@@ -130,37 +116,19 @@ def finetune(
             missing.append(number)
     warn_of_another_size(grid, upstream)
     warn_if_long(grid, missing, upstream, machine, longest_seconds)
-    waiting = set(missing)
-    reached = [0 if number in missing else own for number, own in enumerate(steps)]
-    with (
-        watched(_STOP_SECONDS) as interrupts,
-        progress(
-            f"fine-tune {params.name}", sum(steps), unit="step", start=sum(reached)
-        ) as advance,
-    ):
-
-        def tell(number: int, step: int) -> None:
-            leap = max(0, step - 1) if number in waiting else 0  # it was resumed at that step
-            waiting.discard(number)
-            reached[number] = step
-            advance(sum(reached), grid.cells[number].name, leap=leap)
-
-        make = partial(
-            _Worker,
-            plan=plan,
-            machine=machine,
-            pretrained=pretrained,
-            shards_place=shards_place,
-            trained=params.trained,
-            flip=params.flip,
-            checkpoint_seconds=params.checkpoint_seconds,
-            done=done,
-            code=code,
-        )
-        workers = params.workers or _own_workers(params.device)
-        for number, figures in in_workers(make, missing, workers, interrupts, tell):
-            log(number, figures)
-            on_cell(grid.cells[number], figures)
+    make = partial(
+        _Worker,
+        plan=plan,
+        machine=machine,
+        pretrained=pretrained,
+        shards_place=shards_place,
+        trained=params.trained,
+        flip=params.flip,
+        checkpoint_seconds=params.checkpoint_seconds,
+        done=done,
+        code=code,
+    )
+    _train(grid, missing, make, params.workers or _own_workers(params.device), log, on_cell)
     result = Cells(
         task=params.name,
         dataset=shards.summary.dataset,
@@ -179,6 +147,43 @@ def finetune(
         result.write(partial_output)
     shutil.rmtree(done)
     return result
+
+
+def _require_possible(trained: str, upstream: WeightsMeta) -> None:
+    if trained == "head" and upstream.norm in ("bn", "bn_ws"):
+        raise ConfigError(
+            f"trained: head leaves the network as it is, but norm {upstream.norm} changes with "
+            "every batch; set 'trained' to all"
+        )
+
+
+def _train(
+    grid: Grid,
+    missing: list[int],
+    make: Callable[[int], _Worker],
+    workers: int,
+    log: Log,
+    on_cell: OnCell,
+) -> None:
+    """Train the missing cells, several at a time, and show how far all of them are."""
+    steps = [grid.rule(cell.examples_per_class).total_steps for cell in grid.cells]
+    waiting = set(missing)
+    reached = [0 if number in waiting else own for number, own in enumerate(steps)]
+    label = f"fine-tune {grid.plan.task}"
+    with (
+        watched(_STOP_SECONDS) as interrupts,
+        progress(label, sum(steps), unit="step", start=sum(reached)) as advance,
+    ):
+
+        def tell(number: int, step: int) -> None:
+            leap = max(0, step - 1) if number in waiting else 0  # it was resumed at that step
+            waiting.discard(number)
+            reached[number] = step
+            advance(sum(reached), grid.cells[number].name, leap=leap)
+
+        for number, figures in in_workers(make, missing, workers, interrupts, tell):
+            log(number, figures)
+            on_cell(grid.cells[number], figures)
 
 
 def is_done(output: Path, params: TaskParams, pretrained: Path, shards: Place) -> bool:
@@ -214,6 +219,18 @@ def _plan_of(params: TaskParams) -> GridPlan:
     )
 
 
+def _machine_of(params: TaskParams) -> Machine:
+    """Return how the cells are computed."""
+    return Machine(
+        params.device,
+        params.threads,
+        params.precision,
+        params.micro_batch_size,
+        params.recompute,
+        params.compile,
+    )
+
+
 @dataclass(frozen=True)
 class _MadeOf:
     """What a cell is made of, as `cells.json` says it; the code aside."""
@@ -245,7 +262,7 @@ def _take_over(output: Path, names: list[str], done: Path) -> None:
             try:
                 verify_folder(output / name, CheckpointError)
             except CheckpointError as error:
-                print(f"{error}: it is trained again", flush=True)
+                _say(f"{error}: it is trained again")
                 continue
             with new_folder(done / name, sealed=False) as partial_folder:
                 shutil.copytree(output / name, partial_folder, dirs_exist_ok=True)
@@ -354,3 +371,7 @@ def _meta(
 def _figures(calibration: Calibration | MultiLabelCalibration) -> dict[str, float]:
     figures = calibration.model_dump(exclude={"held_out", "thresholds"}, exclude_none=True)
     return {f"val_{name}": value for name, value in figures.items()}
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -61,7 +61,7 @@ class RunFolder:
     """Receives lines for people."""
     mirror: Target | None = None
     """Place of this run alone in a bucket."""
-    require_own: Callable[[Path, dict[str, Any]], None] = lambda folder, meta: None
+    require_own: Callable[[Path, Mapping[str, Any]], None] = lambda folder, meta: None
     """Raises `CheckpointError` if a checkpoint, by its meta, is of another run."""
 
 
@@ -239,7 +239,7 @@ class ResumableRun:
         if self._open is not None:
             self._open.checkpoints.clear()
 
-    def _fitting(self, folder: Path, meta: dict[str, Any]) -> State:
+    def _fitting(self, folder: Path, meta: Mapping[str, Any]) -> State:
         """Return the state in a checkpoint if it is one of this run's."""
         self._folder.require_own(folder, meta)
         state = read_state(folder)

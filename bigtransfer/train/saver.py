@@ -106,7 +106,7 @@ class Saver:
         self,
         step: int,
         state: Mapping[str, Mapping[str, Tensor]],
-        meta: dict[str, Any],
+        meta: Mapping[str, Any],
         journal: Path,
         score: float | None,
     ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +113,7 @@ class Training:
         }
         return RunFolder(self._folder, meta, _say, target, self._require_own)
 
-    def _require_own(self, folder: Path, meta: dict[str, Any]) -> None:
+    def _require_own(self, folder: Path, meta: Mapping[str, Any]) -> None:
         """Refuse a checkpoint that is not one of this training's."""
         if meta.get("fingerprint") != self.origin.key:
             raise CheckpointError(f"{str(folder)!r} belongs to another training")
