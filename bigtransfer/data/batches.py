@@ -106,7 +106,7 @@ class Squares:
     def get(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return (B, side, side, 3) for positions in `rows`."""
         if self.kept is not None:
-            return self.kept[positions]
+            return self.kept[positions]  # a copy: who augments it in place leaves `kept` alone
         result = np.empty((len(positions), self.side, self.side, 3), np.uint8)
 
         def fill(i: int) -> None:
@@ -169,6 +169,8 @@ class TrainBatches:
 
     def batch(self, step: int) -> Batch:
         """Return this rank's share of the batch of an optimiser step, counted from 0."""
+        # Nothing is remembered between two steps: a run that resumes at any of them, on any number
+        # of processes, meets the same images in the same crops.
         epochs, samples = self.order.batch(step, self._rank, self._world_size)
         if self._how == "inception":
             images = self._inception(epochs, samples)

@@ -247,7 +247,8 @@ class ResNetV2(nn.Module):
         convs = [m for m in self.modules() if isinstance(m, StdConv2d)]
         kernels = {conv: standardize_kernel(conv.weight) for conv in convs}
         for conv, kernel in kernels.items():
-            conv.held = kernel.detach().requires_grad_()
+            # A frozen kernel (`trained: head`) has no history to pull a gradient through.
+            conv.held = kernel.detach().requires_grad_(conv.weight.requires_grad)
         try:
             yield
             for conv in convs:  # one by one: never two sets of gradients at once

@@ -189,6 +189,18 @@ def test_a_network_knows_the_files_that_it_was_trained_on(
         assert digest == digest_bits(hashlib.sha256(data).hexdigest())
 
 
+def test_the_head_alone_is_trained_in_micro_batches_too(
+    pretrained: Path, packed: Path, tmp_path: Path
+) -> None:
+    for name, size in (("whole", None), ("pieces", 2)):
+        tune(pretrained, packed, tmp_path / name, trained="head", micro_batch_size=size)
+    whole, pieces = (weights_of(tmp_path / n, "upstream-2-0") for n in ("whole", "pieces"))
+    start, _ = load_checkpoint(pretrained)
+    for key, tensor in whole.items():
+        torch.testing.assert_close(pieces[key], tensor, rtol=1e-4, atol=1e-5)
+        assert key.startswith("head") or torch.equal(tensor, start.state_dict()[key])
+
+
 def test_balanced_sampling_sees_rare_classes_as_often(
     pretrained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
