@@ -61,7 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
         BigTransferError: One line that says what is wrong with the input.
         GateError: If the images should not be used as they are.
     """
-    from bigtransfer.report.table import METRICS
+    from bigtransfer.artifacts.calibration import Calibration
+    from bigtransfer.report.table import METRICS, others_of
     from bigtransfer.storage import lock, new_folder
 
     images: Path = arguments.images
@@ -88,8 +89,15 @@ def run(arguments: argparse.Namespace) -> None:
     for row in report.rows:
         print(
             f"             test {METRICS[row.metric]} {100 * row.median:.1f} % (median of "
-            f"{row.seeds}; {100 * row.min:.1f} to {100 * row.max:.1f})"
+            f"{row.seeds}; {100 * row.min:.1f} to {100 * row.max:.1f})" + others_of(row)
         )
+    if report.baseline is not None:
+        print(
+            f"             always saying {report.largest_class!r} would be right in "
+            f"{100 * report.baseline:.1f} %"
+        )
+    if isinstance(report.calibration, Calibration) and not report.calibration.calibrated:
+        print(f"             not calibrated: {report.calibration.why_not}")
     print(f"\nMade\n  {model}\n  {folder / 'page' / 'index.html'}")
     place, onnx = shlex.quote(str(model)), shlex.quote(f"{report.task}.onnx")
     print(f"\nNext\n  bigtransfer predict {place} IMAGES\n  bigtransfer export {place} {onnx}")
