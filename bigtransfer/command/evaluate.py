@@ -87,6 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
     deployed, meta = load_any(checkpoint)
     if line := as_stored_line(str(arguments.model), meta.decode):
         print(line, flush=True)
+    for note in source.notes:
+        print(note, flush=True)
     if source.multi_label or deployed.multi_label:
         raise ConfigError("several labels per image: only top-1 and top-5 are counted here")
     framing = Framing(arguments.crop or deployed.crop, arguments.short_side, arguments.border)

@@ -70,10 +70,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--seeds is {arguments.seeds}; at least one run is needed")
     name = folder_name(images)
     quarantine = {"on_bad": "quarantine", "bad_budget": arguments.quarantine}
+    typed = settings_in(arguments.settings)
     settings = settings_of(
         name,
-        quarantine if arguments.quarantine else {},
-        {"seeds": list(range(arguments.seeds)), **settings_in(arguments.settings)},
+        {**(quarantine if arguments.quarantine else {}), **typed.data},
+        {"seeds": list(range(arguments.seeds)), **typed.finetune},
         "--set",
     )
     if not images.exists():

@@ -15,6 +15,7 @@ from bigtransfer.command.run_folder import folder_name, is_folder_name
 from bigtransfer.command.swept import Tables
 from bigtransfer.command.transfer import (
     Settings,
+    Typed,
     add_settings,
     require_weights,
     settings_in,
@@ -206,7 +207,7 @@ def _published(raw: dict[str, Any], source: str) -> list[Published]:
 
 
 def _entries(
-    raw: dict[str, Any], source: str, typed: dict[str, Any]
+    raw: dict[str, Any], source: str, typed: Typed
 ) -> dict[str, tuple[dict[str, Any], Settings]]:
     """Return each task's entry and settings; what was typed stands above both.
 
@@ -228,8 +229,9 @@ def _entries(
         _require_mappings(entry, ("data", "finetune", "images", "reference"), where)
         data, tuning = ({**raw.get(key, {}), **entry.get(key, {})} for key in ("data", "finetune"))
         settings = settings_of(str(name), data, tuning, where)
-        if typed:
-            settings = settings_of(str(name), data, {**tuning, **typed}, "--set")
+        if typed.data or typed.finetune:
+            whole = {**data, **typed.data}, {**tuning, **typed.finetune}
+            settings = settings_of(str(name), *whole, "--set")
         result[str(name)] = (entry, settings)
     return result
 

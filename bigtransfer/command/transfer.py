@@ -80,7 +80,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         dest="settings",
         help="a value of section `finetune` of params.yaml in place of the HyperRule's, e.g. "
-        + _EXAMPLE,
+        f"{_EXAMPLE}; or of section `data`, e.g. --set data.layout=folders",
     )
     parser.add_argument(
         "--yes",
@@ -89,15 +89,24 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_in(texts: list[str]) -> dict[str, object]:
-    """Return what was typed behind `--set`.
+@dataclass(frozen=True)
+class Typed:
+    """What was typed behind `--set`, by section."""
+
+    data: Mapping[str, object]
+    finetune: Mapping[str, object]
+
+
+def settings_in(texts: list[str]) -> Typed:
+    """Return what was typed behind `--set`: of section `finetune`, or with `data.` before it.
 
     Raises:
         ConfigError: If one is not KEY=VALUE.
     """
     from bigtransfer import config
 
-    found: dict[str, object] = {}
+    data: dict[str, object] = {}
+    finetune: dict[str, object] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
@@ -107,8 +116,10 @@ def settings_in(texts: list[str]) -> dict[str, object]:
                 f"--set {text!r}: {key!r} is no value of section `finetune`; write KEY=VALUE, e.g. "
                 f"{_EXAMPLE}"
             )
-        found[key] = config.typed_value(value)
-    return found
+        head, dot, rest = key.partition(".")
+        section = data if dot and head == "data" else finetune
+        section[rest if section is data else key] = config.typed_value(value)
+    return Typed(data, finetune)
 
 
 def require_weights(weights: Path) -> None:

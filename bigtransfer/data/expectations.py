@@ -175,7 +175,7 @@ def _named_alike(labels: Sequence[str], listed: Sequence[str]) -> list[tuple[str
     faults = {
         label: f"looks like {' and '.join(repr(other) for other in group if other != label)}"
         f"{_spelled(group)}; rename or merge them, or, if they are different classes, list all "
-        "class names under `classes:` in the project's params.yaml"
+        "class names under `classes:` in params.yaml (finetune: --set 'data.classes=[…]')"
         for group in alike(labels)
         if not set(group) <= set(listed)
         for label in group[:1]

@@ -167,7 +167,7 @@ def _splits_of(where: str, level: _Level, *, told: bool) -> tuple[dict[str, str]
         f"{where} can be read in two ways: {_names(words)} may be splits, by their names, or "
         "classes. If they are splits, rename the folders to train, val and test, with the same "
         "class folders in each; if they are classes, say `layout: folders` (`data check` takes "
-        "--layout folders) or rename them"
+        "--layout folders, finetune --set data.layout=folders) or rename them"
     )
 
 
@@ -213,7 +213,7 @@ def _levels(where: str, contents: Contents, depth: int, *, told: bool) -> list[s
     raise DatasetError(
         f"{where} has two levels of folders: the classes may be the upper ones ({_some(used)}) or "
         f"the lower ones ({_some(lower)}). If the upper ones, say `layout: folders` (`data check` "
-        "takes --layout folders); if the lower ones, move them side by side, or list the images "
+        "takes --layout folders, finetune --set data.layout=folders); if the lower ones, move them side by side, or list the images "
         "in a table"
     )
 

@@ -46,6 +46,7 @@ def test_one_command_makes_a_model_that_answers(
         (["--set", "total_step=5"], "--set: unknown key 'total_step'; did you mean 'total_steps'?"),
         (["--set", "total_steps"], "--set 'total_steps': write KEY=VALUE"),
         (["--set", "name=x"], "--set 'name=x': 'name' is no value of section `finetune`"),
+        (["--set", "data.layuot=folders"], "--set: unknown key 'layuot'; did you mean 'layout'?"),
         (["--set", "=5"], "--set '=5': '' is no value of section `finetune`"),
         (["--set", "seeds=[0,0]"], "--set: seeds holds a value twice"),
         (["--set", "crop=9", "--set", "precrop=8"], "--set: crop 9 must not exceed precrop 8"),

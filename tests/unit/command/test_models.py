@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bigtransfer.command.transfer import settings_in, settings_of
 from bigtransfer.errors import did_you_mean
 from fixtures.commands import call
 from fixtures.images import write_image
@@ -102,3 +103,12 @@ def test_a_registered_model_outside_of_a_project_makes_no_database(
 def test_did_you_mean_never_means_the_same_word() -> None:
     assert did_you_mean("pets", ["pets"]) == ""
     assert did_you_mean("pets", ["pets", "pet"]) == "; did you mean 'pet'?"
+
+
+def test_what_is_typed_belongs_to_a_section() -> None:
+    typed = settings_in(["total_steps=5", "data.layout=folders", "data.classes=[a, A]"])
+    assert typed.finetune == {"total_steps": 5}
+    assert typed.data == {"layout": "folders", "classes": ["a", "A"]}
+    settings = settings_of("t", typed.data, typed.finetune, "--set")
+    assert settings.data.classes == ("a", "A")
+    assert settings.task.total_steps == 5

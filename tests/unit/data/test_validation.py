@@ -389,7 +389,7 @@ def test_class_names_that_look_alike_are_named_together(
     message = refusal(photos)
     assert "class names differ in more than case, blanks or Unicode's spelling: 1 of 3" in message
     assert f"looks like {second!r}" in message or f"looks like {first!r}" in message
-    assert "list all class names under `classes:` in the project's params.yaml" in message
+    assert "list all class names under `classes:` in params.yaml" in message
     validated(photos, classes=(first, second, "class_2"))
 
 
