@@ -213,8 +213,8 @@ def _levels(where: str, contents: Contents, depth: int, *, told: bool) -> list[s
     raise DatasetError(
         f"{where} has two levels of folders: the classes may be the upper ones ({_some(used)}) or "
         f"the lower ones ({_some(lower)}). If the upper ones, say `layout: folders` (`data check` "
-        "takes --layout folders, finetune --set data.layout=folders); if the lower ones, move them side by side, or list the images "
-        "in a table"
+        "takes --layout folders, finetune --set data.layout=folders); if the lower ones, move them "
+        "side by side, or list the images in a table"
     )
 
 
