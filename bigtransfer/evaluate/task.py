@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,39 +9,34 @@ from statistics import median_low
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.cells import Cells
 from bigtransfer.artifacts.report import (
-    ClassScore,
     DoubtedLabel,
     LabelIssues,
     Metric,
-    Mistake,
-    Reliability,
-    ReliabilityBin,
     ScoredCell,
     SummaryRow,
     TaskReport,
 )
 from bigtransfer.config import EvaluateParams
-from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import CheckpointError
+from bigtransfer.evaluate.account import (
+    Account,
+    digest_of_split,
+    picture_of,
+    with_one_label,
+    with_several_labels,
+)
 from bigtransfer.evaluate.scoring import Scorer
 from bigtransfer.metrics.accuracy import (
-    confusion_matrix,
     median_and_sd,
-    per_class_recall,
-    softmax,
 )
-from bigtransfer.metrics.calibration import calibrated, calibration_error, reliability
 from bigtransfer.metrics.label_issues import find_label_issues
-from bigtransfer.metrics.multilabel import average_precision, multi_hot, sigmoid
 from bigtransfer.model.processor import device_named, use_cpu
 from bigtransfer.progress import tracked
-from bigtransfer.report import page
 from bigtransfer.report.table import by_shots
 from bigtransfer.storage import (
     as_csv,
@@ -53,7 +47,6 @@ from bigtransfer.storage import (
 )
 from bigtransfer.storage.places import Place
 
-_MISTAKES_SHOWN = 24
 _DOUBTED_SHOWN = 24
 _MOST_CLASSES_SHOWN = 50
 _FIT_TO_DOUBT = 0.75
@@ -72,19 +65,6 @@ class Outputs:
     """CSV file, a row per cell."""
     predictions: Path
     """CSV file, a row per test image."""
-
-
-@dataclass(frozen=True)
-class _Account:
-    """What there is to say of one network's answers on the test split."""
-
-    guesses: list[dict[str, str | float | bool]]
-    """A row of `predictions.csv` per image."""
-    per_class: tuple[ClassScore, ...]
-    mistakes: tuple[Mistake, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] | None = None
-    reliability: Reliability | None = None
-    hits: str | None = None
 
 
 def evaluate(
@@ -138,9 +118,9 @@ def evaluate(
     chosen = next(cell for cell in cells if cell.folder == folder)
     logits, meta = scorer.logits(folder, "test")
     if isinstance(meta.calibration, MultiLabelCalibration):
-        account = _with_several_labels(shards, logits, meta.calibration)
+        account = with_several_labels(shards, logits, meta.calibration)
     else:
-        account = _with_one_label(shards, logits, meta.calibration)
+        account = with_one_label(shards, logits, meta.calibration)
     doubt = _may_doubt(meta.calibration)
     doubted, examined = _doubted(shards, scorer, group, meta.train_on) if doubt else ([], 0)
     report = TaskReport(
@@ -169,7 +149,7 @@ def evaluate(
             examined=examined,
             found=len(doubted),
             shown=tuple(
-                label.model_copy(update={"picture": _picture(shards, row)})
+                label.model_copy(update={"picture": picture_of(shards, row)})
                 for row, label in doubted[:_DOUBTED_SHOWN]
             ),
         ),
@@ -198,7 +178,7 @@ def _may_doubt(calibration: Calibration | MultiLabelCalibration) -> bool:
 
 
 def _write(
-    report: TaskReport, account: _Account, doubted: Sequence[DoubtedLabel], outputs: Outputs
+    report: TaskReport, account: Account, doubted: Sequence[DoubtedLabel], outputs: Outputs
 ) -> None:
     doubts = [label.model_dump(exclude={"picture"}) for label in doubted]
     with new_folder(outputs.report) as folder:
@@ -282,108 +262,6 @@ def summary_rows(task: str, cells: Iterable[ScoredCell], metric: Metric) -> list
     return rows
 
 
-def digest_of_split(shards: Shards, split: str) -> str:
-    """Return a digest of the images and labels of a split, independent of their order."""
-    return hashlib.sha256("\n".join(sorted(_lines(shards, split))).encode()).hexdigest()
-
-
-def _lines(shards: Shards, split: str) -> list[str]:
-    """Return for each image of a split what it is: its digest and its labels."""
-    rows = shards.rows(split)
-    hashes = shards.index["sha256"].take(rows).to_pylist()
-    labels = shards.index["labels"].take(rows).to_pylist()
-    return [
-        f"{sha} {' '.join(shards.classes[label] for label in own)}"
-        for sha, own in zip(hashes, labels, strict=True)
-    ]
-
-
-def _with_one_label(
-    shards: Shards, logits: NDArray[np.float32], calibration: Calibration
-) -> _Account:
-    rows = shards.rows("test")
-    labels = shards.labels(rows)
-    probabilities = calibrated(logits, calibration.temperature)
-    predicted = probabilities.argmax(axis=1)
-    confidence = probabilities[np.arange(len(rows)), predicted]
-    correct = predicted == labels
-    confusion = confusion_matrix(predicted, labels, len(shards.classes))
-    recall = [None if np.isnan(r) else float(r) for r in per_class_recall(confusion)]
-    lowest = calibration.abstain_below
-    answered = confidence >= lowest if lowest is not None else np.zeros(len(rows), bool)
-    paths = shards.index["path"].take(rows).to_pylist()
-    wrong = sorted(np.flatnonzero(~correct).tolist(), key=lambda i: (-confidence[i], paths[i]))
-    lines = _lines(shards, "test")
-    return _Account(
-        guesses=[
-            {
-                "path": paths[i],
-                "actual": shards.classes[labels[i]],
-                "predicted": shards.classes[predicted[i]],
-                "probability": float(confidence[i]),
-                "sure": bool(answered[i]) if calibration.calibrated else "not calibrated",
-            }
-            for i in range(len(rows))
-        ],
-        per_class=tuple(
-            ClassScore(name=name, images=int(images), score=own)
-            for name, images, own in zip(shards.classes, confusion.sum(axis=1), recall, strict=True)
-        ),
-        mistakes=tuple(
-            Mistake(
-                path=paths[i],
-                actual=shards.classes[labels[i]],
-                predicted=shards.classes[predicted[i]],
-                probability=float(confidence[i]),
-                picture=_picture(shards, int(rows[i])),
-            )
-            for i in wrong[:_MISTAKES_SHOWN]
-        ),
-        confusion=tuple(map(tuple, confusion.tolist())),
-        reliability=Reliability(
-            error_raw=calibration_error(softmax(logits).max(axis=1), correct),
-            error=calibration_error(confidence, correct),
-            bins=tuple(ReliabilityBin(**vars(own)) for own in reliability(confidence, correct)),
-            answered=float(answered.mean()),
-            answered_accuracy=float(correct[answered].mean()) if answered.any() else None,
-        ),
-        # In the order of the digest's lines, so that two reports on one test split can be paired.
-        hits="".join(
-            str(int(correct[i])) for i in sorted(range(len(rows)), key=lambda i: (lines[i], i))
-        ),
-    )
-
-
-def _with_several_labels(
-    shards: Shards, logits: NDArray[np.float32], calibration: MultiLabelCalibration
-) -> _Account:
-    rows = shards.rows("test")
-    truth = multi_hot(shards.targets(rows), logits.shape[1])
-    predicted = sigmoid(logits) >= np.array(calibration.thresholds)
-    precision = average_precision(logits, truth)
-    names = np.array(shards.classes)
-    paths = shards.index["path"].take(rows).to_pylist()
-    return _Account(
-        guesses=[
-            {
-                "path": paths[i],
-                "actual": " ".join(names[truth[i]]),
-                "predicted": " ".join(names[predicted[i]]),
-            }
-            for i in range(len(rows))
-        ],
-        per_class=tuple(
-            ClassScore(
-                name=name,
-                images=int(truth[:, c].sum()),
-                score=None if np.isnan(precision[c]) else float(precision[c]),
-                threshold=calibration.thresholds[c],
-            )
-            for c, name in enumerate(shards.classes)
-        ),
-    )
-
-
 def _doubted(
     shards: Shards, scorer: Scorer, group: Sequence[ScoredCell], train_on: Sequence[str]
 ) -> tuple[list[tuple[int, DoubtedLabel]], int]:
@@ -411,10 +289,6 @@ def _doubted(
             found.append((int(rows[issue.position]), label))
     found.sort(key=lambda own: (own[1].given_probability - own[1].likely_probability, own[1].path))
     return found, examined
-
-
-def _picture(shards: Shards, row: int) -> str:
-    return page.picture(decode_rgb(shards.reader().read(row), shards.summary.decode))
 
 
 def _nested(report: TaskReport) -> dict[str, float | dict[str, dict[str, float]]]:

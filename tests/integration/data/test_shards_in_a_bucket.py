@@ -111,7 +111,7 @@ class TestBucket:
         pack(photos, S3Path("photos", "shards"), shard_bytes=2000)
         shards = open_shards(S3Path("photos", "shards"))
         biggest = max(facts["bytes"] for facts in shards.files.values())
-        monkeypatch.setattr("bigtransfer.data.shards.CACHE_BYTES", 4 * biggest)
+        monkeypatch.setattr("bigtransfer.data.shard_files.CACHE_BYTES", 4 * biggest)
         readers = [shards.reader() for _ in range(4)]
         rows = shards.index.to_pylist()
 
@@ -127,14 +127,14 @@ class TestBucket:
     def test_cache_is_bounded_and_a_damaged_entry_is_fetched_again(
         self, photos: Path, s3: Any, tmp_path: Path
     ) -> None:
-        from bigtransfer.data.shards import _Fetched
+        from bigtransfer.data.shard_files import FetchedShardFiles
 
         validated(photos)
         pack(photos, S3Path("photos", "shards"), shard_bytes=2000)
         shards = open_shards(S3Path("photos", "shards"))
         sizes = [facts["bytes"] for name, facts in shards.files.items() if name.endswith(".tar")]
         cache = tmp_path / "cache"
-        opened = _Fetched(shards.place, shards.files, cache, most_bytes=2 * max(sizes))
+        opened = FetchedShardFiles(shards.place, shards.files, cache, most_bytes=2 * max(sizes))
         rows = shards.index.to_pylist()
         for row in rows + rows[::-1]:
             data = opened.read(row["shard"], row["offset"], row["length"])
@@ -143,7 +143,7 @@ class TestBucket:
             assert kept <= 2 * max(sizes)
         for path in cache.glob("*.tar"):
             path.write_bytes(b"damaged")
-        again = _Fetched(shards.place, shards.files, cache)
+        again = FetchedShardFiles(shards.place, shards.files, cache)
         for row in rows:
             data = again.read(row["shard"], row["offset"], row["length"])
             assert hashlib.sha256(data).hexdigest() == row["sha256"]

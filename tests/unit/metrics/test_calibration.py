@@ -12,18 +12,7 @@ from bigtransfer.metrics.calibration import (
     honest_temperature,
     reliability,
 )
-
-
-def drawn(
-    temperature: float, images: int = 20_000
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Labels drawn from the probabilities of logits; the logits then multiplied."""
-    generator = np.random.default_rng(0)
-    logits = generator.normal(size=(images, 5)) * 2
-    powers = np.exp(logits)
-    shares = powers / powers.sum(1, keepdims=True)
-    labels = (generator.random((images, 1)) > shares.cumsum(1)).sum(1).clip(0, 4)
-    return (logits * temperature).astype(np.float32), labels
+from fixtures.answers import drawn
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])

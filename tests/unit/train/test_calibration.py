@@ -1,21 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigtransfer.train.calibration import calibration_of, multi_label_calibration_of
-
-
-def drawn(
-    temperature: float, images: int = 20_000
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Labels drawn from the probabilities of logits; the logits then multiplied."""
-    generator = np.random.default_rng(0)
-    logits = generator.normal(size=(images, 5)) * 2
-    powers = np.exp(logits)
-    shares = powers / powers.sum(1, keepdims=True)
-    labels = (generator.random((images, 1)) > shares.cumsum(1)).sum(1).clip(0, 4)
-    return (logits * temperature).astype(np.float32), labels
+from fixtures.answers import drawn
 
 
 def test_what_a_validation_split_says() -> None:

@@ -1,0 +1,148 @@
+"""All there is to say of one network's answers on the test split of its task."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
+from bigtransfer.artifacts.report import ClassScore, Mistake, Reliability, ReliabilityBin
+from bigtransfer.data.decoding import decode_rgb
+from bigtransfer.data.shards import Shards
+from bigtransfer.metrics.accuracy import confusion_matrix, per_class_recall, softmax
+from bigtransfer.metrics.calibration import calibrated, calibration_error, reliability
+from bigtransfer.metrics.multilabel import average_precision, multi_hot, sigmoid
+from bigtransfer.report import page
+
+_MISTAKES_SHOWN = 24
+
+
+@dataclass(frozen=True)
+class Account:
+    """What there is to say of one network's answers on the test split."""
+
+    guesses: list[dict[str, str | float | bool]]
+    """A row of `predictions.csv` per image."""
+    per_class: tuple[ClassScore, ...]
+    mistakes: tuple[Mistake, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    reliability: Reliability | None = None
+    hits: str | None = None
+
+
+def digest_of_split(shards: Shards, split: str) -> str:
+    """Return a digest of the images and labels of a split, independent of their order."""
+    return hashlib.sha256("\n".join(sorted(_lines(shards, split))).encode()).hexdigest()
+
+
+def _lines(shards: Shards, split: str) -> list[str]:
+    """Return for each image of a split what it is: its digest and its labels."""
+    rows = shards.rows(split)
+    hashes = shards.index["sha256"].take(rows).to_pylist()
+    labels = shards.index["labels"].take(rows).to_pylist()
+    return [
+        f"{sha} {' '.join(shards.classes[label] for label in own)}"
+        for sha, own in zip(hashes, labels, strict=True)
+    ]
+
+
+def with_one_label(
+    shards: Shards, logits: NDArray[np.float32], calibration: Calibration
+) -> Account:
+    """Return what there is to say where an image has one label.
+
+    Args:
+        shards: Of the task.
+        logits: (N, C) of the test split.
+        calibration: Of the network.
+    """
+    rows = shards.rows("test")
+    labels = shards.labels(rows)
+    probabilities = calibrated(logits, calibration.temperature)
+    predicted = probabilities.argmax(axis=1)
+    confidence = probabilities[np.arange(len(rows)), predicted]
+    correct = predicted == labels
+    confusion = confusion_matrix(predicted, labels, len(shards.classes))
+    recall = [None if np.isnan(r) else float(r) for r in per_class_recall(confusion)]
+    lowest = calibration.abstain_below
+    answered = confidence >= lowest if lowest is not None else np.zeros(len(rows), bool)
+    paths = shards.index["path"].take(rows).to_pylist()
+    wrong = sorted(np.flatnonzero(~correct).tolist(), key=lambda i: (-confidence[i], paths[i]))
+    lines = _lines(shards, "test")
+    return Account(
+        guesses=[
+            {
+                "path": paths[i],
+                "actual": shards.classes[labels[i]],
+                "predicted": shards.classes[predicted[i]],
+                "probability": float(confidence[i]),
+                "sure": bool(answered[i]) if calibration.calibrated else "not calibrated",
+            }
+            for i in range(len(rows))
+        ],
+        per_class=tuple(
+            ClassScore(name=name, images=int(images), score=own)
+            for name, images, own in zip(shards.classes, confusion.sum(axis=1), recall, strict=True)
+        ),
+        mistakes=tuple(
+            Mistake(
+                path=paths[i],
+                actual=shards.classes[labels[i]],
+                predicted=shards.classes[predicted[i]],
+                probability=float(confidence[i]),
+                picture=picture_of(shards, int(rows[i])),
+            )
+            for i in wrong[:_MISTAKES_SHOWN]
+        ),
+        confusion=tuple(map(tuple, confusion.tolist())),
+        reliability=Reliability(
+            error_raw=calibration_error(softmax(logits).max(axis=1), correct),
+            error=calibration_error(confidence, correct),
+            bins=tuple(ReliabilityBin(**vars(own)) for own in reliability(confidence, correct)),
+            answered=float(answered.mean()),
+            answered_accuracy=float(correct[answered].mean()) if answered.any() else None,
+        ),
+        # In the order of the digest's lines, so that two reports on one test split can be paired.
+        hits="".join(
+            str(int(correct[i])) for i in sorted(range(len(rows)), key=lambda i: (lines[i], i))
+        ),
+    )
+
+
+def with_several_labels(
+    shards: Shards, logits: NDArray[np.float32], calibration: MultiLabelCalibration
+) -> Account:
+    """Return the same where an image may have several labels."""
+    rows = shards.rows("test")
+    truth = multi_hot(shards.targets(rows), logits.shape[1])
+    predicted = sigmoid(logits) >= np.array(calibration.thresholds)
+    precision = average_precision(logits, truth)
+    names = np.array(shards.classes)
+    paths = shards.index["path"].take(rows).to_pylist()
+    return Account(
+        guesses=[
+            {
+                "path": paths[i],
+                "actual": " ".join(names[truth[i]]),
+                "predicted": " ".join(names[predicted[i]]),
+            }
+            for i in range(len(rows))
+        ],
+        per_class=tuple(
+            ClassScore(
+                name=name,
+                images=int(truth[:, c].sum()),
+                score=None if np.isnan(precision[c]) else float(precision[c]),
+                threshold=calibration.thresholds[c],
+            )
+            for c, name in enumerate(shards.classes)
+        ),
+    )
+
+
+def picture_of(shards: Shards, row: int) -> str:
+    """Return a sample as a small picture for a page, a `data:` URI."""
+    return page.picture(decode_rgb(shards.reader().read(row), shards.summary.decode))
