@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 EXPERIMENT = "bigtransfer"
-_COPIES = (".dvc", "tmp", "exps")
+_COPIES = ((".dvc", "tmp", "exps", "standalone"), (".dvc", "tmp", "exps"))
+"""Where DVC puts copies of a project."""
 
 
 def home_of(project: Path) -> Path:
@@ -17,8 +18,9 @@ def home_of(project: Path) -> Path:
     """
     project = project.resolve()
     for copy in (project, *project.parents):
-        if copy.parent.parts[-3:] == _COPIES:
-            return copy.parents[3] / project.relative_to(copy)
+        for place in _COPIES:
+            if copy.parent.parts[-len(place) :] == place:
+                return copy.parents[len(place)] / project.relative_to(copy)
     return project
 
 

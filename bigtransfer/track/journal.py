@@ -20,6 +20,7 @@ from bigtransfer.track.origin import find_origin, git_commit, is_alive
 
 _SECONDS_TO_WAIT = 120
 _SECONDS_TO_END = 10
+_SHIPPER = ("-m", "bigtransfer.track.shipper")
 SHIPPER_LOCK = "shipper.lock"
 """File that the process which tells MLflow of a whole DVC run holds locked."""
 LAST_STAGE = "summarize"
@@ -65,7 +66,8 @@ class Journal:
         what = folder if together else self.path
         with self.path.with_suffix(".log").open("wb") as log:
             self._shipper = subprocess.Popen(
-                [sys.executable, "-m", "bigtransfer.track.shipper", str(self._project), str(what)],
+                # Found by a relative PATH, its name is relative to the folder of this process.
+                [os.path.abspath(sys.executable), *_SHIPPER, str(self._project), str(what)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

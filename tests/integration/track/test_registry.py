@@ -188,8 +188,11 @@ def test_a_model_of_a_project_that_was_moved_is_found_where_it_is_now(
         fetch_checkpoint(moved, "models:/bigtransfer-d@champion")
 
 
-def test_a_copy_of_the_project_that_dvc_runs_in_has_the_projects_mlflow(tmp_path: Path) -> None:
-    copy = tmp_path / ".dvc" / "tmp" / "exps" / "tmp123"
+@pytest.mark.parametrize("place", ["tmp123", "standalone/tmp123"])
+def test_a_copy_of_the_project_that_dvc_runs_in_has_the_projects_mlflow(
+    place: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / ".dvc" / "tmp" / "exps" / place
     (copy / "sub").mkdir(parents=True)
     assert home_of(copy) == home_of(tmp_path) == tmp_path
     assert home_of(copy / "sub") == tmp_path / "sub"
