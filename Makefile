@@ -55,7 +55,7 @@ test: $(VENV)/triton $(VENV)/tpu ## all tests, offline (some minutes)
 	@$(BIN)/python -m pytest
 
 test-long: $(VENV)/installed ## kills at ten times as many moments as in `make test` (half an hour)
-	@BIGTRANSFER_TEST_TIMES=10 $(BIN)/python -m pytest tests/e2e/test_kills.py
+	@BIGTRANSFER_TEST_TIMES=10 $(BIN)/python -m pytest tests/e2e/test_kills.py tests/e2e/test_experiments.py
 
 lint: install ## format, lint, types, import layers, spelling
 	$(BIN)/ruff format --check .

@@ -158,7 +158,7 @@ def test_lasting_failure_is_infrastructure(bucket: Bucket, tmp_path: Path) -> No
 
 
 def test_absent_file_is_named_at_once(bucket: Bucket, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"other.npz' is not to be had: the server says 404"):
+    with pytest.raises(ConfigError, match=r"other.npz' cannot be fetched: the server says 404"):
         fetch(bucket.url.replace("weights", "other"), tmp_path / "w.npz")
     assert len(bucket.asked) == 1
 

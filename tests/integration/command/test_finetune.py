@@ -86,7 +86,7 @@ def test_what_takes_days_on_a_cpu_is_begun_with_yes_alone(
     colours: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("bigtransfer.train.finetune._LONG_MACS", 0)
+    monkeypatch.setattr("bigtransfer.train.forecast._LONG_MACS", 0)
     monkeypatch.setattr("bigtransfer.train.forecast.images_per_second", lambda *_: 1e-3)
     line = ["finetune", colours, "--weights", weights, "--to", tmp_path / "run", *SHORT]
     line += ["--set", "device=cpu"]

@@ -126,7 +126,7 @@ def test_new_images_at_the_same_place_are_trained_anew_and_the_old_model_stays_u
     assert model_of(run) != model
 
 
-def _interrupted(*_: object) -> None:
+def _interrupted(*_: object, **named: object) -> None:
     raise KeyboardInterrupt
 
 

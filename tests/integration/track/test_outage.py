@@ -103,6 +103,6 @@ def test_what_a_dead_server_missed_is_sent_by_sync(
     mlflow_server.start()
     result = run_line(*line, **there)
     assert result.returncode == 0, result.stderr
-    assert "1 of 1 journals sent" in result.stdout
+    assert "1 of 1 journal sent" in result.stdout
     assert kept(client, runs(client, "missed")["pretrain"]) == told(journal)
     assert run_line(*line, **there).stdout == "MLflow has all that was logged\n"

@@ -292,8 +292,8 @@ def test_a_long_run_is_foretold(
 ) -> None:  # fmt: skip
     tune(pretrained, packed, tmp_path / "short")
     assert "on this CPU" not in capsys.readouterr().out
-    monkeypatch.setattr(finetuning, "_LONG_MACS", 1.0)
-    monkeypatch.setattr(finetuning, "_TRIAL_SECONDS", 0.1)
+    monkeypatch.setattr("bigtransfer.train.forecast._LONG_MACS", 1.0)
+    monkeypatch.setattr("bigtransfer.train.forecast._TRIAL_SECONDS", 0.1)
     tune(pretrained, packed, tmp_path / "long")
     assert "about 0 s on this CPU (8 images at " in capsys.readouterr().out
 
@@ -330,8 +330,8 @@ def test_networks_of_other_code_are_trained_again_unless_they_are_to_be_kept(
     trained_cells.clear()
     tune(pretrained, packed, out, seeds=(0, 1, 2))
     assert trained_cells == ["upstream-2-0", "upstream-2-1"]
-    assert "photos: 2 networks of " in (said := capsys.readouterr().out)
-    assert "were made by other code" in said and "resume: any_code keeps them" in said
+    assert "2 networks made by other code" in (said := capsys.readouterr().out)
+    assert "will be trained again" in said and "resume: any_code keeps what is there" in said
     assert set(read_json(out / "cells.json")["code"].values()) == {"another"}
 
 
