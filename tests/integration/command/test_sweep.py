@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bigtransfer.command.sweep import _CATALOGUES, _entries
+from bigtransfer.command.transfer import Typed
 from bigtransfer.config import read_yaml
 from bigtransfer.errors import InfrastructureError
 from bigtransfer.model import create_model, save_npz
@@ -239,7 +240,7 @@ def test_the_page_has_the_figures_of_the_tables(
 
 
 def test_vtab_is_in_the_catalogue_with_the_papers_exceptions() -> None:
-    entries = _entries(read_yaml(_CATALOGUES["vtab"]), "vtab.yaml", {})
+    entries = _entries(read_yaml(_CATALOGUES["vtab"]), "vtab.yaml", Typed({}, {}))
     groups = Counter(entry["group"] for entry, _ in entries.values())
     assert groups == {"natural": 7, "specialised": 4, "structured": 8}
     tasks = {name: settings.task for name, (_, settings) in entries.items()}
