@@ -106,8 +106,12 @@ class S3Tree:
         return all_of(data, length)
 
 
-def client() -> Any:
+def client(*, seconds: float = 10, tries: int = 1 + _TRIES) -> Any:
     """Return a boto3 client that retries with growing, random pauses.
+
+    Args:
+        seconds: To wait for a connection.
+        tries: Of each request.
 
     Raises:
         ConfigError: If the environment's settings cannot be used.
@@ -120,10 +124,10 @@ def client() -> Any:
         return boto3.session.Session().client(
             "s3",
             config=Config(
-                retries={"max_attempts": _TRIES, "mode": "standard"},
+                retries={"total_max_attempts": tries, "mode": "standard"},
                 max_pool_connections=_POOL,
-                connect_timeout=10,
-                read_timeout=60,
+                connect_timeout=seconds,
+                read_timeout=6 * seconds,
             ),
         )
     except (BotoCoreError, ValueError) as error:
