@@ -60,12 +60,12 @@ class ExecutorInput:
         """Return where the outputs are sent."""
         return [str(artifact.get("uri", "")) for artifact in self._artifacts.values()]
 
-    def report(self, paths: Mapping[str, Path], links: Mapping[str, str]) -> None:
+    def report(self, paths: Mapping[str, Path], told: Mapping[str, str]) -> None:
         """Write what the outputs are, the file that KFP reads after the task; pack what is many.
 
         Args:
             paths: Output -> where it was written.
-            links: What each of them is to say besides, e.g. the run in MLflow.
+            told: What each of them is to say besides, e.g. its source, or the run in MLflow.
 
         Raises:
             InfrastructureError: If the disk has no room for the volumes.
@@ -75,7 +75,7 @@ class ExecutorInput:
         said = {
             name: {
                 "artifacts": [
-                    {**artifact, "metadata": {**links, **_metadata(artifact, paths[name])}}
+                    {**artifact, "metadata": {**told, **_metadata(artifact, paths[name])}}
                 ]
             }
             for name, artifact in self._artifacts.items()

@@ -84,6 +84,8 @@ class Stage:
     project: Path
     work: Path
     journal: Journal
+    told: dict[str, str] = field(default_factory=dict)
+    """Facts that Kubeflow Pipelines keeps with every output of this stage."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Note points of curves."""
@@ -244,13 +246,12 @@ def _run_for(
     from components.executor import refusing_once, run_again, unpacked
 
     say = partial(print, f"{name}:", file=sys.stderr, flush=True)
-    links: dict[str, str] = {}
+    told: dict[str, str] = {}
 
     def attempt() -> None:
         reads = {flag: paths[flag] for flag in component.reads}
         found = {**paths, **unpacked(reads, component.in_place, WORK)}
-        if url := _run_tracked(component, run, params, found, name):
-            links["mlflow_run"] = url
+        told.update(_run_tracked(component, run, params, found, name))
 
     with ExitStack() as held:
         if _leads():
@@ -261,7 +262,7 @@ def _run_for(
         else:
             run_again(attempt, say)
         if _leads():
-            executor.report({flag: paths[flag] for flag in component.writes}, links)
+            executor.report({flag: paths[flag] for flag in component.writes}, told)
 
 
 def _put_back(outputs: list[Path]) -> None:
@@ -275,8 +276,8 @@ def _put_back(outputs: list[Path]) -> None:
 
 def _run_tracked(
     component: Component, run: Run, params: Section, paths: dict[str, Any], name: str
-) -> str | None:
-    """Run, and tell MLflow; return the address of the run there, if it has one."""
+) -> Mapping[str, str]:
+    """Run, and tell MLflow; return what the stage says of its outputs, and its run there."""
     from bigtransfer.track.journal import Journal, SilentJournal
 
     project = Path.cwd()
@@ -293,7 +294,8 @@ def _run_tracked(
         raise
     finally:
         journal.close(status)
-    return getattr(journal, "run_url", None)
+    url = getattr(journal, "run_url", None)
+    return {**stage.told, **({"mlflow_run": url} if url else {})}
 
 
 def _leads() -> bool:

@@ -222,6 +222,17 @@ def download(s3: Any, place: S3Path) -> bytes | None:
             raise
 
 
+def download_file(s3: Any, place: S3Path, path: Path) -> None:
+    """Write an object to a file, in parts where it is large.
+
+    Raises:
+        StorageError: If there is no such object, or it may not be read.
+        InfrastructureError: If the storage does not answer, or keeps cutting the body.
+    """
+    with explained(place):
+        _retried(lambda: s3.download_file(place.bucket, place.key, str(path)))
+
+
 def delete(s3: Any, place: S3Path) -> None:
     """Remove an object, if it is there.
 
