@@ -29,13 +29,10 @@ from bigtransfer.errors import (
 )
 from bigtransfer.kubeflow.image_tag import CONTENT
 from bigtransfer.kubeflow.pipeline_file import PipelineFile, pairs_of
+from bigtransfer.kubeflow.resubmit import Run, check_words, name_of, watched
 
 _ENDPOINTS = ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT")
 _SECONDS = 20.0
-_LOOK_SECONDS = 1.0
-_MOST_FAILURES = 120
-"""Looks that may fail one after another: a port-forward comes back, a server restarts."""
-_OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 
 
 def cluster_of(project: Path) -> ClusterParams | None:
@@ -63,9 +60,11 @@ def submit(
 
     Raises:
         ConfigError: If the file or a value is wrong, or the server refuses.
-        InfrastructureError: If the server does not answer.
-        BigTransferError: With `--wait`, if the run fails.
+        InfrastructureError: If the server does not answer; with `--wait`, if tasks were lost.
+        GateError: With `--wait`, if a gate said no.
+        BigTransferError: With `--wait`, if the run fails otherwise.
     """
+    check_words(arguments.resubmit, arguments.wait)
     package = arguments.file
     name = package.stem
     values: dict[str, Any] = dict(pairs_of(arguments.values))
@@ -86,20 +85,29 @@ def submit(
         _refuse_secrets(values)
         with _explained(endpoint):
             client = _client(endpoint, cluster, arguments)
-            run = client.create_run_from_pipeline_package(
-                str(package),
-                arguments=values,
-                run_name=arguments.run_name or f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}",
-                experiment_name=arguments.experiment_name or name,
-                namespace=_namespace(cluster, arguments) if several_users else None,
-            )
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr, flush=True)
-    print(f"run      {run.run_id}")
-    print(f"look     {endpoint}/#/runs/details/{run.run_id}", flush=True)
-    if arguments.wait:
-        _wait(client, endpoint, str(run.run_id))
-    return str(run.run_id)
+        run_name = arguments.run_name or f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        namespace = _namespace(cluster, arguments)
+        started: list[str] = []
+
+        def start(previous: str | None) -> Run:
+            with _explained(endpoint):
+                run = client.create_run_from_pipeline_package(
+                    str(package),
+                    arguments=values,
+                    run_name=name_of(run_name, len(started) + 1),
+                    experiment_name=arguments.experiment_name or name,
+                    namespace=namespace if several_users else None,
+                )
+            for note in () if started else notes:
+                print(f"note: {note}", file=sys.stderr, flush=True)
+            started.append(str(run.run_id))
+            print(f"run      {run.run_id}")
+            print(f"look     {endpoint}/#/runs/details/{run.run_id}", flush=True)
+            return Run(client, endpoint, started[-1], namespace)
+
+        if arguments.wait:
+            return watched(start, arguments.resubmit or 0)
+        return start(None).run_id
 
 
 def _notes(package: Path) -> Iterator[str]:
@@ -228,49 +236,6 @@ def _client(endpoint: str, cluster: ClusterParams | None, arguments: argparse.Na
 
 def _namespace(cluster: ClusterParams | None, arguments: argparse.Namespace) -> str:
     return str(arguments.namespace or (cluster.namespace if cluster else "kubeflow"))
-
-
-def _wait(client: Any, endpoint: str, run_id: str) -> None:
-    """Print a line whenever a task's state changes, until the run ends.
-
-    Raises:
-        BigTransferError: If it did not succeed.
-    """
-    shown: dict[str, tuple[str, str]] = {}
-    began, failures = time.monotonic(), 0
-    while True:
-        try:
-            with _explained(endpoint):
-                run = client.get_run(run_id)
-            failures = 0
-        except InfrastructureError as error:
-            failures += 1
-            if failures > _MOST_FAILURES:
-                raise InfrastructureError(
-                    f"{error}; the run goes on, look at {endpoint}/#/runs/details/{run_id}"
-                ) from error
-            time.sleep(_LOOK_SECONDS)
-            continue
-        details = getattr(run.run_details, "task_details", None) or []
-        for task in sorted(details, key=lambda task: str(task.start_time or "")):
-            name, state = str(task.display_name), str(task.state)
-            key = str(task.task_id or name)
-            if name == "executor" or name.endswith("-driver") or state == "None":
-                continue  # what Argo makes of a task; the task itself is listed besides
-            if shown.get(key) != (name, state):
-                shown[key] = (name, state)
-                print(f"{time.monotonic() - began:7.0f} s  {name:<32} {state}", flush=True)
-        if str(run.state) in _OVER:
-            break
-        time.sleep(_LOOK_SECONDS)
-    failed = [name for name, state in shown.values() if state == "FAILED"]
-    if str(run.state) != "SUCCEEDED":
-        what = f" in {', '.join(failed)}" if failed else ""
-        raise BigTransferError(
-            f"the run {str(run.state).lower()}{what}; its log is at "
-            f"{endpoint}/#/runs/details/{run_id}"
-        )
-    print(f"succeeded after {time.monotonic() - began:.0f} s")
 
 
 def run_here(project: Path, arguments: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from bigtransfer.storage.tree import Contents, TreeFile, all_of
 
 _TRIES = 5
 _POOL = 64
+_QUICK_SECONDS = 3
 _PART_BYTES = 16 << 20
 _SHA256 = "sha256"
 """Key of the object metadata that holds the digest of the whole object."""
@@ -106,8 +107,11 @@ class S3Tree:
         return all_of(data, length)
 
 
-def client() -> Any:
+def client(*, quick: bool = False) -> Any:
     """Return a boto3 client that retries with growing, random pauses.
+
+    Args:
+        quick: Give up after a few seconds: for what is done without where S3 does not answer.
 
     Raises:
         ConfigError: If the environment's settings cannot be used.
@@ -120,10 +124,10 @@ def client() -> Any:
         return boto3.session.Session().client(
             "s3",
             config=Config(
-                retries={"max_attempts": _TRIES, "mode": "standard"},
+                retries={"max_attempts": 1 if quick else _TRIES, "mode": "standard"},
                 max_pool_connections=_POOL,
-                connect_timeout=10,
-                read_timeout=60,
+                connect_timeout=_QUICK_SECONDS if quick else 10,
+                read_timeout=_QUICK_SECONDS if quick else 60,
             ),
         )
     except (BotoCoreError, ValueError) as error:
@@ -216,6 +220,21 @@ def download(s3: Any, place: S3Path) -> bytes | None:
             if error.response.get("Error", {}).get("Code") == "NoSuchKey":
                 return None
             raise
+
+
+def end_of(url: str, size: int = 1 << 16) -> bytes:
+    """Return the last bytes of an object, or give up within seconds.
+
+    Raises:
+        StorageError: If it is not there or may not be read.
+        InfrastructureError: If the storage does not answer.
+    """
+    place = S3Path.parse(url)
+    with explained(place):
+        answer = client(quick=True).get_object(
+            Bucket=place.bucket, Key=place.key, Range=f"bytes=-{size}"
+        )
+        return _body(answer)
 
 
 def delete(s3: Any, place: S3Path) -> None:
