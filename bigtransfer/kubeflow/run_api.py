@@ -56,7 +56,7 @@ class RunApi:
 
     def log(self, task: Task) -> str:
         """Return the end of the log of a task's last attempt, as the API hands it out."""
-        for name in _log_names(task.pods[-1]) if task.pods else ():
+        for name in names_of(task.pods[-1]) if task.pods else ():
             node = quote(name, safe="")
             path = f"/apis/v1alpha1/runs/{quote(self.run_id, safe='')}/nodes/{node}/log"
             if text := self._tail(path, []):
@@ -119,8 +119,8 @@ class RunApi:
         )
 
 
-def _log_names(pod: str) -> Iterator[str]:
-    """Yield the names under which a log may lie: the pod's while it is there, then its node's."""
+def names_of(pod: str) -> Iterator[str]:
+    """Yield a pod's name as the API gave it, and its other one: Argo's pods and nodes differ."""
     yield pod
     if match := _POD.match(pod):
         yield f"{match['workflow']}-{match['hash']}"

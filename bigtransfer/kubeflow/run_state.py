@@ -75,7 +75,7 @@ def parse(raw: Entry) -> RunState:
     names = dict(_display_names(raw.get("pipeline_spec")))
     tasks = tuple(_of_tasks(new, names) if new else _of_nodes(old, names))
     state = _state(raw)
-    states = {task.state for task in tasks}
+    states = {task.state for task in tasks if not task.group}
     terminated = (
         state == "CANCELED"
         or (state == "FAILED" and "CANCELING" in _history(raw))

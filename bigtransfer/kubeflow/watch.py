@@ -11,7 +11,7 @@ from bigtransfer.errors import BigTransferError, InfrastructureError
 from bigtransfer.kubeflow import kube
 from bigtransfer.kubeflow.kube import Kube
 from bigtransfer.kubeflow.reasons import Ending, Refusal, Sources, ending_of
-from bigtransfer.kubeflow.run_api import RunApi
+from bigtransfer.kubeflow.run_api import RunApi, names_of
 from bigtransfer.kubeflow.run_state import RunState, Task
 
 LOOK_SECONDS = 1.0
@@ -109,7 +109,8 @@ class _Watcher:
         """Return the log of a task's last pod from Kubernetes, where it is at hand."""
         if self.cluster is None or not task.pods:
             return ""
-        return self.cluster.log(self.api.namespace, task.pods[-1])
+        logs = (self.cluster.log(self.api.namespace, pod) for pod in names_of(task.pods[-1]))
+        return next(filter(None, logs), "")
 
     def close(self, ending: Ending) -> None:
         """Say how it ended: each failed task with its reason."""
@@ -165,7 +166,7 @@ class _Watcher:
         ask = f"kubectl -n {self.api.namespace}"
         command = (
             f"{ask} describe pod {task.pods[-1]}"
-            if task.pods
+            if task.pods and "-system-" in task.pods[-1]  # else it is the name of Argo's node
             else f"{ask} get pods -l pipeline/runid={self.api.run_id}; {ask} get events"
         )
         waits = f"{task.name:<32} {task.state}, no pod of it runs for"
