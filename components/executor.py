@@ -1,7 +1,7 @@
-"""Kubeflow Pipelines' executor contract, without kfp: a task's inputs, and what it says of outputs.
+"""Kubeflow Pipelines' executor contract, without kfp: what a task gets, and what it says.
 
-A task is given `--executor-input JSON`, in which each artifact has a URI, and writes a file in which
-each output has metadata. Without that file KFP's local runner knows of no output artifact at all,
+A task is given `--executor-input JSON`, in which each artifact has a URI, and writes a file, where
+each output has metadata. Without it KFP's local runner knows of no output artifact at all,
 and on a cluster none carries a figure. Folders of many files travel as volumes (storage.volumes).
 """
 

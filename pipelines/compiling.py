@@ -20,8 +20,8 @@ from pipelines.dag import PROJECT, build
 def compile_beside(name: str, file: str, *, pretrained: str | None = None) -> None:
     """Write the compiled package of a pipeline, as the command line says.
 
-    Its images are named by the digest of the sources that they are built of, so that a package never
-    means two programs.
+    Its images are named by the digest of the sources that they are built of, so that a package
+    never means two programs.
 
     Args:
         name: Of the pipeline.

@@ -100,7 +100,15 @@ def parser() -> argparse.ArgumentParser:
         "-w",
         "--wait",
         action="store_true",
-        help="show the tasks until the run ends; a failed one is exit 2",
+        help="show the tasks until the run ends, and why one failed; exit 3: a gate said no, 75: "
+        "tasks were lost, 2: anything else",
+    )
+    add(
+        "--resubmit",
+        type=int,
+        metavar="N",
+        help="with --wait: submit the same again, at most so often, where tasks were lost (a pod "
+        "deleted or evicted, a node gone); what is cached is not done again",
     )
     add(
         "--fresh",

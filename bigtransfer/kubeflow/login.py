@@ -38,9 +38,7 @@ class Session:
     """Whether a run belongs to a namespace."""
 
 
-def connect(
-    endpoint: str, cluster: ClusterParams | None, arguments: argparse.Namespace
-) -> Session:
+def connect(endpoint: str, cluster: ClusterParams | None, arguments: argparse.Namespace) -> Session:
     """Log in, and ask the server whether it speaks KFP's API v2.
 
     Raises:

@@ -67,7 +67,7 @@ class PipelineFile:
         return own if own.is_file() else None
 
     def _take_sources(self) -> None:
-        """Take `uri_<dataset>=s3://…`, of before sources were read by tasks of ours, as a source."""
+        """Take `uri_<dataset>=s3://…` as a source, as it was before tasks of ours read them."""
         typed = {k: v for k, v in self._values.items() if k.startswith("uri_") and "://" in v}
         if not typed:
             return

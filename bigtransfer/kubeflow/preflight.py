@@ -113,11 +113,8 @@ def notes(params: Params, components: Collection[str]) -> Iterator[str]:
         if component not in components:
             continue
         pool = params.cluster.pool_of(component)
-        devices = {task.device for task in params.tasks.values()}
-        if component == "pretrain":
-            devices = {params.pretrain.device}
-        if pool.accelerator is not None and "cpu" in devices:
-            yield f"{component} is placed on {pool.accelerator} and told to use the CPU (device: cpu)"
+        if pool.accelerator is not None and "cpu" in _asked(params)[component]:
+            yield f"{component} is placed on {pool.accelerator}, and its device is cpu"
 
 
 def notes_on_root(root: str | None) -> Iterator[str]:
@@ -198,11 +195,7 @@ def _faults(params: Params, components: set[str]) -> Iterator[str]:
 
 
 def _device_faults(params: Params, components: set[str]) -> Iterator[str]:
-    asked = {
-        "pretrain": {params.pretrain.device},
-        "finetune": {task.device for task in params.tasks.values()},
-        "evaluate": {params.evaluate.device},
-    }
+    asked = _asked(params)
     for component, possible in _DEVICES.items():
         if component not in components:
             continue
@@ -222,6 +215,15 @@ def _device_faults(params: Params, components: set[str]) -> Iterator[str]:
                 + ("without accelerators" if has == "cpu" else f"of {pool.accelerator}")
                 + "; change one of the two"
             )
+
+
+def _asked(params: Params) -> dict[str, set[str]]:
+    """Return the devices that components are told to use."""
+    return {
+        "pretrain": {params.pretrain.device},
+        "finetune": {task.device for task in params.tasks.values()},
+        "evaluate": {params.evaluate.device},
+    }
 
 
 def _spot_faults(params: Params, components: set[str]) -> Iterator[str]:
@@ -266,5 +268,3 @@ def _bytes(text: str) -> float:
         return float(number)
     power = "KMGTPE".index(unit[0]) + 1
     return float(number) * (1024.0**power if unit.endswith("i") else _UNITS[unit[0]])
-
-

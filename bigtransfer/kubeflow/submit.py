@@ -11,8 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from bigtransfer.kubeflow import preflight
 from bigtransfer.kubeflow.image_tag import CONTENT
 from bigtransfer.kubeflow.login import Session, connect, explained
 from bigtransfer.kubeflow.pipeline_file import PipelineFile, pairs_of
+from bigtransfer.kubeflow.refusals import Refusals
 from bigtransfer.kubeflow.resubmit import Run, check_words, name_of, watched
 
 _ENDPOINTS = ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT")
@@ -105,7 +105,9 @@ def submit(
             if params is not None and params.cluster.tracking_uri:
                 print(f"mlflow   {params.cluster.tracking_uri} (run {name!r})")
             sys.stdout.flush()
-            return Run(session.client, endpoint, run_id, session.namespace)
+            root = arguments.pipeline_root or (cluster.pipeline_root if cluster else None)
+            left = Refusals.of_run(root or "", package.name, run_id)
+            return Run(session.client, endpoint, run_id, session.namespace, left.all)
 
         if arguments.wait:
             return watched(start, arguments.resubmit or 0)

@@ -22,6 +22,7 @@ from bigtransfer.storage.tree import Contents, TreeFile, all_of
 
 _TRIES = 5
 _POOL = 64
+_QUICK_SECONDS = 3
 _PART_BYTES = 16 << 20
 _SHA256 = "sha256"
 """Key of the object metadata that holds the digest of the whole object."""
@@ -231,6 +232,21 @@ def download_file(s3: Any, place: S3Path, path: Path) -> None:
     """
     with explained(place):
         _retried(lambda: s3.download_file(place.bucket, place.key, str(path)))
+
+
+def end_of(url: str, size: int = 1 << 16) -> bytes:
+    """Return the last bytes of an object, or give up within seconds.
+
+    Raises:
+        StorageError: If it is not there or may not be read.
+        InfrastructureError: If the storage does not answer.
+    """
+    place = S3Path.parse(url)
+    with explained(place):
+        answer = client(seconds=_QUICK_SECONDS, tries=1).get_object(
+            Bucket=place.bucket, Key=place.key, Range=f"bytes=-{size}"
+        )
+        return _body(answer)
 
 
 def delete(s3: Any, place: S3Path) -> None:
