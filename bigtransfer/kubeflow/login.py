@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from bigtransfer.config import ClusterParams
@@ -48,37 +49,42 @@ def connect(endpoint: str, cluster: ClusterParams | None, arguments: argparse.Na
     namespace = str(arguments.namespace or (cluster.namespace if cluster else "kubeflow"))
     with explained(endpoint):
         client = _client(endpoint, namespace, arguments)
-        health = ask(client, _HEALTH)
-    if not isinstance(health, dict):
-        raise ConfigError(
-            f"{endpoint} answers with a page, not as Kubeflow Pipelines (a login page?); set "
-            f"{COOKIES} to the cookies of a browser that is logged in, or {TOKEN} to a bearer "
-            "token, or give the address of the API itself"
-        )
-    several = bool(health.get("multi_user", health.get("multiUser", False)))
+        several = bool(client.get_kfp_healthz().multi_user)
     return Session(client, endpoint, namespace, several)
 
 
-def ask(client: Any, path: str) -> Any:
-    """Return what the API answers to a GET: a JSON value, or a text that is none."""
-    api = client._run_api.api_client
-    return api.call_api(
-        path,
+def _health(client: Any, endpoint: str) -> Any:
+    """Ask once; the client's own way asks five times and logs a traceback for each."""
+    health = client._healthz_api.api_client.call_api(
+        _HEALTH,
         "GET",
         response_type="object",
         auth_settings=["Bearer"],
         _return_http_data_only=True,
         _request_timeout=_SECONDS,
     )
+    if not isinstance(health, dict):
+        raise ConfigError(
+            f"{endpoint} answers with a page, not as Kubeflow Pipelines (a login page?); set "
+            f"{COOKIES} to the cookies of a browser that is logged in, or {TOKEN} to a bearer "
+            "token, or give the address of the API itself"
+        )
+    return SimpleNamespace(multi_user=health.get("multi_user", health.get("multiUser", False)))
 
 
 def _client(endpoint: str, namespace: str, arguments: argparse.Namespace) -> Any:
     from kfp import client
 
+    class Client(client.Client):  # type: ignore[misc]  # kfp has no types
+        """Kubeflow's, but for how it asks after the server's health, in its constructor too."""
+
+        def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
+            return _health(self, endpoint)
+
     token = arguments.existing_token or os.environ.get(TOKEN)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # says that it needs API v2, as we did
-        return client.Client(
+        return Client(
             host=endpoint,
             namespace=namespace,
             existing_token=token,

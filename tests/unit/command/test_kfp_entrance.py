@@ -9,13 +9,13 @@ import pytest
 
 from bigtransfer.command import doctor
 from bigtransfer.command import kfp as entrance
-from fixtures.kfp_api import BIT_L, submit
+from fixtures.kfp_api import BIT_S, submit
 
 pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_no_endpoint_names_the_ways_on(capsys: pytest.CaptureFixture[str]) -> None:
-    assert submit(BIT_L) == 2
+    assert submit(BIT_S) == 2
     said = capsys.readouterr().err
     assert all(way in said for way in ("KFP_ENDPOINT", "--endpoint", "--local", "`dvc repro`"))
     assert len(said.splitlines()) == 1

@@ -1,0 +1,77 @@
+"""Login as clusters ask for it: redirects to a page, cookies, tokens from the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from fixtures.kfp_api import BIT_S, POSSIBLE, Api, submit
+
+pytestmark = [pytest.mark.usefixtures("here"), pytest.mark.xdist_group("kfp")]
+
+OWN = """
+from kfp import dsl
+
+@dsl.container_component
+def say(text: str):
+    return dsl.ContainerSpec(image="busybox", command=["echo", text])
+
+@dsl.pipeline
+def mine(text: str = "hello"):
+    say(text=text)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+@pytest.mark.parametrize("login", ["302", "401", "403"])
+def test_who_is_not_let_in_is_told_how(
+    login: str, api: Api, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.cookie, api.login = "session=abc", login
+    assert submit(own, "--endpoint", api.url) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "KFP_COOKIES" in said and "KFP_TOKEN" in said
+    assert api.runs == []
+
+
+def test_a_browsers_cookies_open(api: Api, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.cookie, api.login = "authservice_session=abc", "302"
+    monkeypatch.setenv("KFP_COOKIES", "authservice_session=abc")
+    assert submit(own, "--endpoint", api.url) == 0
+    assert submit(own, "--endpoint", api.url, "--wait") == 0
+
+
+def test_a_pods_own_token_opens(
+    api: Api, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.token = "projected"
+    (tmp_path / "token").write_text("projected")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    assert submit(own, "--endpoint", api.url) == 0
+
+
+def test_a_token_of_the_environment_is_seen_nowhere(
+    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.token = "se-cret-1234"
+    monkeypatch.setenv("KFP_TOKEN", api.token)
+    assert submit(BIT_S, *POSSIBLE, "--endpoint", api.url) == 0
+    said = capsys.readouterr()
+    assert api.token not in said.out + said.err + json.dumps(api.runs)
+    assert api.token not in Path(f"/proc/{os.getpid()}/cmdline").read_text()
+
+
+def test_a_name_in_the_address_is_not_sent_along(api: Api) -> None:
+    endpoint = api.url.replace("http://", "http://me:word@")
+    assert submit(BIT_S, *POSSIBLE, "--endpoint", endpoint) == 0
+    assert "word" not in json.dumps(api.runs)

@@ -1,0 +1,120 @@
+"""What cannot run on a cluster is refused before it is submitted, with the way on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bigtransfer import config
+from bigtransfer.errors import ConfigError
+from bigtransfer.kubeflow.forecast import forecast
+from bigtransfer.kubeflow.preflight import (
+    notes,
+    refuse_impossible,
+    refuse_package,
+    refuse_too_long,
+    said_beforehand,
+)
+from fixtures.project import PROJECT
+
+ALL = {"fetch", "validate", "shard", "audit", "pretrain", "finetune", "evaluate", "register"}
+STAGES = [f"{name}@pets" for name in sorted(ALL - {"pretrain"})] + ["pretrain"]
+GOOD = {"image": "registry.example/me/bt", "tracking_uri": "http://ml:5000"}
+
+
+def params(name: str = "bit_s", **changes: Any) -> config.Params:
+    overlay = PROJECT / "pipelines" / f"{name}.yaml"
+    own: dict[str, Any] = {"cluster": {}}
+    for key, value in changes.items():
+        path = key.split("__")
+        inner = own
+        for part in path[:-1]:
+            inner = inner.setdefault(part, {})
+        inner[path[-1]] = value
+    own["cluster"] = {**GOOD, **own["cluster"]}
+    base = overlay if overlay.is_file() else Path(PROJECT / "pipelines" / "transfer.yaml")
+    return config.load(PROJECT / "params.yaml", base, own)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cluster__image": "bigtransfer"}, "names no registry"),
+        ({"cluster__image": "me/bigtransfer"}, "names no registry"),
+        ({"cluster__tracking_uri": None}, "cluster.tracking_uri is null"),
+        ({"cluster__placement": {"pretrain": "tpu"}}, "pretrain.device is 'cuda', but cluster."),
+        ({"cluster__placement": {"pretrain": "cpu"}}, "a pool without accelerators"),
+        ({"pretrain__device": "tpu"}, "a pool of nvidia.com/gpu; change one of the two"),
+        ({"cluster__placement": {"finetune": "tpu"}}, "a pool of TPUs, which finetune does not"),
+        ({"cluster__placement": {"finetune": "cpu"}}, "finetune.device is 'cuda'"),
+        ({"cluster__pools": {"gpu": {"spot": True}}}, "pretrain.checkpoint_mirror=s3://"),
+        ({"cluster__pools": {"gpu": {"spot": True}}}, "finetune.checkpoint_mirror=s3://"),
+        ({"pretrain__examples": 300_000_000}, "too many for one `validate` of 8Gi"),
+        ({"datasets": {"pets": {"examples": 10**9}}}, "dataset 'pets' has 1,000,000,000 images"),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused(changes: dict[str, Any], message: str) -> None:
+    refuse_impossible(params(), ALL)
+    with pytest.raises(ConfigError) as refused:
+        refuse_impossible(params(**changes), ALL)
+    assert message in str(refused.value)
+
+
+def test_only_what_is_in_the_pipeline_is_looked_at() -> None:
+    spot = params(cluster__pools={"gpu": {"spot": True}}, cluster__tracking_uri=None)
+    refuse_impossible(spot, {"validate", "shard", "evaluate"})
+
+
+@pytest.mark.parametrize("image", ["localhost/bt", "docker.io/library/bigtransfer", "reg:5000/bt"])
+def test_names_with_a_registry_pass(image: str) -> None:
+    refuse_impossible(params(cluster__image=image), ALL)
+
+
+def test_a_training_of_a_year_is_refused_with_its_rate() -> None:
+    refuse_too_long(params(), ALL)
+    with pytest.raises(ConfigError) as refused:
+        refuse_too_long(params("bit_l"), ALL)
+    said = str(refused.value)
+    assert "40% of 989 TFLOP/s, an H100, as none is named in the pool's selector" in said
+    assert "--yes" in said
+    refuse_too_long(params("bit_l"), ALL - {"pretrain"})
+    refuse_too_long(params("bit_l", cluster__longest_days=1000.0), ALL)
+
+
+def test_a_datasets_own_size_counts_where_the_recipe_names_none() -> None:
+    unknown = params(pretrain__examples=None)
+    refuse_too_long(unknown, ALL)
+    assert any("how long pretrain takes is not known" in note for note in notes(unknown, ALL))
+    known = params(pretrain__examples=None, datasets={"upstream": {"examples": 300_000_000}})
+    with pytest.raises(ConfigError, match="300,000,000 images"):
+        refuse_too_long(known, ALL)
+
+
+def test_the_pools_own_rate_and_price_are_used() -> None:
+    gpu = {"tflops": 100.0, "count": 4, "price_per_hour": 8.0}
+    made = forecast(params(cluster__pools={"gpu": gpu}), 1_281_167)
+    assert "the pool's 100 TFLOP/s on each of 4" in str(made)
+    assert made.cost == pytest.approx(8 * made.seconds / 3600)
+    named = params(cluster__pools={"gpu": {"selector": {"gpu": "nvidia-l4"}}})
+    assert "121 TFLOP/s, L4, on each of 1" in str(forecast(named, 1000))
+    on_cpu = params(cluster__placement={"pretrain": "cpu"}, pretrain__device="cpu")
+    assert "40 GFLOP/s on each of 2 cores" in str(forecast(on_cpu, 1000))
+
+
+def test_what_a_run_takes_is_said() -> None:
+    said = list(said_beforehand(params(cluster__timeout_hours={"pretrain": 100.0}), STAGES))
+    assert "pool     gpu: 3 tasks of 8 CPU, 64Gi, 1 nvidia.com/gpu" in said
+    assert any(line.startswith("pretrain about 3.7 days") for line in said)
+    assert any("at most, about 5 minutes" in line for line in said)
+    assert "limit    pretrain: 100 h an attempt (cluster.timeout_hours)" in said
+
+
+def test_a_package_is_looked_at_as_far_as_it_says() -> None:
+    text = (PROJECT / "pipelines" / "bit_s.kfp.yaml").read_text()
+    with pytest.raises(ConfigError, match="names no registry"):
+        refuse_package(text)
+    with pytest.raises(ConfigError, match="no compiled pipeline"):
+        refuse_package("hello")
+    refuse_package("root: {}\ndeploymentSpec: {executors: {a: {container: {image: busybox}}}}")
