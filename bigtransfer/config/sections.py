@@ -91,7 +91,7 @@ class DatasetRules(Section):
     background: Colour | None = "#ffffff"
     """That transparent pixels are laid on; None: transparency is dropped. May be absent, too."""
     layout: Layout
-    examples: Positive | None = None
+    examples: Annotated[Positive | None, Field(exclude=True)] = None
     """Images that a submission reckons with, where they are not counted yet. May be absent."""
     source: str | None
     mirror: bool

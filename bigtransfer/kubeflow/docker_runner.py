@@ -7,6 +7,7 @@ ends and takes "not found" for exit code 0 (kubeflow/pipelines issue 13332). The
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
+from bigtransfer.kubeflow.backend import refusal_of
 from bigtransfer.track.address import experiment_name, tracking_uri
 
 ROOT = Path("artifacts") / "kfp"
 _ARTIFACTS = Path("mlruns") / "kfp"
 _SERVER_SECONDS = 60.0
+_INPUT = "--executor-input"
 
 
 def run(project: Path, pipeline: Any, values: dict[str, Any], mounts: list[Path]) -> None:
@@ -181,6 +184,26 @@ def _run_to_the_end(
         container.start()
         for line in container.logs(stream=True, follow=True):
             print(line.decode(errors="replace"), end="", flush=True)
-        return int(container.wait()["StatusCode"])
+        code = int(container.wait()["StatusCode"])
     finally:
         container.remove(force=True)
+    if code == 0 and (refusal := _refusal(command)):
+        print(f"a cluster's backend would refuse this: {refusal}", flush=True)
+        return 1
+    return code
+
+
+def _refusal(command: list[str]) -> str | None:
+    """Return with what words a backend would refuse what a task handed in."""
+    given = [text for flag, text in zip(command, command[1:], strict=False) if flag == _INPUT]
+    if not given:
+        return None
+    output = Path(json.loads(given[0])["outputs"]["outputFile"])
+    if not output.is_file():
+        return None
+    said = json.loads(output.read_text("utf-8")).get("artifacts", {})
+    return refusal_of(
+        (artifact.get("type", {}).get("schemaTitle", ""), artifact.get("metadata"))
+        for own in said.values()
+        for artifact in own["artifacts"]
+    )
