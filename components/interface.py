@@ -333,7 +333,7 @@ def _fail(stage: str, code: int, message: str) -> NoReturn:
 
     who = stage if _leads() else f"{stage}, process {os.environ['RANK']}"
     if _is_task():
-        message = "; ".join(message.splitlines()) + f" [exit {code}]"
+        message = " ".join(message.split()) + f" [exit {code}]"
     print(f"{who}: {message}", file=sys.stderr, flush=True)
     facts = {"stage": stage, "exit_code": code, "message": message}
     with suppress(
