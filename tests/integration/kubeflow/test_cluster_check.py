@@ -131,7 +131,9 @@ def test_addresses_outside_of_the_root_get_the_lines_that_let_them_in(
     assert doctor() == 0
     out = capsys.readouterr().out
     assert "outside of the default root, and without an override: s3://mirror/a\n" in out
-    added = YAML(typ="safe", pure=True).load(out.split("key providers:\n")[1].split("\nok")[0])
+    added = YAML(typ="safe", pure=True).load(
+        out.split("key providers:\n")[1].split("\n-   pods")[0]
+    )
     (override,) = added["s3"]["Overrides"]
     assert override["bucketName"] == "mirror"
     assert override["endpoint"] == "minio:9000"
