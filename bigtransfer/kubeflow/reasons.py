@@ -14,6 +14,7 @@ from functools import cache
 
 from bigtransfer.config import PLACED
 from bigtransfer.errors import BigTransferError, GateError, InfrastructureError
+from bigtransfer.kubeflow.refusals import Refusal
 from bigtransfer.kubeflow.run_state import RunState, Task
 
 _REST = r"(?:@[\w.,/-]+)?): (?P<message>\S.*?) \[exit (?P<code>\d{1,3})\]"
@@ -40,15 +41,6 @@ _EMPTY = re.compile(
 """What the engine says of every failure alike."""
 _UNTOLD = "it did not say why"
 _GATE, _TRY_AGAIN = 3, 75
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What one of our stages said at its end."""
-
-    stage: str
-    exit_code: int
-    message: str
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 from bigtransfer.errors import ConfigError
 from bigtransfer.kubeflow import kube
-from bigtransfer.kubeflow.reasons import Refusal, raise_for
+from bigtransfer.kubeflow.reasons import raise_for
+from bigtransfer.kubeflow.refusals import Refusal
 from bigtransfer.kubeflow.run_api import RunApi
 from bigtransfer.kubeflow.watch import watch
 

@@ -11,28 +11,32 @@ import os
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from bigtransfer import config
-from bigtransfer.config import ClusterParams, looks_secret
-from bigtransfer.errors import (
-    BigTransferError,
-    ConfigError,
-    InfrastructureError,
-    StorageError,
-)
+from bigtransfer.config import ClusterParams, Params, looks_secret
+from bigtransfer.errors import ConfigError, StorageError
+from bigtransfer.kubeflow import preflight
 from bigtransfer.kubeflow.image_tag import CONTENT
+from bigtransfer.kubeflow.login import Session, connect, explained
 from bigtransfer.kubeflow.pipeline_file import PipelineFile, pairs_of
+from bigtransfer.kubeflow.refusals import Refusals
 from bigtransfer.kubeflow.resubmit import Run, check_words, name_of, watched
 
 _ENDPOINTS = ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT")
-_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class _Package:
+    """What is uploaded."""
+
+    name: str
+    file: Path
+    values: Mapping[str, Any]
 
 
 def cluster_of(project: Path) -> ClusterParams | None:
@@ -59,80 +63,127 @@ def submit(
         The run's id.
 
     Raises:
-        ConfigError: If the file or a value is wrong, or the server refuses.
+        ConfigError: If the file or a value is wrong, what it asks for cannot run, or the server
+            refuses.
         InfrastructureError: If the server does not answer; with `--wait`, if tasks were lost.
         GateError: With `--wait`, if a gate said no.
         BigTransferError: With `--wait`, if the run fails otherwise.
     """
     check_words(arguments.resubmit, arguments.wait)
-    package = arguments.file
-    name = package.stem
-    values: dict[str, Any] = dict(pairs_of(arguments.values))
-    if package.suffix != ".py" and (arguments.params or any("." in key for key in values)):
+    is_source = arguments.file.suffix == ".py"
+    typed = pairs_of(arguments.values)
+    if not is_source and (arguments.params or any("." in key for key in typed)):
         raise ConfigError(
             "a package is compiled already: --params and values of params.yaml (KEY with a "
             "dot) go with a pipeline file (.py)"
         )
-    _refuse_secrets(values)
-    several_users = _require_api(endpoint, arguments.existing_token)  # before seconds of compiling
+    _refuse_secrets(typed)
+    loaded = PipelineFile(project, arguments) if is_source else None
+    params = loaded.params() if loaded else None
+    cluster = params.cluster if params else cluster
+    session = connect(endpoint, cluster, arguments)  # before seconds of compiling
     with tempfile.TemporaryDirectory() as scratch:
-        if package.suffix == ".py":
-            loaded = PipelineFile(project, arguments)
-            with loaded.building():
-                name, package, values = loaded.compiled(Path(scratch) / "pipeline.yaml")
-            _refuse_local_places(loaded, values)
-        notes = list(_notes(package))
-        _refuse_secrets(values)
-        with _explained(endpoint):
-            client = _client(endpoint, cluster, arguments)
-        run_name = arguments.run_name or f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        namespace = _namespace(cluster, arguments)
+        stem = loaded.name if loaded else arguments.file.stem
+        run_name = arguments.run_name or f"{stem} {time.strftime('%Y-%m-%d %H:%M:%S')}"
         started: list[str] = []
 
         def start(previous: str | None) -> Run:
-            with _explained(endpoint):
-                run = client.create_run_from_pipeline_package(
-                    str(package),
-                    arguments=values,
-                    run_name=name_of(run_name, len(started) + 1),
-                    experiment_name=arguments.experiment_name or name,
-                    namespace=namespace if several_users else None,
-                )
-            for note in () if started else notes:
-                print(f"note: {note}", file=sys.stderr, flush=True)
-            started.append(str(run.run_id))
-            print(f"run      {run.run_id}")
-            print(f"look     {endpoint}/#/runs/details/{run.run_id}", flush=True)
-            return Run(client, endpoint, started[-1], namespace)
+            name = name_of(run_name, len(started) + 1)
+            told = _told(name, endpoint, previous)
+            if loaded is not None:
+                package = _compiled(loaded, Path(scratch) / "pipeline.yaml", told, params)
+            else:
+                package = _Package(stem, arguments.file, typed)
+                preflight.refuse_package(package.file.read_text("utf-8"))
+            _refuse_secrets(package.values)
+            if not started:
+                _say_beforehand(package, params, arguments)
+            run_id = _start(session, package, name, cluster, arguments)
+            started.append(run_id)
+            print(f"run      {run_id}")
+            print(f"look     {endpoint}/#/runs/details/{run_id}")
+            if params is not None and params.cluster.tracking_uri:
+                print(f"mlflow   {params.cluster.tracking_uri} (run {name!r})")
+            sys.stdout.flush()
+            root = arguments.pipeline_root or (cluster.pipeline_root if cluster else None)
+            left = Refusals.of_run(root or "", package.name, run_id)
+            return Run(session.client, endpoint, run_id, session.namespace, left.all)
 
         if arguments.wait:
             return watched(start, arguments.resubmit or 0)
         return start(None).run_id
 
 
-def _notes(package: Path) -> Iterator[str]:
-    """Say what a run will lack that its params could give."""
-    text = package.read_text("utf-8")
-    if "components.register" in text and "MLFLOW_TRACKING_URI" not in text:
-        yield (
-            "cluster.tracking_uri is null, so no task reaches MLflow and `register` will fail; "
-            "give cluster.tracking_uri=http://…"
+def _told(name: str, endpoint: str, previous: str | None) -> dict[str, str]:
+    """Return the environment by which tasks know their run; everybody who sees it reads it."""
+    parts = urlsplit(endpoint)
+    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    told = {"BIGTRANSFER_KFP_RUN": name, "BIGTRANSFER_KFP_URL": bare}
+    return told if previous is None else {**told, "BIGTRANSFER_KFP_RESUBMITTED": previous}
+
+
+def _compiled(
+    loaded: PipelineFile, file: Path, told: Mapping[str, str], params: Params | None
+) -> _Package:
+    with loaded.building(told):
+        name, package, values = loaded.compiled(file)
+    _refuse_local_places(loaded, values)
+    components = _components(file)
+    if params is not None and components:
+        preflight.refuse_impossible(params, components)
+        if not loaded.is_agreed:
+            preflight.refuse_too_long(params, components)
+    return _Package(name, package, values)
+
+
+def _components(package: Path) -> set[str]:
+    """Return the components of ours in a package; none, where it is somebody's own pipeline."""
+    stages = preflight.stages_of(package.read_text("utf-8"))
+    return {stage.partition("@")[0] for stage in stages} & set(config.PLACED)
+
+
+def _say_beforehand(
+    package: _Package, params: Params | None, arguments: argparse.Namespace
+) -> None:
+    components = _components(package.file)
+    if params is None or not components:
+        return
+    stages = preflight.stages_of(package.file.read_text("utf-8"))
+    for line in preflight.said_beforehand(params, stages):
+        print(line)
+    root = arguments.pipeline_root or params.cluster.pipeline_root
+    for note in (*preflight.notes(params, components), *preflight.notes_on_root(root)):
+        print(f"note: {note}", file=sys.stderr)
+    sys.stdout.flush()
+
+
+def _start(
+    session: Session,
+    package: _Package,
+    run_name: str,
+    cluster: ClusterParams | None,
+    arguments: argparse.Namespace,
+) -> str:
+    root = arguments.pipeline_root or (cluster.pipeline_root if cluster else None)
+    account = arguments.service_account or (cluster.service_account if cluster else None)
+    with explained(session.endpoint):
+        run = session.client.create_run_from_pipeline_package(
+            str(package.file),
+            arguments=dict(package.values),
+            run_name=run_name,
+            experiment_name=arguments.experiment_name or package.name,
+            namespace=session.namespace if session.several_users else None,
+            pipeline_root=root,
+            enable_caching=False if arguments.no_cache else None,
+            service_account=account,
         )
-    if "components.pretrain" in text and '"checkpoint_mirror":null' in text:
-        yield (
-            "pretrain.checkpoint_mirror is null, so a training whose node is lost begins anew; "
-            "give pretrain.checkpoint_mirror=s3://…"
-        )
+    return str(run.run_id)
 
 
 def _refuse_local_places(loaded: PipelineFile, values: Mapping[str, Any]) -> None:
     for key, place in loaded.places(values).items():
-        if place.startswith("mlflow-artifacts:"):
-            raise ConfigError(
-                f"{key} lies at {place!r}: MLflow hands its files out itself, which KFP cannot "
-                "read; give the address of the checkpoint in a bucket"
-            )
-        if "://" not in place or place.startswith("file://"):
+        is_path = "://" not in place and not place.startswith("mlflow-artifacts:")
+        if is_path or place.startswith("file://"):
             what = key.removeprefix("uri_")
             cure = (
                 f"datasets.{what}.path={config.SOURCES}/{what} "
@@ -157,87 +208,6 @@ def _refuse_secrets(values: Mapping[str, Any]) -> None:
             )
 
 
-def _require_api(endpoint: str, token: str | None) -> bool:
-    """Ask the server whether it speaks KFP's API v2.
-
-    Returns:
-        Whether it is one for several users, where a run belongs to a namespace.
-
-    Raises:
-        ConfigError: If it does not, or refuses us.
-        InfrastructureError: If it does not answer.
-    """
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(f"{endpoint}/apis/v2beta1/healthz", headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-            health = json.loads(answer.read())
-            return bool(health.get("multi_user", health.get("multiUser", False)))
-    except urllib.error.HTTPError as error:
-        raise _refusal(endpoint, error.code, str(error.reason)) from error
-    except ValueError as error:
-        raise ConfigError(
-            f"{endpoint} answers, but not as Kubeflow Pipelines (a login page?); give the address "
-            "of the API, and --existing-token where it asks for one"
-        ) from error
-    except OSError as error:
-        why = getattr(error, "reason", error)
-        raise InfrastructureError(
-            f"Kubeflow Pipelines at {endpoint} does not answer ({why}); start it or its port-"
-            "forward, then submit again"
-        ) from error
-
-
-def _refusal(endpoint: str, status: int, reason: str) -> BigTransferError:
-    if status in (401, 403):
-        return ConfigError(
-            f"{endpoint} refuses us ({status} {reason}); give a token with --existing-token"
-        )
-    if status == 404:
-        return ConfigError(
-            f"{endpoint} has no API v2beta1 (404): it is another address, or Kubeflow Pipelines "
-            "older than 2.0; correct --endpoint, or upgrade"
-        )
-    if status >= 500:
-        return InfrastructureError(f"{endpoint} answers {status} {reason}; submit again later")
-    return ConfigError(f"{endpoint} answers {status} {reason}")
-
-
-@contextmanager
-def _explained(endpoint: str) -> Iterator[None]:
-    from kfp_server_api import ApiException
-    from urllib3.exceptions import HTTPError
-
-    try:
-        yield
-    except ApiException as error:
-        try:
-            reason = json.loads(error.body)["message"]
-        except (TypeError, ValueError, KeyError):
-            reason = str(error.reason)
-        raise _refusal(endpoint, int(error.status or 500), " ".join(reason.split())) from error
-    except HTTPError as error:
-        raise InfrastructureError(
-            f"Kubeflow Pipelines at {endpoint} does not answer ({error}); submit again later"
-        ) from error
-
-
-def _client(endpoint: str, cluster: ClusterParams | None, arguments: argparse.Namespace) -> Any:
-    from kfp import client
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # says that it needs API v2, as we did
-        return client.Client(
-            host=endpoint,
-            namespace=_namespace(cluster, arguments),
-            existing_token=arguments.existing_token,
-        )
-
-
-def _namespace(cluster: ClusterParams | None, arguments: argparse.Namespace) -> str:
-    return str(arguments.namespace or (cluster.namespace if cluster else "kubeflow"))
-
-
 def run_here(project: Path, arguments: argparse.Namespace) -> None:
     """Run a pipeline in this machine's Docker, with the images that a cluster would use.
 
@@ -252,12 +222,13 @@ def run_here(project: Path, arguments: argparse.Namespace) -> None:
         if not (project / name).exists():
             raise ConfigError(f"--local runs in a checkout; {name} is not here")
     loaded = PipelineFile(project, arguments)
-    with loaded.building():
+    with loaded.building({}):
         values = loaded.arguments()
         places = loaded.places(values)
         places = {key: place.removeprefix("file://") for key, place in places.items()}
+        mounts: list[Path] = []
         for key, place in places.items():
-            if "://" in place:
+            if "://" in place or place.startswith("mlflow-artifacts:"):
                 continue
             path = (project / place).resolve()
             if not path.exists():
@@ -265,6 +236,6 @@ def run_here(project: Path, arguments: argparse.Namespace) -> None:
                     f"{key} is {place!r}, which does not exist; run `make run` first, or give "
                     f"{key}=PATH"
                 )
-            values[key] = str(path)
-        mounts = [Path(values[key]) for key, place in places.items() if "://" not in place]
+            values[key] = loaded.at(key, path)
+            mounts.append(path)
         docker_runner.run(project, loaded.pipeline, values, mounts)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from bigtransfer.errors import BigTransferError, InfrastructureError
 from bigtransfer.kubeflow import kube
 from bigtransfer.kubeflow.kube import Kube
-from bigtransfer.kubeflow.reasons import Ending, Refusal, Sources, ending_of
+from bigtransfer.kubeflow.reasons import Ending, Sources, ending_of
+from bigtransfer.kubeflow.refusals import Refusal
 from bigtransfer.kubeflow.run_api import RunApi, names_of
 from bigtransfer.kubeflow.run_state import RunState, Task
 

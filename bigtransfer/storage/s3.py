@@ -107,11 +107,12 @@ class S3Tree:
         return all_of(data, length)
 
 
-def client(*, quick: bool = False) -> Any:
+def client(*, seconds: float = 10, tries: int = 1 + _TRIES) -> Any:
     """Return a boto3 client that retries with growing, random pauses.
 
     Args:
-        quick: Give up after a few seconds: for what is done without where S3 does not answer.
+        seconds: To wait for a connection.
+        tries: Of each request.
 
     Raises:
         ConfigError: If the environment's settings cannot be used.
@@ -124,10 +125,10 @@ def client(*, quick: bool = False) -> Any:
         return boto3.session.Session().client(
             "s3",
             config=Config(
-                retries={"max_attempts": 1 if quick else _TRIES, "mode": "standard"},
+                retries={"total_max_attempts": tries, "mode": "standard"},
                 max_pool_connections=_POOL,
-                connect_timeout=_QUICK_SECONDS if quick else 10,
-                read_timeout=_QUICK_SECONDS if quick else 60,
+                connect_timeout=seconds,
+                read_timeout=6 * seconds,
             ),
         )
     except (BotoCoreError, ValueError) as error:
@@ -222,6 +223,17 @@ def download(s3: Any, place: S3Path) -> bytes | None:
             raise
 
 
+def download_file(s3: Any, place: S3Path, path: Path) -> None:
+    """Write an object to a file, in parts where it is large.
+
+    Raises:
+        StorageError: If there is no such object, or it may not be read.
+        InfrastructureError: If the storage does not answer, or keeps cutting the body.
+    """
+    with explained(place):
+        _retried(lambda: s3.download_file(place.bucket, place.key, str(path)))
+
+
 def end_of(url: str, size: int = 1 << 16) -> bytes:
     """Return the last bytes of an object, or give up within seconds.
 
@@ -231,7 +243,7 @@ def end_of(url: str, size: int = 1 << 16) -> bytes:
     """
     place = S3Path.parse(url)
     with explained(place):
-        answer = client(quick=True).get_object(
+        answer = client(seconds=_QUICK_SECONDS, tries=1).get_object(
             Bucket=place.bucket, Key=place.key, Range=f"bytes=-{size}"
         )
         return _body(answer)
