@@ -12,7 +12,7 @@ from bigtransfer.kubeflow import kube
 from bigtransfer.kubeflow.kube import Kube
 from bigtransfer.kubeflow.reasons import Ending, Sources, ending_of
 from bigtransfer.kubeflow.refusals import Refusal
-from bigtransfer.kubeflow.run_api import RunApi, names_of
+from bigtransfer.kubeflow.run_api import RunApi, RunGoneError, names_of
 from bigtransfer.kubeflow.run_state import RunState, Task
 
 LOOK_SECONDS = 1.0
@@ -126,9 +126,9 @@ class _Watcher:
         if self.failures == 1:
             self.say(f"the API is away ({error}); asking on")
         if self.failures > MOST_FAILURES:
-            raise InfrastructureError(
-                f"{error}; the run goes on, look at {self.api.link}"
-            ) from error
+            gone = isinstance(error, RunGoneError)
+            what = "it does not know the run any more:" if gone else "the run goes on, look at"
+            raise InfrastructureError(f"{error}; {what} {self.api.link}") from error
 
     def _changed(self, task: Task) -> None:
         before = self.shown.get(task.key)

@@ -231,6 +231,19 @@ def test_the_api_that_stays_away_leaves_the_run_alone(
     assert submit(own, "--endpoint", api.url, "--wait", "--resubmit", "2") == 75
     assert "answers 502 bad gateway; the run goes on, look at http" in capsys.readouterr().err
     assert len(api.runs) == 1
+    api.states = [run_of("tasks", "RUNNING"), {"http": 404, "message": "run r1 not found"}]
+    assert submit(own, "--endpoint", api.url, "--wait") == 75
+    assert "answers 404 run r1 not found; it does not know the run any more" in (
+        capsys.readouterr().err
+    )
+
+
+def test_an_api_that_does_not_take_the_question_is_asked_plainly(
+    api: Api, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.states = [{"http": 400}, run_of("nodes", "SUCCEEDED", Fake("pretrain", "SUCCEEDED"))]
+    assert submit(own, "--endpoint", api.url, "--wait") == 0
+    assert "pretrain SUCCEEDED" in tasks_of(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("status", [401, 403, 302])

@@ -61,6 +61,14 @@ def test_a_pod_that_waits_has_not_begun() -> None:
     assert [(task.begun, task.pods) for task in run.shown()] == [(False, ("x",))]
 
 
+def test_a_second_attempt_that_waits_has_not_begun_either() -> None:
+    run = parse(nodes(
+        node("evaluate-2", "RUNNING", "x"), node("executor", "RUNNING", "x0", "x1", key="x"),
+        node("executor(0)", "FAILED", key="x0"), node("executor(1)", "PENDING", key="x1"),
+    ))  # fmt: skip
+    assert [(task.begun, task.attempts) for task in run.shown()] == [(False, 2)]
+
+
 def test_tasks_of_a_backend_without_ml_metadata() -> None:
     executor = {"name": "p-1", "uid": "1", "type": "EXECUTOR"}
     logs = [{"uri": "s3://b/one"}, {"uri": "s3://b/two"}]
