@@ -31,6 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repair", action="store_true", help="write the command `kfp` anew where it is not ours"
     )
+    parser.add_argument(
+        "--cluster",
+        action="store_true",
+        help="look at the cluster of the kubeconfig instead: what a retry means there, where "
+        "results go, which pods are admitted",
+    )
+    parser.add_argument(
+        "--namespace",
+        metavar="NS",
+        help="of the runs, with --cluster (default: params.yaml: cluster.namespace)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -39,6 +50,11 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: If something needed is missing or somebody else's.
     """
+    if arguments.cluster:
+        _look_at_cluster(arguments.namespace)
+        return
+    if arguments.namespace:
+        raise ConfigError("--namespace is of a cluster; give --cluster with it")
     if arguments.repair and not kfp_script().good:
         _reinstall()
     findings = [kfp_script(), *_others()]
@@ -47,6 +63,14 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{mark:<3} {found.name:<10} {found.text}")
     if bad := [found.name for found in findings if found.needed and not found.good]:
         raise ConfigError(f"{', '.join(bad)}: see above")
+
+
+def _look_at_cluster(namespace: str | None) -> None:
+    from bigtransfer import config
+    from bigtransfer.kubeflow import cluster_check
+
+    path = Path("params.yaml")
+    cluster_check.check(namespace, config.load(path) if path.is_file() else None)
 
 
 def kfp_script() -> Finding:

@@ -96,6 +96,7 @@ def at_hand() -> tuple[Kube | None, str]:
     try:
         from kubernetes import client, config
         from kubernetes.config.config_exception import ConfigException
+        from kubernetes.config.kube_config import yaml
     except ImportError:
         return None, "the package kubernetes is not installed (it comes with kfp)"
     place = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
@@ -112,7 +113,7 @@ def at_hand() -> tuple[Kube | None, str]:
     except ConfigException as error:
         missing = "no kubeconfig" if "incluster" in str(error) or "host/port" in str(error) else ""
         return None, missing or f"kubeconfig {place}: {_line(error)}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"kubeconfig {place} cannot be read ({_line(error)})"
     made.retries = False
     api = client.ApiClient(made)

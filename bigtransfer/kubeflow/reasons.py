@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+from bigtransfer.config import PLACED
 from bigtransfer.errors import BigTransferError, GateError, InfrastructureError
 from bigtransfer.kubeflow.refusals import Refusal
 from bigtransfer.kubeflow.run_state import RunState, Task
 
-_LINE = re.compile(
-    r"(?P<stage>[A-Za-z][\w.-]*(?:@[\w.,/-]+)?): (?P<message>\S.*?) \[exit (?P<code>\d{1,3})\]"
-)
+_REST = r"(?:@[\w.,/-]+)?): (?P<message>\S.*?) \[exit (?P<code>\d{1,3})\]"
+_COMPONENT = re.compile(rf"\b(?P<stage>(?:{'|'.join(PLACED)}){_REST}")
+"""Anywhere in a line: the launcher puts words before and behind."""
+_OTHER = re.compile(rf"^(?P<stage>[A-Za-z][\w.-]*{_REST}")
+"""Of a component that is not ours, at the start of a line."""
 _LOST = re.compile(
     r"pod (was )?deleted|evicted|eviction|node (was |is )?(lost|gone|deleted|unreachable)"
     r"|node (was |is )?shut ?down|nodelost|node .{0,80}not ?ready|preempt|low on resource"
@@ -83,12 +86,12 @@ class Sources:
 
 def refusal_in(text: str) -> Refusal | None:
     """Return what our component said last in a text, if it did."""
-    found = None
-    for line in text.splitlines():
-        for found in _LINE.finditer(line):  # noqa: B007  # the last one
-            pass
-    if found is None:
+    lines = text.splitlines()
+    told = [match for line in lines for match in _COMPONENT.finditer(line)]
+    told = told or [match for line in lines for match in _OTHER.finditer(line)]
+    if not told:
         return None
+    found = told[-1]
     return Refusal(found["stage"], int(found["code"]), " ".join(found["message"].split()))
 
 

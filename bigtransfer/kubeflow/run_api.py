@@ -26,6 +26,14 @@ _TEMPLATE = "system-container-impl"
 """KFP's name for what runs a container; a pod's name holds it, its node's does not."""
 
 
+class RunGoneError(InfrastructureError):
+    """The API does not know the run, or not any more."""
+
+
+class _NotUnderstoodError(InfrastructureError):
+    """The API does not take what was asked for."""
+
+
 @dataclass(frozen=True)
 class RunApi:
     """One run, by a client that is logged in."""
@@ -49,7 +57,10 @@ class RunApi:
             InfrastructureError: If it does not answer.
         """
         path = f"/apis/v2beta1/runs/{quote(self.run_id, safe='')}"
-        answer = self._call(path, [("view", "FULL")], "object")
+        try:
+            answer = self._call(path, [("view", "FULL")], "object")
+        except _NotUnderstoodError:  # something between us and an older API
+            answer = self._call(path, [], "object")
         if isinstance(answer, dict):
             return parse(answer)
         raise ConfigError(self._logged_out("a login page"))
@@ -110,7 +121,8 @@ class RunApi:
         reason = error.reason
         with suppress(TypeError, ValueError, KeyError):
             reason = " ".join(str(json.loads(error.body)["message"]).split()) or reason
-        return InfrastructureError(f"{self.endpoint} answers {status} {reason}")
+        kind = {400: _NotUnderstoodError, 404: RunGoneError}.get(status, InfrastructureError)
+        return kind(f"{self.endpoint} answers {status} {reason}")
 
     def _logged_out(self, answer: str) -> str:
         return (

@@ -43,7 +43,7 @@ class Task:
     logs: str = ""
     """Address of the log of its last attempt, where the backend keeps it."""
     begun: bool = False
-    """Whether a pod of its own has started."""
+    """Whether a pod of its own has started, of its last attempt where that is known."""
     group: bool = False
     """Whether it only holds other tasks."""
 
@@ -163,7 +163,7 @@ def _of_node(entry: Entry, by_key: Mapping[str, Entry], names: Mapping[str, str]
         message=next(filter(None, map(_error, [*reversed(attempts), entry])), ""),
         pods=tuple(_text(one.get("pod_name") or one.get("task_id")) for one in ran),
         attempts=max(len(ran), _begins(_history(entry))),
-        begun=any(_state(one) != "PENDING" for one in ran) if below else state != "PENDING",
+        begun=bool(ran and _state(ran[-1]) != "PENDING") if below else state != "PENDING",
         group=name == "root" or any(not _ATTEMPT.match(_node_name(one)) for one in below),
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from bigtransfer.errors import BigTransferError, InfrastructureError
@@ -12,7 +11,7 @@ from bigtransfer.kubeflow import kube
 from bigtransfer.kubeflow.kube import Kube
 from bigtransfer.kubeflow.reasons import Ending, Sources, ending_of
 from bigtransfer.kubeflow.refusals import Refusal
-from bigtransfer.kubeflow.run_api import RunApi, names_of
+from bigtransfer.kubeflow.run_api import RunApi, RunGoneError, names_of
 from bigtransfer.kubeflow.run_state import RunState, Task
 
 LOOK_SECONDS = 1.0
@@ -55,7 +54,7 @@ def watch(
         run = watcher.look()
     troubles = watcher.troubles() if run.state != "SUCCEEDED" and not run.terminated else []
     sources = Sources(
-        logs=(api.log, api.kept_log, _stored_log, watcher.pod_log),
+        logs=(api.log, api.kept_log, watcher.stored_log, watcher.pod_log),
         refusals=refusals,
         engine=lambda task: kube.of_task(troubles, task.pods, task.spec_name),
     )
@@ -77,6 +76,7 @@ class _Watcher:
     named: set[tuple[str, str, int]] = field(default_factory=set)
     """Tasks that were named as stuck, each state of them once."""
     failures: int = 0
+    storage_is_away: bool = False
 
     def look(self) -> RunState:
         """Ask until the API answers; show what changed."""
@@ -113,6 +113,20 @@ class _Watcher:
         logs = (self.cluster.log(self.api.namespace, pod) for pod in names_of(task.pods[-1]))
         return next(filter(None, logs), "")
 
+    def stored_log(self, task: Task) -> str:
+        """Return the end of the log in the bucket itself, where S3 answers from here."""
+        if self.storage_is_away or not task.logs.startswith("s3://"):
+            return ""
+        try:
+            from bigtransfer.storage import s3
+
+            return s3.end_of(task.logs.partition("?")[0]).decode("utf-8", errors="replace")
+        except (ImportError, InfrastructureError):
+            self.storage_is_away = True  # so that many tasks do not wait for it one by one
+        except BigTransferError:
+            pass  # this log is not there, or not for us
+        return ""
+
     def close(self, ending: Ending) -> None:
         """Say how it ended: each failed task with its reason."""
         if ending.succeeded:
@@ -126,9 +140,9 @@ class _Watcher:
         if self.failures == 1:
             self.say(f"the API is away ({error}); asking on")
         if self.failures > MOST_FAILURES:
-            raise InfrastructureError(
-                f"{error}; the run goes on, look at {self.api.link}"
-            ) from error
+            gone = isinstance(error, RunGoneError)
+            what = "it does not know the run any more:" if gone else "the run goes on, look at"
+            raise InfrastructureError(f"{error}; {what} {self.api.link}") from error
 
     def _changed(self, task: Task) -> None:
         before = self.shown.get(task.key)
@@ -176,14 +190,3 @@ class _Watcher:
             place = f" (context {self.cluster.context})" if self.cluster else ""
             return f"{waits}: {found}{place}; see: {command}"
         return f"{waits}; see why: {command}"
-
-
-def _stored_log(task: Task) -> str:
-    """Return the end of the log in the bucket itself, where S3 answers from here."""
-    if not task.logs.startswith("s3://"):
-        return ""
-    with suppress(BigTransferError, ImportError):
-        from bigtransfer.storage import s3
-
-        return s3.end_of(task.logs.partition("?")[0]).decode("utf-8", errors="replace")
-    return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -232,25 +231,32 @@ def test_the_api_that_stays_away_leaves_the_run_alone(
     assert submit(own, "--endpoint", api.url, "--wait", "--resubmit", "2") == 75
     assert "answers 502 bad gateway; the run goes on, look at http" in capsys.readouterr().err
     assert len(api.runs) == 1
+    api.states = [run_of("tasks", "RUNNING"), {"http": 404, "message": "run r1 not found"}]
+    assert submit(own, "--endpoint", api.url, "--wait") == 75
+    assert "answers 404 run r1 not found; it does not know the run any more" in (
+        capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize("login", ["401", "403", "302"])
+def test_an_api_that_does_not_take_the_question_is_asked_plainly(
+    api: Api, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.states = [{"http": 400}, run_of("nodes", "SUCCEEDED", Fake("pretrain", "SUCCEEDED"))]
+    assert submit(own, "--endpoint", api.url, "--wait") == 0
+    assert "pretrain SUCCEEDED" in tasks_of(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("status", [401, 403, 302])
 def test_who_is_logged_out_in_the_middle_is_told_so(
-    login: str, api: Api, own: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.05)
-    api.states = [run_of("tasks", "RUNNING")]
-    api.token, api.login = "abc", login
-    timer = threading.Timer(3.0, setattr, (api, "token", "another"))
-    timer.start()
-    words = ["--endpoint", api.url, "--existing-token", "abc"]
-    assert submit(own, *words, "--wait", "--resubmit", "2") == 2
-    timer.join()
+    status: int, api: Api, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.states = [run_of("tasks", "RUNNING"), {"http": status}]
+    assert submit(own, "--endpoint", api.url, "--wait", "--resubmit", "2") == 2
     said = capsys.readouterr().err
     assert "does not let us in any more" in said
     assert "log in again. The run goes on: http" in said
     assert len(said.splitlines()) == 1
+    assert len(api.runs) == 1
 
 
 def test_the_token_goes_with_every_question(api: Api, own: Path) -> None:
