@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
-from bigtransfer.config import ClusterParams, Params, Section
+from bigtransfer.config import ClusterParams, Params
 from bigtransfer.errors import ConfigError
 from bigtransfer.kubeflow import kube
 from bigtransfer.kubeflow.kube import Kube
@@ -65,7 +65,7 @@ def check(namespace: str | None, params: Params | None) -> None:
     print(f"ok  cluster    context {found.context!r}, namespace {namespace!r}")
     looks = [
         retries(found, namespace),
-        *launcher(found, namespace, addresses(params), cluster),
+        *launcher(found, namespace, cluster),
         security(found, namespace),
         *quotas(found, namespace),
     ]
@@ -131,51 +131,36 @@ def _retry_form(cluster: Kube, namespace: str) -> tuple[str, str]:
     return "other", f"templateDefaults.retryStrategy {strategy}"
 
 
-def addresses(params: Params | None) -> list[str]:
-    """Return the addresses of objects that params.yaml names, without doubles."""
-    return sorted(set(_addresses(params)))
+def launcher(cluster: Kube, namespace: str, params: ClusterParams | None) -> Iterator[Look]:
+    """Say where results go, and whether a backend without ML Metadata takes them there.
 
-
-def _addresses(value: Any) -> Iterator[str]:
-    if isinstance(value, str) and value.startswith("s3://"):
-        yield value
-    elif isinstance(value, (Section, Params)):
-        yield from _addresses(vars(value))
-    elif isinstance(value, Mapping):
-        yield from _addresses(list(value.values()))
-    elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from _addresses(one)
-
-
-def launcher(
-    cluster: Kube, namespace: str, named: Iterable[str], params: ClusterParams | None
-) -> Iterator[Look]:
-    """Say where results go, and which addresses a backend without ML Metadata would refuse."""
+    Everything else that params.yaml names, tasks of ours read with their own credentials.
+    """
     data = _config_map(cluster, namespace, _LAUNCHER, elsewhere=False)
     if data is None:
         yield Look("results", False, f"ConfigMap {_LAUNCHER} is not there, or may not be read; by "
                    f"hand: {by_hand(namespace)[1]}")  # fmt: skip
         data = {}
-    own = getattr(params, "pipeline_root", None)
+    own = params.pipeline_root if params else None
     default = str(data.get("defaultPipelineRoot") or _ROOT)
     root = f"{own} (cluster.pipeline_root)" if own else default
     yield Look("results", True, f"go to {root}")
     s3 = _dict(_dict(_yaml(data.get("providers"))).get("s3"))
-    outside = [one for one in named if not _within(one, default) and not _overridden(one, s3)]
-    if outside:
-        yield Look("addresses", False, _refused(outside, s3, params))
-    elif named:
-        yield Look("addresses", True, "those of params.yaml are accepted")
+    if own is None:
+        return
+    if _within(own, default) or _overridden(own, s3):
+        yield Look("root", True, "cluster.pipeline_root is accepted")
+    else:
+        yield Look("root", False, _refused(own, s3, params))
 
 
-def _refused(outside: list[str], s3: Mapping[str, Any], params: ClusterParams | None) -> str:
+def _refused(root: str, s3: Mapping[str, Any], params: ClusterParams | None) -> str:
     lines = (
-        f"outside of the default root, and without an override: {', '.join(outside)}\n"
-        f"    (a backend without ML Metadata refuses these as artifacts; 2.16 and 2.17 do not look)"
+        f"{root} is outside of the default root, and without an override\n"
+        f"    (a backend without ML Metadata refuses it; 2.16 and 2.17 do not look)"
         f"\n    to mend it, in ConfigMap {_LAUNCHER}, key providers:"
     )
-    return f"{lines}\n{provider_lines(outside, s3, params)}"
+    return f"{lines}\n{provider_lines([root], s3, params)}"
 
 
 def provider_lines(
@@ -193,7 +178,7 @@ def provider_lines(
         region = (params.env if params else {}).get("AWS_REGION", "us-east-1")
         default = {"endpoint": endpoint, "region": region, "disableSSL": scheme == "http",
                    "credentials": {"fromEnv": True}}  # fmt: skip
-    buckets = sorted({one.removeprefix("s3://").partition("/")[0] for one in outside})
+    buckets = sorted({one.partition("://")[2].partition("/")[0] for one in outside})
     overrides = [{"bucketName": one, "keyPrefix": "", **deepcopy(default)} for one in buckets]
     provider = {**({"default": default} if missing else {}), "Overrides": overrides}
     return "\n".join(f"      {line}" for line in _written({"s3": provider}))
@@ -208,12 +193,7 @@ def security(cluster: Kube, namespace: str) -> Look:
     level = str(_dict(_dict(found.get("metadata")).get("labels")).get(_ENFORCE, ""))
     if not level:
         return Look("pods", True, "the namespace enforces no Pod Security")
-    more = ": pods that may run as root are refused, without a word in KFP's API"
-    return Look(
-        "pods",
-        level != "restricted",
-        f"the namespace enforces Pod Security {level!r}{more if level == 'restricted' else ''}",
-    )
+    return Look("pods", True, f"the namespace enforces Pod Security {level!r}, which admits ours")
 
 
 def quotas(cluster: Kube, namespace: str) -> Iterator[Look]:
@@ -264,7 +244,7 @@ def _within(address: str, root: str) -> bool:
 
 
 def _overridden(address: str, s3: Mapping[str, Any]) -> bool:
-    bucket, _, key = address.removeprefix("s3://").partition("/")
+    bucket, _, key = address.partition("://")[2].partition("/")
     entries = s3.get("Overrides") or s3.get("overrides") or []
     for entry in entries if isinstance(entries, list) else []:
         prefix = str(_dict(entry).get("keyPrefix") or "").strip("/")

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from bigtransfer.config import GPU, PLACED, TPU, Params
+from bigtransfer.config import GPU, PLACED, TPU, ClusterParams, Params
 from bigtransfer.errors import ConfigError
+from bigtransfer.kubeflow.cluster_check import provider_lines
 from bigtransfer.kubeflow.forecast import examples_of, forecast
 
 _BYTES_PER_IMAGE = 3_500
@@ -117,13 +118,14 @@ def notes(params: Params, components: Collection[str]) -> Iterator[str]:
             yield f"{component} is placed on {pool.accelerator}, and its device is cpu"
 
 
-def notes_on_root(root: str | None) -> Iterator[str]:
+def notes_on_root(root: str | None, cluster: ClusterParams) -> Iterator[str]:
     """Say what a pipeline root of one's own needs of the cluster."""
     if root is not None:
         yield (
-            f"artifacts go to {root}: Kubeflow Pipelines without ML Metadata takes none there "
-            "unless ConfigMap kfp-launcher lists the bucket under overrides; "
-            "`bigtransfer doctor --cluster` prints the lines"
+            f"artifacts go to {root}: Kubeflow Pipelines without ML Metadata takes them outside of "
+            "its own root where ConfigMap kfp-launcher has, under providers:\n"
+            + provider_lines([root], {}, cluster)
+            + "\n      (`bigtransfer doctor --cluster` looks whether it has)"
         )
 
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 from bigtransfer import config
 from bigtransfer.config import ClusterParams, Params, looks_secret
 from bigtransfer.errors import ConfigError, StorageError
-from bigtransfer.kubeflow import preflight
+from bigtransfer.kubeflow import cluster_check, kube, preflight
 from bigtransfer.kubeflow.image_tag import CONTENT
 from bigtransfer.kubeflow.login import Session, connect, explained
 from bigtransfer.kubeflow.pipeline_file import PipelineFile, pairs_of
@@ -152,8 +152,17 @@ def _say_beforehand(
     for line in preflight.said_beforehand(params, stages):
         print(line)
     root = arguments.pipeline_root or params.cluster.pipeline_root
-    for note in (*preflight.notes(params, components), *preflight.notes_on_root(root)):
+    said = [*preflight.notes(params, components)]
+    said += preflight.notes_on_root(root, params.cluster)
+    found, _ = kube.at_hand()
+    namespace = arguments.namespace or params.cluster.namespace
+    if found is not None and (meant := cluster_check.retries_line(found, namespace)):
+        said.append(meant)
+    for note in said:
         print(f"note: {note}", file=sys.stderr)
+    if found is not None:
+        for look in cluster_check.quotas(found, namespace):
+            print(f"quota    {look.text} (context {found.context})")
     sys.stdout.flush()
 
 

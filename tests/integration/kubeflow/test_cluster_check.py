@@ -122,33 +122,34 @@ def project(folder: Path, *changes: tuple[str, str]) -> None:
     (folder / "params.yaml").write_text(text)
 
 
-def test_addresses_outside_of_the_root_get_the_lines_that_let_them_in(
+def test_a_root_of_ones_own_gets_the_lines_that_let_it_in(
     nowhere: Path, kube: KubeApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    project(nowhere, ("checkpoint_mirror: null", "checkpoint_mirror: s3://mirror/a"),
-            ("shards_at: null", "shards_at: s3://runs/v2/shards"))  # fmt: skip
+    project(nowhere, ("pipeline_root: null", "pipeline_root: s3://own/a"),
+            ("shards_at: null", "shards_at: s3://elsewhere/shards"))  # fmt: skip
     launcher(kube, {"defaultPipelineRoot": "s3://runs/v2", "providers": PROVIDERS})
     assert doctor() == 0
     out = capsys.readouterr().out
-    assert "outside of the default root, and without an override: s3://mirror/a\n" in out
+    assert "s3://own/a is outside of the default root, and without an override\n" in out
+    assert "elsewhere" not in out
     added = YAML(typ="safe", pure=True).load(
         out.split("key providers:\n")[1].split("\n-   pods")[0]
     )
     (override,) = added["s3"]["Overrides"]
-    assert override["bucketName"] == "mirror"
+    assert override["bucketName"] == "own"
     assert override["endpoint"] == "minio:9000"
     assert override["credentials"]["secretRef"]["secretName"] == "s3"
     assert "default" not in added["s3"]
     kube.objects.clear()
     kube.objects["/version"] = {"gitVersion": "v1"}
-    accepted = PROVIDERS + "  Overrides: [{bucketName: mirror, keyPrefix: a}]\n"
+    accepted = PROVIDERS + "  Overrides: [{bucketName: own, keyPrefix: a}]\n"
     launcher(kube, {"defaultPipelineRoot": "s3://runs/v2", "providers": accepted})
     assert doctor() == 0
-    assert "addresses  those of params.yaml are accepted" in capsys.readouterr().out
+    assert "root       cluster.pipeline_root is accepted" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("nowhere")
-@pytest.mark.parametrize(("level", "mark"), [("restricted", "-"), ("baseline", "ok"), ("", "ok")])
+@pytest.mark.parametrize(("level", "mark"), [("restricted", "ok"), ("baseline", "ok"), ("", "ok")])
 def test_what_the_namespace_admits_and_what_its_quotas_leave(
     level: str, mark: str, kube: KubeApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,3 +209,11 @@ def test_a_namespace_without_a_cluster_is_refused(capsys: pytest.CaptureFixture[
         main(["doctor", "--namespace", "x"])
     assert ended.value.code == 2
     assert "give --cluster with it" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_our_own_patch_is_what_is_right(kube: KubeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (PROJECT / "manifests" / "kubeflow" / "workflow-controller-patch.yaml").read_text()
+    controller(kube, YAML(typ="safe", pure=True).load(text)["data"])
+    assert doctor() == 0
+    assert "cluster.retries means what it says" in capsys.readouterr().out
