@@ -40,6 +40,9 @@ def test_several_labels_from_a_table_to_a_registered_model(own_copy: Path) -> No
     assert report["chosen"]["test"]["map"] > 0.95
     assert report["chosen"]["test"]["micro_f1"] > 0.9
     assert "planted: upstream, full per class: mAP " in done.stdout
+    confused = json.loads((own_copy / "artifacts/evaluate/planted/confusion.json").read_text())
+    (has, _), (_, has_not) = (row["row"] for row in confused["rows"])
+    assert has > 0 and has_not > 0  # pairs of an image and a label, right both ways
     client = mlflow_client(own_copy)
     champion = client.get_model_version_by_alias("bigtransfer-planted", "champion")
     assert float(champion.tags["bigtransfer.test_score"]) == report["chosen"]["test"]["map"]

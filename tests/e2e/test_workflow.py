@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
+from bigtransfer.kubeflow.backend import refusal_of
+from bigtransfer.storage.volumes import MOST_FILES
+from components.executor import ExecutorInput
+from fixtures.executor import given as executor_input
+from fixtures.executor import said
+from fixtures.stages import dvc_lines
 from fixtures.workflow import Finished, call, edit_params, mlflow_client, ran, run_workflow
+from pipelines.containers import KINDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-workflow")]
 
@@ -151,3 +158,32 @@ def test_wrong_params_stop_before_dvc_starts(own_copy: Path) -> None:
         "did you mean 'total_steps'?\n"
     )
     assert result.stdout == ""
+
+
+def test_no_output_of_any_component_is_one_that_a_cluster_refuses(own_copy: Path) -> None:
+    kinds = {**KINDS}
+    for name in ("fetch", "fetch_weights"):  # not in this workflow; neither writes figures
+        assert not any("Metrics" in kind.schema_title for kind in kinds.pop(name).writes.values())
+    seen = set()
+    for stage, words in dvc_lines().items():
+        component = stage.partition("@")[0]
+        if component not in kinds:
+            continue
+        given = {name: kind.schema_title for name, kind in kinds[component].writes.items()}
+        values = dict(zip(words, words[1:], strict=False))
+        paths = {name: own_copy / values[f"--{name.replace('_', '-')}"] for name in given}
+        place = own_copy / ".work" / stage
+        text = executor_input(place, **{n: k.removeprefix("system.") for n, k in given.items()})
+        ExecutorInput(text).report(paths, {})
+        outputs = said(place)
+        assert outputs.keys() == given.keys()
+        refusal = refusal_of((given[name], own["metadata"]) for name, own in outputs.items())
+        assert refusal is None, f"{stage}: {refusal}"
+        for path in filter(Path.is_dir, paths.values()):
+            files = sum(1 for own in path.rglob("*") if own.is_file())
+            assert files <= MOST_FILES, f"{stage} writes {files} files to {path}"
+        seen.add(component)
+    assert seen == set(kinds)
+    confused = json.loads((own_copy / "artifacts/evaluate/alphabets/confusion.json").read_text())
+    names = [own["displayName"] for own in confused["annotationSpecs"]]
+    assert len(names) == 30 and re.fullmatch(r"others \(\d+ classes\)", names[-1])
