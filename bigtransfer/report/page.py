@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,13 @@ Shown = Mapping[str, object]
 """What a template is given of one thing that it shows."""
 _LOSSLESS_PIXELS = 32
 """Larger pictures are JPEG: a page of a thousand classes stays small."""
+_WIDE = 4
+"""Columns from which a table is too wide for a narrow page."""
+_TABLE = re.compile(r"<table>(.*?)</table>", re.DOTALL)
+_ROW = re.compile(r"<tr\b.*?</tr>", re.DOTALL)
+_HEAD = re.compile(r"<th\b[^>]*>(.*?)</th>", re.DOTALL)
+_CELL = re.compile(r"<td\b")
+_TAG = re.compile(r"<[^>]+>")
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --dim: #5b6577; --paper: #ffffff; --soft: #f3f5f9;
@@ -47,6 +55,11 @@ figure { margin: 0; } figcaption { font-size: 12px; line-height: 1.35; color: va
 .charts { display: flex; flex-wrap: wrap; gap: 26px; } .charts svg { max-width: 100%; height: auto; }
 .bar { display: inline-block; height: 9px; border-radius: 3px; background: var(--blue); vertical-align: middle; }
 svg text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: var(--ink); } svg .tick { fill: var(--dim); }
+@media (max-width: 520px) { main { padding: 16px 14px 48px; } h1 { font-size: 24px; }
+  .stack, .stack tbody, .stack tr, .stack td { display: block; } .stack tr:first-child { display: none; }
+  .stack tr { padding: 8px 0; border-bottom: 1px solid var(--line); }
+  .stack td { display: flex; justify-content: space-between; gap: 16px; padding: 2px 0; border: 0; text-align: right; overflow-wrap: anywhere; }
+  .stack td::before { content: attr(data-label); color: var(--dim); text-align: left; flex: none; } .stack td:empty { display: none; } }
 svg .grid { stroke: var(--line); } details { margin: 10px 0; } summary { cursor: pointer; color: var(--blue); }
 """
 
@@ -67,7 +80,22 @@ def render(template: Path, **values: Any) -> str:
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     environment.filters["thousands"] = lambda value: f"{value:,}"
-    return environment.get_template(template.name).render(style=_STYLE, **values)
+    page = environment.get_template(template.name).render(style=_STYLE, **values)
+    return _TABLE.sub(lambda found: _stacking(found[1]), page)
+
+
+def _stacking(rows: str) -> str:
+    """Return a table that a narrow page (Kubeflow's panel is 375 pixels wide) shows row by row.
+
+    Each cell then stands beside the name of its column.
+    """
+    header, *others = _ROW.findall(rows) or [""]
+    names = [_TAG.sub("", name).strip() for name in _HEAD.findall(header)]
+    if len(names) < _WIDE or any(row.count("<td") != len(names) for row in others):
+        return f"<table>{rows}</table>"
+    labels = iter(names * len(others))
+    marked = _CELL.sub(lambda _: f'<td data-label="{next(labels)}"', rows)
+    return f'<table class="stack">{marked}</table>'
 
 
 def picture(pixels: NDArray[np.uint8], longest: int = 96) -> str:
