@@ -127,7 +127,7 @@ class Checkpoints:
         Raises:
             CheckpointError: If there are checkpoints and none can be used.
         """
-        remote = self._remote()
+        remote = self._remote_without_halves()
         faults: list[str] = []
         for step in sorted(set(self._local()) | set(remote), reverse=True):
             for fetched in (False, True):
@@ -154,12 +154,17 @@ class Checkpoints:
             )
         return None
 
+    def close(self) -> None:
+        """Wait for the checkpoint that is on its way to the mirror; no other is sent any more."""
+        self._next = None
+        self.wait_for_mirror()
+
     def clear(self) -> None:
         """Remove all: the run is finished and its output is in place."""
-        self.wait_for_mirror()
+        self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         try:
-            for step, files in self._remote().items():
+            for step, files in self._in_mirror().items():
                 self._forget_remote(step, files)
         except BigTransferError as error:
             self._warn(f"the checkpoints stay in the bucket: {error}")
@@ -231,6 +236,22 @@ class Checkpoints:
 
     def _remote(self) -> dict[int, list[str]]:
         """Return step -> its files, of the complete ones in the bucket."""
+        found = self._in_mirror()
+        return {step: files for step, files in found.items() if MANIFEST_NAME in files}
+
+    def _remote_without_halves(self) -> dict[int, list[str]]:
+        """Return the same; what a lost machine had half sent is removed."""
+        found = self._in_mirror()
+        halves = [step for step, files in found.items() if MANIFEST_NAME not in files]
+        try:
+            for step in halves:
+                self._forget_remote(step, found[step])
+        except BigTransferError as error:
+            self._warn(f"half a checkpoint stays in the bucket: {error}")
+        return {step: files for step, files in found.items() if step not in halves}
+
+    def _in_mirror(self) -> dict[int, list[str]]:
+        """Return step -> its files, complete or not, in the bucket."""
         if self._mirror is None:
             return {}
         found: dict[int, list[str]] = {}
@@ -238,7 +259,7 @@ class Checkpoints:
             name, _, rest = path.partition("/")
             if rest and (match := _NAME.fullmatch(name)):
                 found.setdefault(int(match[1]), []).append(rest)
-        return {step: files for step, files in found.items() if MANIFEST_NAME in files}
+        return found
 
     def _fetch(self, step: int, files: list[str]) -> None:
         """Bring a checkpoint of the bucket here."""

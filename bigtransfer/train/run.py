@@ -103,8 +103,9 @@ class ResumableRun:
         self._train_step: TrainStep | None = None
 
     def close(self) -> None:
-        """Close the journal."""
+        """Close the journal, and wait for what is on its way to the mirror."""
         if self._open is not None:
+            self._open.checkpoints.close()
             self._open.curve.close()
 
     @property
