@@ -119,7 +119,8 @@ def train_cell(
         seed=cell.seed,
     )
     meta = {"cell": cell.name, "code": policy.code}
-    folder = RunFolder(policy.folder, meta, _say, policy.mirror)
+    # What lies in a bucket must not end a training: nobody is there to remove it from a pod's disk.
+    folder = RunFolder(policy.folder, meta, _say, policy.mirror, anew=policy.mirror is not None)
     with closing(ResumableRun(model, recipe, compute, folder)) as run:
         if step := run.restore():
             _say(f"{cell.name}: resuming at step {step:,} of {run.total_steps:,}")

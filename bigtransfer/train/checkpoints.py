@@ -117,15 +117,18 @@ class Checkpoints:
         if self._mirror is not None:
             self._mirror_soon(step)
 
-    def newest(self, fits: Callable[[Path, Mapping[str, Any]], State]) -> tuple[Path, State] | None:
+    def newest(
+        self, fits: Callable[[Path, Mapping[str, Any]], State], *, anew: bool = False
+    ) -> tuple[Path, State] | None:
         """Return the newest checkpoint that is undamaged and fits, and what `fits` made of it.
 
         Args:
             fits: Reads the state of a verified folder; raises `CheckpointError` if it is not one
                 of this run.
+            anew: Whether the run may begin anew where there are checkpoints and none can be used.
 
         Raises:
-            CheckpointError: If there are checkpoints and none can be used.
+            CheckpointError: If there are some, none can be used, and it may not.
         """
         remote = self._remote_without_halves()
         faults: list[str] = []
@@ -146,7 +149,7 @@ class Checkpoints:
                 self._good[step] = meta["score"]
                 self._note_others(step)
                 return folder, state
-        if faults:
+        if faults and not anew:
             raise CheckpointError(
                 f"none of the {len(faults)} checkpoints under {str(self.folder)!r} can be used; "
                 f"the last fault: {faults[-1]} (to begin this training anew, remove that folder"

@@ -39,6 +39,17 @@ class _Lenient(Bucket):
             return []
 
 
+class _LenientState(_Lenient):
+    """The same, whose files seem to be gone while they cannot be read."""
+
+    def get(self, name: str) -> bytes | None:
+        try:
+            return super().get(name)
+        except BigTransferError as error:
+            self._say(f"what a mirror holds is not used, it cannot be read: {error}")
+            return None
+
+
 def place_of(mirror: str | None, task: str, key: str) -> S3Path | None:
     """Return the place of one run in a mirror, if there is one.
 
@@ -58,7 +69,7 @@ def state_target(place: S3Path | None, name: str, say: Say) -> Target | None:
         name: Of the network.
         say: Receives a line where the bucket refuses to list it.
     """
-    return None if place is None else _Lenient(place / _state(name), say)
+    return None if place is None else _LenientState(place / _state(name), say)
 
 
 class GridMirror:

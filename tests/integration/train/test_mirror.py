@@ -146,6 +146,33 @@ def test_a_bucket_that_refuses_is_a_warning(
     assert ("there is no such bucket" in said) == (mirror != MIRROR)
 
 
+def test_what_cannot_be_read_for_now_stays_in_the_bucket(
+    pretrained: Path, packed: Path, tmp_path: Path, s3: Any, trained: list[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    stopped_after(1, pretrained, packed, tmp_path / "first" / "out")
+    before = there()
+    (run,) = {name.rsplit("/", 2)[0] for name in target_at(S3Path.parse(MIRROR)).names()}
+    state = f"{run}/upstream-2-1.state/step-00000005"
+    for name in ("meta.json", "MANIFEST.json"):
+        s3.put_object(Bucket="photos", Key=f"mirror/{state}/{name}", Body=b"{}")
+    trained.clear()
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: Any) -> None:
+            raise InfrastructureError("no answer")
+
+        patch.setattr("bigtransfer.storage.places.download", refuse)
+        stopped_after(1, pretrained, packed, tmp_path / "second" / "out")
+    said = capsys.readouterr().out
+    assert "upstream-2-0 is trained again, the bucket did not give it: no answer" in said
+    assert set(before) < set(there())
+    trained.clear()
+    tune(pretrained, packed, tmp_path / "third" / "out", **RECIPE)
+    assert trained == CELLS[1:]
+    assert "passing over a checkpoint: " in capsys.readouterr().out, "a damaged state is no end"
+
+
 def test_nothing_outside_of_the_run_is_removed(tmp_path: Path, s3: Any) -> None:
     for key in (
         "mirror/photos/ab",
