@@ -294,7 +294,7 @@ def _run_tracked(
         raise
     finally:
         journal.close(status)
-    url = getattr(journal, "run_url", None)
+    url = journal.run_url
     return {**stage.told, **({"mlflow_run": url} if url else {})}
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
 
 class Section(BaseModel):
@@ -30,6 +31,13 @@ def _shots(value: Any) -> int | str:
     return number
 
 
+def _mirror(text: str) -> str:
+    """Let through the address of a place in a bucket."""
+    if not re.match(r"s3://[^/]", text):
+        raise ValueError(f"must be s3://<bucket>/<prefix> or null, got {text!r}")
+    return text
+
+
 Positive = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
 """A whole number from 1."""
 NotNegative = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**63)]
@@ -43,3 +51,5 @@ Shots = Annotated[int | str, PlainValidator(_shots)]
 Colour = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
 """Red, green and blue, two hexadecimal digits each, in quotes: YAML takes # for a comment."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Mirror = Annotated[str, AfterValidator(_mirror)]
+"""A place in a bucket: `s3://<bucket>/<prefix>`."""

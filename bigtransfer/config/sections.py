@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from bigtransfer.config.base import (
     Colour,
+    Mirror,
     Name,
     NotNegative,
     Positive,
@@ -196,11 +197,11 @@ class PretrainParams(Section):
     """Steps between two checkpoints."""
     checkpoint_seconds: Positive | None
     """Seconds between two checkpoints."""
-    checkpoint_mirror: str | None
+    checkpoint_mirror: Mirror | None
     """s3:// prefix that checkpoints are copied to."""
     resume: Literal["same_code", "any_code"]
     stop_seconds: NotNegative
-    """Seconds after SIGTERM in which the last checkpoint must be written."""
+    """Seconds after SIGTERM in which the last checkpoint must be written; 0: none is written."""
 
     @model_validator(mode="after")
     def _possible(self) -> PretrainParams:
@@ -216,8 +217,6 @@ class PretrainParams(Section):
                 "give checkpoint_steps or checkpoint_seconds; without either nothing "
                 "is kept of an interrupted run"
             )
-        if self.checkpoint_mirror is not None and not self.checkpoint_mirror.startswith("s3://"):
-            raise ValueError("checkpoint_mirror must be s3://<bucket>/<prefix> or null")
         if self.recompute != "none" and self.norm in ("bn", "bn_ws"):
             raise ValueError(f"recompute {self.recompute} does not go with norm {self.norm}")
         if self.cuda_graph and (self.compile or self.parallel == "fsdp"):
@@ -268,10 +267,14 @@ class FinetuneParams(Section):
     """Seconds between two checkpoints of a network."""
     sampling: Literal["natural", "balanced"] = "natural"
     """`balanced`: rarer classes are seen more often, each class equally. May be absent."""
+    checkpoint_mirror: Mirror | None = None
+    """s3:// prefix that finished networks and the states of running ones are copied to. May be
+    absent."""
+    stop_seconds: NotNegative = 12
+    """Seconds after SIGTERM in which the last checkpoint must be written; 0: none is written. May
+    be absent."""
     resume: Literal["same_code", "any_code"] = "same_code"
     """May be absent: a params.yaml from before it keeps working."""
-    checkpoint_mirror: str | None = None
-    stop_seconds: NotNegative = 12
 
     @model_validator(mode="after")
     def _possible(self) -> FinetuneParams:

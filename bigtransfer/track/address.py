@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 EXPERIMENT = "bigtransfer"
@@ -49,6 +50,19 @@ def _named(project: Path) -> str:
 
 def _database(project: Path) -> Path:
     return home_of(project) / "mlflow.db"
+
+
+def without_secrets(address: str) -> str:
+    """Return an address for people: without `user:password@`, without a slash at its end."""
+    return re.sub(r"//[^/@]*@", "//", address).rstrip("/")
+
+
+def page_of_run(project: Path, experiment: str, run: str) -> str | None:
+    """Return the address of a run's page; None where no server is named."""
+    uri = without_secrets(tracking_uri(project))
+    if not uri.startswith(("http://", "https://")):
+        return None
+    return f"{uri}/#/experiments/{experiment}/runs/{run}"
 
 
 def experiment_name() -> str:

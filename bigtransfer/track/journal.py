@@ -16,11 +16,15 @@ from typing import Any
 import psutil
 
 from bigtransfer.track.address import home_of, quiet_environment
-from bigtransfer.track.origin import find_origin, git_commit, is_alive
+from bigtransfer.track.origin import cannot_tell_its_run, find_origin, git_commit, is_alive
+from bigtransfer.track.pods import ENGINE
 
 _SECONDS_TO_WAIT = 120
 _SECONDS_TO_END = 10
+_SECONDS_TO_WAIT_WHEN_KILLED = 10
 _SHIPPER = ("-m", "bigtransfer.track.shipper")
+PAGE = ".run"
+"""Suffix of the file beside a journal that holds the address of its run."""
 SHIPPER_LOCK = "shipper.lock"
 """File that the process which tells MLflow of a whole DVC run holds locked."""
 LAST_STAGE = "summarize"
@@ -32,6 +36,12 @@ class Journal:
 
     def __init__(self, project: Path, stage: str) -> None:
         origin = find_origin()
+        if cannot_tell_its_run():
+            print(
+                f"{stage}: KFP_RUN_ID is empty, the pod lacks the label pipeline/runid: this task "
+                "cannot tell its KFP run, and stands in MLflow as a run by hand",
+                file=sys.stderr,
+            )
         self._project = home_of(project)
         folder = self._project / ".work" / "track" / origin.key
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,12 +118,26 @@ class Journal:
         """
         self._append("end", status=status)
         self._file.close()
-        if not (self._is_shipped and self._waits) or status == "KILLED":
+        killed = status == "KILLED"
+        # A pod takes its journal with it: whoever has a moment left there uses it.
+        if not (self._is_shipped and self._waits) or (killed and self._engine != ENGINE):
             return
-        wait_for(self.path.parent)
+        wait_for(
+            self.path.parent,
+            seconds=_SECONDS_TO_WAIT_WHEN_KILLED if killed else _SECONDS_TO_WAIT,
+        )
         if self._shipper is not None and self._engine != "dvc":
             with suppress(subprocess.TimeoutExpired):
                 self._shipper.wait(_SECONDS_TO_END)
+
+    @property
+    def run_url(self) -> str | None:
+        """Return the address of this stage's run in MLflow; after `close`.
+
+        None where no server is named, or where it did not take all.
+        """
+        page = self.path.with_suffix(PAGE)
+        return page.read_text("utf-8") or None if page.is_file() else None
 
     def _append(self, kind: str, **values: Any) -> None:
         line = json.dumps({"kind": kind, "time": int(time.time() * 1000), **values}, default=str)
@@ -134,6 +158,10 @@ class SilentJournal(Journal):
 
     def close(self, status: str) -> None:
         """Do nothing."""
+
+    @property
+    def run_url(self) -> None:
+        """Return None."""
 
     def _append(self, kind: str, **values: Any) -> None: ...
 
@@ -161,9 +189,9 @@ def is_being_written(journal: Path) -> bool:
     return is_alive(start["pid"], start["started"])
 
 
-def wait_for(folder: Path, but: Path | None = None) -> None:
+def wait_for(folder: Path, but: Path | None = None, *, seconds: float = _SECONDS_TO_WAIT) -> None:
     """Wait until every journal of a folder is shipped; say in one line what could not be."""
-    deadline = time.monotonic() + _SECONDS_TO_WAIT
+    deadline = time.monotonic() + seconds
     while True:
         journals = [path for path in unsent(folder) if path != but]
         failed = [path for path in journals if path.with_suffix(".failed").exists()]
@@ -173,8 +201,10 @@ def wait_for(folder: Path, but: Path | None = None) -> None:
         time.sleep(0.1)
     if failed or waiting:
         names = ", ".join(path.stem for path in failed + waiting)
+        reasons = dict.fromkeys(path.with_suffix(".failed").read_text("utf-8") for path in failed)
+        why = "".join(f": {reason}" for reason in reasons if reason)
         print(
-            f"warning: MLflow did not take all that was logged ({names}); the results are not "
+            f"warning: MLflow did not take all that was logged ({names}){why}; the results are not "
             f"touched by this, and the journal is kept in {str(folder)!r} with the reason. "
             "`bigtransfer sync` sends it again",
             file=sys.stderr,

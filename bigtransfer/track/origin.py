@@ -11,6 +11,8 @@ import psutil
 
 _ALL, _BUT_RECORD = ":/", ":(exclude)dvc.lock"
 """All of the repository, of which the project may be a folder; and what is left out of it."""
+_ATTEMPT = "KFP_RETRY_INDEX"
+"""Set by KFP itself in every task."""
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish"}
 
 
@@ -24,13 +26,30 @@ class Origin:
     pid: int
     started: float
     """Of that process, seconds since the epoch; with the pid it names a process for good."""
+    title: str = ""
+    """Of the KFP run, as people see it; empty: not known."""
+    url: str = ""
+    """Where KFP is."""
+    resubmission_of: str = ""
+    """The KFP run that this one starts again."""
+    attempt: str = ""
+    """Of this task, counted by KFP from 0."""
 
 
 def find_origin() -> Origin:
     """Return the nearest DVC process above this one, the KFP run, or this process itself."""
     own = psutil.Process()
-    if run_id := os.environ.get("KFP_RUN_ID"):
-        return Origin("kfp", f"kfp-{run_id}", own.pid, own.create_time())
+    if run_id := _kfp_run_id():
+        return Origin(
+            "kfp",
+            f"kfp-{run_id}",
+            own.pid,
+            own.create_time(),
+            title=os.environ.get("BIGTRANSFER_KFP_RUN", ""),
+            url=os.environ.get("BIGTRANSFER_KFP_URL", ""),
+            resubmission_of=os.environ.get("BIGTRANSFER_KFP_RESUBMITTED", ""),
+            attempt=os.environ.get(_ATTEMPT, ""),
+        )
     for parent in own.parents():
         try:
             if _is_dvc(parent):
@@ -38,6 +57,11 @@ def find_origin() -> Origin:
         except psutil.Error:
             continue
     return _from_process("by hand", own)
+
+
+def cannot_tell_its_run() -> bool:
+    """Say whether this is a task of KFP whose pod lacks the label that names the KFP run."""
+    return not _kfp_run_id() and ("KFP_RUN_ID" in os.environ or _ATTEMPT in os.environ)
 
 
 def is_alive(pid: int, started: float) -> bool:
@@ -62,6 +86,10 @@ def git_commit(project: Path) -> str:
         return commit + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def _kfp_run_id() -> str:
+    return os.environ.get("KFP_RUN_ID", "").strip()
 
 
 def _git(project: Path, *arguments: str) -> str:

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer.errors import TrackingError
-from bigtransfer.track.address import artifact_location, experiment_name, home_of, tracking_uri
+from bigtransfer.track.address import (
+    artifact_location,
+    experiment_name,
+    home_of,
+    tracking_uri,
+    without_secrets,
+)
 from bigtransfer.track.origin import Origin, is_alive
+from bigtransfer.track.pods import ENGINE, agreed_parent, is_of_kfp
+from bigtransfer.track.tags import JOURNAL_TAG, KEY_TAG, ORIGIN_TAG, TRAINING_TAG
 
-KEY_TAG = "bigtransfer.run_key"
-JOURNAL_TAG = "bigtransfer.journal"
-"""Name of the journal that tells of a run."""
-_ORIGIN_TAG = "bigtransfer.origin"
-_TRAINING_TAG = "bigtransfer.training"
-"""Fingerprint of a training that may be interrupted and go on."""
 _RUNS_LOOKED_AT = 50
 # Makes the UI open on training runs; without it, it guesses that we trace language models.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -50,12 +52,37 @@ def open_client(project: Path) -> Any:
 
 
 def open_experiment(project: Path, client: Any) -> str:
-    """Return the id of our experiment, made where absent."""
+    """Return the id of our experiment, made where absent.
+
+    Raises:
+        TrackingError: If somebody deleted it.
+    """
+    name = experiment_name()
     with _only_one(project):
-        experiment = client.get_experiment_by_name(experiment_name())
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        return str(client.create_experiment(experiment_name(), artifact_location(project), _KIND))
+        found = client.get_experiment_by_name(name)
+        if found is None and (made := _made(client, name, artifact_location(project))):
+            return made
+        experiment = found or client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage == "deleted":
+        number = "ID" if experiment is None else experiment.experiment_id
+        raise TrackingError(
+            f"experiment {name!r} is deleted in MLflow at {without_secrets(tracking_uri(project))}"
+            f"; restore it (`mlflow experiments restore --experiment-id {number}`), or name "
+            "another one in MLFLOW_EXPERIMENT_NAME"
+        )
+    return str(experiment.experiment_id)
+
+
+def _made(client: Any, name: str, location: str | None) -> str | None:
+    """Make an experiment and return its id; None where there is one of that name by now."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, location, _KIND))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return None  # another pod was quicker, or it is deleted
 
 
 def parent_run(project: Path, client: Any, experiment: str, origin: Origin, commit: str) -> str:
@@ -71,7 +98,9 @@ def parent_run(project: Path, client: Any, experiment: str, origin: Origin, comm
         commit: Git commit of the working tree.
     """
     with _only_one(project):
-        mine = f"tags.`{_ORIGIN_TAG}` != '' and tags.`{KEY_TAG}` = '{origin.key}'"
+        if origin.engine == ENGINE:
+            return agreed_parent(client, experiment, origin, commit)
+        mine = f"tags.`{ORIGIN_TAG}` != '' and tags.`{KEY_TAG}` = '{origin.key}'"
         if found := client.search_runs([experiment], mine):
             return str(found[0].info.run_id)
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(origin.started))
@@ -80,7 +109,7 @@ def parent_run(project: Path, client: Any, experiment: str, origin: Origin, comm
             start_time=int(origin.started * 1000),
             tags={
                 KEY_TAG: origin.key,
-                _ORIGIN_TAG: json.dumps(asdict(origin)),
+                ORIGIN_TAG: json.dumps(asdict(origin)),
                 "mlflow.source.git.commit": commit,
             },
             run_name=f"{origin.engine} {began}",
@@ -97,9 +126,9 @@ def run_of_journal(client: Any, experiment: str, journal: str) -> str | None:
 
 def earlier_training(client: Any, experiment: str, key: str, own: str) -> str | None:
     """Return the newest unfinished run of the same training; `own` is marked to be one of it."""
-    same = f"tags.`{_TRAINING_TAG}` = '{key}'"
+    same = f"tags.`{TRAINING_TAG}` = '{key}'"
     found = client.search_runs([experiment], same, max_results=_RUNS_LOOKED_AT)
-    client.set_tag(own, _TRAINING_TAG, key)
+    client.set_tag(own, TRAINING_TAG, key)
     for run in found:
         if run.info.run_id != own and run.info.status != "FINISHED":
             return str(run.info.run_id)
@@ -148,9 +177,11 @@ def _only_one(project: Path) -> Iterator[None]:
 
 
 def _close_dead_runs(client: Any, experiment: str, own_key: str) -> None:
-    still_open = f"attributes.status = 'RUNNING' and tags.`{_ORIGIN_TAG}` != ''"
+    still_open = f"attributes.status = 'RUNNING' and tags.`{ORIGIN_TAG}` != ''"
     for parent in client.search_runs([experiment], still_open):
-        origin = json.loads(parent.data.tags[_ORIGIN_TAG])
+        if is_of_kfp(parent):
+            continue  # its stages end it: nobody here can see whether its pods live
+        origin = json.loads(parent.data.tags[ORIGIN_TAG])
         if origin["key"] == own_key or is_alive(origin["pid"], origin["started"]):
             continue
         below = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{origin['key']}'")

@@ -19,16 +19,28 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bigtransfer.errors import BigTransferError
 from bigtransfer.retry import doubling, retry
-from bigtransfer.track.journal import LAST_STAGE, SHIPPER_LOCK, unsent, wait_for
+from bigtransfer.storage import write_text
+from bigtransfer.track.address import page_of_run
+from bigtransfer.track.follower import SECONDS_BETWEEN_LOOKS, Entry, Follower
+from bigtransfer.track.journal import LAST_STAGE, PAGE, SHIPPER_LOCK, unsent, wait_for
 from bigtransfer.track.origin import Origin, is_alive
+from bigtransfer.track.pods import (
+    ENGINE,
+    RETRY_TAG,
+    begin_parent,
+    earlier_attempt,
+    end_former_parent,
+    end_parent,
+    is_gone,
+    part_of,
+)
 from bigtransfer.track.runs import (
-    JOURNAL_TAG,
-    KEY_TAG,
     earlier_training,
     known_points,
     log_dataset,
@@ -37,9 +49,8 @@ from bigtransfer.track.runs import (
     parent_run,
     run_of_journal,
 )
+from bigtransfer.track.tags import JOURNAL_TAG, KEY_TAG, PARENT_TAG, PART_TAG, STAGE_TAG
 
-_STAGE_TAG = "bigtransfer.stage"
-_SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_BETWEEN_SAMPLES = 2
 _SECONDS_AFTER_END = 30
 """How long a server that is away is waited for once the stage has ended."""
@@ -47,24 +58,30 @@ _LONGEST_PAUSE = 10.0
 _PARAM_CHARACTERS = 500
 _POINTS_AT_A_TIME = 900
 _T = TypeVar("_T")
-Entry = dict[str, Any]
 
 
 def ship(project: Path, journal: Path) -> None:
     """Follow a journal to its end and tell MLflow all of it.
 
-    Leaves `<journal>.done` behind, or `<journal>.failed` if MLflow refused.
+    Leaves `<journal>.done` behind and, on a server, `<journal>.run` with the address of the run; or
+    `<journal>.failed` if MLflow refused, with a line for people where we have one.
     """
-    finished = False
+    finished, line = False, ""
+    failed, page = journal.with_suffix(".failed"), journal.with_suffix(PAGE)
+    page.unlink(missing_ok=True)
     try:
-        _Shipment(project, journal).ship()
+        page.write_text(_Shipment(project, journal).ship() or "", "utf-8")
         finished = True
-    except Exception:
-        journal.with_suffix(".log").write_text(traceback.format_exc())
+    except Exception as error:
+        line = str(error) if isinstance(error, BigTransferError) else ""
+        journal.with_suffix(".log").write_text(line or traceback.format_exc())
         raise
     finally:
-        journal.with_suffix(".failed").unlink(missing_ok=True)
-        journal.with_suffix(".done" if finished else ".failed").touch()
+        failed.unlink(missing_ok=True)
+        if finished:
+            journal.with_suffix(".done").touch()
+        else:
+            write_text(failed, line)  # at once: whoever waits for it reads it
 
 
 def ship_all(project: Path, folder: Path) -> None:
@@ -94,7 +111,7 @@ def ship_all(project: Path, folder: Path) -> None:
                     ship(project, journal)
             if not waiting and not alive:
                 return
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 class _Shipment:
@@ -103,18 +120,38 @@ class _Shipment:
     def __init__(self, project: Path, journal: Path) -> None:
         self._project, self._journal = project, journal
         self._client = open_client(project)
-        self._follower = _Follower(journal)
+        self._follower = Follower(journal)
         self._sent: dict[str, set[int]] = {}
         """Metric -> steps that the server has from before."""
 
-    def ship(self) -> None:
+    def ship(self) -> str | None:
+        """Tell all; return the address of the run's page, if it has one."""
         with closing(self._follower):
             self._ship()
+        return page_of_run(self._project, self._experiment, self._run)
 
     def _ship(self) -> None:
         chunks = iter(self._follower)
         start, *rest = next(chunks)
-        self._start = start
+        self._start, self._origin = start, Origin(**start["origin"])
+        with self._after_the_attempts_before():
+            self._tell_all(rest, chunks)
+
+    @contextmanager
+    def _after_the_attempts_before(self) -> Iterator[None]:
+        """Hold the block until earlier journals of the same task in this pod are told.
+
+        A task that tries again in its pod begins while MLflow still hears of the try before.
+        """
+        if self._origin.engine != ENGINE:
+            yield
+            return
+        name = self._start["stage"].replace("@", "-")
+        with (self._journal.parent / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _tell_all(self, rest: list[Entry], chunks: Iterator[list[Entry]]) -> None:
         self._retried(self._open)
         self._monitor = _SystemMetrics(self._run)
         try:
@@ -124,33 +161,55 @@ class _Shipment:
         self._retried(lambda: self._close(end))
 
     def _open(self) -> None:
-        start = self._start
         self._experiment = open_experiment(self._project, self._client)
-        self._parent = parent_run(
-            self._project,
-            self._client,
-            self._experiment,
-            Origin(**start["origin"]),
-            start["commit"],
-        )
+        self._parent = self._find_parent()
         known = run_of_journal(self._client, self._experiment, self._journal.stem)
+        if known is None and (known := self._earlier_attempt()):
+            self._take_over(known)
         if known is None:
             self._run = self._create_run()
-        else:  # the answer was lost, or this is sent again
+        else:  # the answer was lost, this is sent again, or goes on with the attempt before
             self._run, self._sent = known, known_points(self._client, known)
         self._own = self._run
         self._client.set_terminated(self._run, "RUNNING")
+        if self._origin.engine == ENGINE:
+            begin_parent(self._client, self._parent)
+
+    def _find_parent(self) -> str:
+        commit = self._start["commit"]
+        return parent_run(self._project, self._client, self._experiment, self._origin, commit)
+
+    def _earlier_attempt(self) -> str | None:
+        if self._origin.engine != ENGINE:
+            return None
+        key, stage = self._origin.key, self._start["stage"]
+        part = part_of(self._start["command"])
+        return earlier_attempt(self._client, self._experiment, key, stage, part)
+
+    def _take_over(self, run: str) -> None:
+        """Go on in a run that another journal began; repeated, it does no harm."""
+        tags = {
+            PARENT_TAG: self._parent,
+            KEY_TAG: self._origin.key,
+            RETRY_TAG: self._origin.attempt,
+            JOURNAL_TAG: self._journal.stem,
+        }
+        for name, value in tags.items():
+            if value:
+                self._client.set_tag(run, name, value)
 
     def _create_run(self) -> str:
         start = self._start
         tags = {
-            _STAGE_TAG: start["stage"],
-            KEY_TAG: start["origin"]["key"],
+            STAGE_TAG: start["stage"],
+            KEY_TAG: self._origin.key,
             JOURNAL_TAG: self._journal.stem,
-            "mlflow.parentRunId": self._parent,
+            PARENT_TAG: self._parent,
             "mlflow.source.git.commit": start["commit"],
             "mlflow.source.name": " ".join(start["command"]),
         }
+        more = {PART_TAG: part_of(start["command"]), RETRY_TAG: self._origin.attempt}
+        tags |= {name: value for name, value in more.items() if value}
         run = self._client.create_run(
             self._experiment, start_time=start["time"], tags=tags, run_name=start["stage"]
         )
@@ -211,27 +270,34 @@ class _Shipment:
         May be repeated after any of its calls failed: what it found is noted last of all.
         """
         earlier = earlier_training(self._client, self._experiment, key, self._own)
-        if earlier is None:
+        if earlier is None or not self._began_here(self._own):
             return
         sent = known_points(self._client, earlier)
-        tags = {
-            KEY_TAG: self._start["origin"]["key"],
-            JOURNAL_TAG: self._journal.stem,
-            "mlflow.parentRunId": self._parent,
-        }
-        for name, value in tags.items():
-            self._client.set_tag(earlier, name, value)
+        former = self._client.get_run(earlier).data.tags.get(PARENT_TAG)
+        self._take_over(earlier)
         self._client.set_terminated(earlier, "RUNNING")
         self._client.delete_run(self._own)
+        if former and former != self._parent:
+            end_former_parent(self._client, self._experiment, former)
         self._run, self._sent = earlier, sent
         self._monitor.finish()
         self._monitor = _SystemMetrics(earlier)
+
+    def _began_here(self, run: str) -> bool:
+        """Say whether this journal began a run: otherwise it holds what others told."""
+        return bool(self._client.get_run(run).info.start_time == self._start["time"])
 
     def _close(self, end: Entry) -> None:
         run = self._client.get_run(self._run)
         if run.data.tags.get(JOURNAL_TAG) == self._journal.stem:  # nobody goes on with it yet
             self._client.set_terminated(self._run, end["status"], end["time"])
-        _close_parent(self._client, self._journal, self._start["stage"], self._parent, end)
+        if self._origin.engine != ENGINE:
+            _close_parent(self._client, self._journal, self._start["stage"], self._parent, end)
+            return
+        if is_gone(self._client, self._experiment, self._parent):
+            self._parent = self._find_parent()
+            self._client.set_tag(self._run, PARENT_TAG, self._parent)
+        end_parent(self._client, self._experiment, self._parent)
 
     def _retried(self, action: Callable[[], _T]) -> _T:
         """Do it, again and again while the server is away and the stage goes on."""
@@ -272,54 +338,6 @@ class _SystemMetrics:
         self._monitor.finish()
 
 
-class _Follower:
-    """Reads a journal as it grows; ends after `end`, or when the writer is dead."""
-
-    def __init__(self, journal: Path) -> None:
-        self._file = journal.open(encoding="utf-8")
-        self._rest = ""
-        self._start: Entry | None = None
-        self._ended: float | None = None
-
-    def __iter__(self) -> Iterator[list[Entry]]:
-        while True:
-            entries = self._read()
-            if entries:
-                yield entries
-                if entries[-1]["kind"] == "end":
-                    return
-            else:
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def seconds_since_end(self) -> float:
-        """Return how long ago the writer was found dead; 0 while it lives."""
-        if self._ended is None and not self._writer_lives():
-            self._ended = time.monotonic()
-        return 0.0 if self._ended is None else time.monotonic() - self._ended
-
-    def _writer_lives(self) -> bool:
-        return self._start is None or is_alive(self._start["pid"], self._start["started"])
-
-    def _read(self) -> list[Entry]:
-        alive = self._writer_lives()
-        self._rest += self._file.read()
-        *lines, self._rest = self._rest.split("\n")
-        entries = [json.loads(line) for line in lines]
-        if self._start is None and entries:
-            self._start = entries[0]
-        for number, entry in enumerate(entries):
-            if entry["kind"] == "end":
-                self._ended = self._ended or time.monotonic()
-                return entries[: number + 1]
-        if not entries and not alive:
-            self._ended = self._ended or time.monotonic()
-            return [{"kind": "end", "status": "KILLED", "time": int(time.time() * 1000)}]
-        return entries
-
-
 def _close_parent(client: Any, journal: Path, stage: str, parent: str, end: dict[str, Any]) -> None:
     """End the parent run after a failure or after the last stage; forget what was shipped."""
     folder = journal.parent
@@ -338,4 +356,7 @@ def _close_parent(client: Any, journal: Path, stage: str, parent: str, end: dict
 
 if __name__ == "__main__":
     what = Path(sys.argv[2])
-    (ship_all if what.is_dir() else ship)(Path(sys.argv[1]), what)
+    try:
+        (ship_all if what.is_dir() else ship)(Path(sys.argv[1]), what)
+    except BigTransferError as refusal:
+        sys.exit(refusal.exit_code)  # the line stands beside the journal

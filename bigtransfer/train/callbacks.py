@@ -163,6 +163,7 @@ class TrainingCallback(StepCallback):
         self._speed.pause(time.monotonic() - began)
 
     def _stop(self, step: int) -> None:
-        self._run.save(step, wait=True)
+        if self._interrupts.saves:
+            self._run.save(step, wait=True)
         self._group.agree(step)  # nobody leaves before the main process has written
         self._interrupts.end(step)

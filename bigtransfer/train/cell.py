@@ -16,6 +16,7 @@ from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import Shards
 from bigtransfer.model.checkpoint import load_checkpoint
 from bigtransfer.model.resnet import ResNetV2, create_model
+from bigtransfer.storage.places import Target
 from bigtransfer.train.compute import ComputeSettings
 from bigtransfer.train.hyperrule import HyperRule
 from bigtransfer.train.interrupts import Interrupts
@@ -68,6 +69,8 @@ class CheckpointPolicy:
     interrupts: Interrupts
     code: str
     """Version of the code that trains."""
+    mirror: Target | None = None
+    """Place of this cell alone in a bucket."""
 
 
 def train_cell(
@@ -115,7 +118,9 @@ def train_cell(
         mixup_alpha=rule.mixup_alpha,
         seed=cell.seed,
     )
-    folder = RunFolder(policy.folder, {"cell": cell.name, "code": policy.code}, _say)
+    meta = {"cell": cell.name, "code": policy.code}
+    # What lies in a bucket must not end a training: nobody is there to remove it from a pod's disk.
+    folder = RunFolder(policy.folder, meta, _say, policy.mirror, anew=policy.mirror is not None)
     with closing(ResumableRun(model, recipe, compute, folder)) as run:
         if step := run.restore():
             _say(f"{cell.name}: resuming at step {step:,} of {run.total_steps:,}")
@@ -147,7 +152,8 @@ class _CellCallback(StepCallback):
         if step == self._run.total_steps:
             return
         if self._policy.interrupts.wanted:
-            self._run.save(step, wait=True)
+            if self._policy.interrupts.saves:
+                self._run.save(step, wait=True)
             self._policy.interrupts.end(step)
         elif self._run.is_due(self._policy.seconds):
             self._run.save(step, wait=False)

@@ -117,17 +117,20 @@ class Checkpoints:
         if self._mirror is not None:
             self._mirror_soon(step)
 
-    def newest(self, fits: Callable[[Path, Mapping[str, Any]], State]) -> tuple[Path, State] | None:
+    def newest(
+        self, fits: Callable[[Path, Mapping[str, Any]], State], *, anew: bool = False
+    ) -> tuple[Path, State] | None:
         """Return the newest checkpoint that is undamaged and fits, and what `fits` made of it.
 
         Args:
             fits: Reads the state of a verified folder; raises `CheckpointError` if it is not one
                 of this run.
+            anew: Whether the run may begin anew where there are checkpoints and none can be used.
 
         Raises:
-            CheckpointError: If there are checkpoints and none can be used.
+            CheckpointError: If there are some, none can be used, and it may not.
         """
-        remote = self._remote()
+        remote = self._remote_without_halves()
         faults: list[str] = []
         for step in sorted(set(self._local()) | set(remote), reverse=True):
             for fetched in (False, True):
@@ -146,7 +149,7 @@ class Checkpoints:
                 self._good[step] = meta["score"]
                 self._note_others(step)
                 return folder, state
-        if faults:
+        if faults and not anew:
             raise CheckpointError(
                 f"none of the {len(faults)} checkpoints under {str(self.folder)!r} can be used; "
                 f"the last fault: {faults[-1]} (to begin this training anew, remove that folder"
@@ -154,12 +157,17 @@ class Checkpoints:
             )
         return None
 
+    def close(self) -> None:
+        """Wait for the checkpoint that is on its way to the mirror; no other is sent any more."""
+        self._next = None
+        self.wait_for_mirror()
+
     def clear(self) -> None:
         """Remove all: the run is finished and its output is in place."""
-        self.wait_for_mirror()
+        self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         try:
-            for step, files in self._remote().items():
+            for step, files in self._in_mirror().items():
                 self._forget_remote(step, files)
         except BigTransferError as error:
             self._warn(f"the checkpoints stay in the bucket: {error}")
@@ -231,6 +239,22 @@ class Checkpoints:
 
     def _remote(self) -> dict[int, list[str]]:
         """Return step -> its files, of the complete ones in the bucket."""
+        found = self._in_mirror()
+        return {step: files for step, files in found.items() if MANIFEST_NAME in files}
+
+    def _remote_without_halves(self) -> dict[int, list[str]]:
+        """Return the same; what a lost machine had half sent is removed."""
+        found = self._in_mirror()
+        halves = [step for step, files in found.items() if MANIFEST_NAME not in files]
+        try:
+            for step in halves:
+                self._forget_remote(step, found[step])
+        except BigTransferError as error:
+            self._warn(f"half a checkpoint stays in the bucket: {error}")
+        return {step: files for step, files in found.items() if step not in halves}
+
+    def _in_mirror(self) -> dict[int, list[str]]:
+        """Return step -> its files, complete or not, in the bucket."""
         if self._mirror is None:
             return {}
         found: dict[int, list[str]] = {}
@@ -238,7 +262,7 @@ class Checkpoints:
             name, _, rest = path.partition("/")
             if rest and (match := _NAME.fullmatch(name)):
                 found.setdefault(int(match[1]), []).append(rest)
-        return {step: files for step, files in found.items() if MANIFEST_NAME in files}
+        return found
 
     def _fetch(self, step: int, files: list[str]) -> None:
         """Bring a checkpoint of the bucket here."""

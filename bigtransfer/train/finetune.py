@@ -30,6 +30,7 @@ from bigtransfer.storage import (
     verify_folder,
 )
 from bigtransfer.storage.places import Place
+from bigtransfer.storage.s3 import S3Path
 from bigtransfer.train.cell import CheckpointPolicy, InitialWeights, train_cell
 from bigtransfer.train.code import code_version
 from bigtransfer.train.compute import Machine
@@ -38,6 +39,7 @@ from bigtransfer.train.forecast import warn_if_long, warn_of_another_size
 from bigtransfer.train.grid import OVERRIDES, RECIPE, Grid, GridPlan
 from bigtransfer.train.hyperrule import HyperRule
 from bigtransfer.train.interrupts import Interrupts, watched
+from bigtransfer.train.mirror import GridMirror, place_of, state_target
 from bigtransfer.train.state import fingerprint
 from bigtransfer.train.workers import in_workers
 
@@ -45,7 +47,6 @@ Log = Callable[[int, dict[str, float]], None]
 """`log(step, metrics)`: where curves go."""
 OnCell = Callable[[Cell, dict[str, float]], None]
 """`on_cell(cell, scores)`: a cell is finished."""
-_STOP_SECONDS = 12.0
 
 
 def finetune(
@@ -64,8 +65,10 @@ def finetune(
     Each cell starts from the upstream weights (or, for `scratch`, from fresh ones of the same
     architecture) with a zero head, and trains by HyperRule's schedule. Finished cells are kept
     under `work`, and the state of those that are being trained: an interrupted run goes on at the
-    step where it was. Cells of `output` that this very recipe and this very code made are taken
-    over (with `resume: any_code`, of any code); the others stay until the new ones are complete.
+    step where it was. With `checkpoint_mirror` a bucket has both, too, until the output is in
+    place: then a run goes on from an empty disk. Cells of `output` that this very recipe and this
+    very code made are taken over (with `resume: any_code`, of any code); the others stay until the
+    new ones are complete.
 
     Args:
         params: Of the task.
@@ -104,6 +107,9 @@ def finetune(
             "resume: any_code keeps what is there"
         )
     _take_over(output, usable, done)
+    mirror_place = place_of(params.checkpoint_mirror, params.name, done.name)
+    mirror = GridMirror(mirror_place, _say)
+    mirror.bring([cell.name for cell in grid.cells], done)
     if line := as_stored_line(f"dataset {shards.summary.dataset!r}", shards.summary.decode):
         _say(line)
     for line in grid.explained():
@@ -125,10 +131,18 @@ def finetune(
         trained=params.trained,
         flip=params.flip,
         checkpoint_seconds=params.checkpoint_seconds,
+        mirror_place=mirror_place,
         done=done,
         code=code,
     )
-    _train(grid, missing, make, params.workers or _own_workers(params.device), log, on_cell)
+
+    def finished(cell: Cell, figures: dict[str, float]) -> None:
+        mirror.send_soon(done / cell.name)
+        on_cell(cell, figures)
+
+    workers = params.workers or _own_workers(params.device)
+    with watched(params.stop_seconds) as interrupts, mirror.sending():
+        _train(grid, missing, make, workers, interrupts, log, finished)
     result = Cells(
         task=params.name,
         dataset=shards.summary.dataset,
@@ -146,6 +160,7 @@ def finetune(
             shutil.copytree(done / cell.name, partial_output / cell.name)
         result.write(partial_output)
     shutil.rmtree(done)
+    mirror.clear()
     return result
 
 
@@ -162,6 +177,7 @@ def _train(
     missing: list[int],
     make: Callable[[int], _Worker],
     workers: int,
+    interrupts: Interrupts,
     log: Log,
     on_cell: OnCell,
 ) -> None:
@@ -170,10 +186,7 @@ def _train(
     waiting = set(missing)
     reached = [0 if number in waiting else own for number, own in enumerate(steps)]
     label = f"fine-tune {grid.plan.task}"
-    with (
-        watched(_STOP_SECONDS) as interrupts,
-        progress(label, sum(steps), unit="step", start=sum(reached)) as advance,
-    ):
+    with progress(label, sum(steps), unit="step", start=sum(reached)) as advance:
 
         def tell(number: int, step: int) -> None:
             leap = max(0, step - 1) if number in waiting else 0  # it was resumed at that step
@@ -287,11 +300,13 @@ class _Worker:
         trained: str,
         flip: bool,
         checkpoint_seconds: float,
+        mirror_place: S3Path | None,
         done: Path,
         code: str,
     ) -> None:
         use_cpu(machine.threads)
         self._flip, self._seconds, self._done, self._code = flip, checkpoint_seconds, done, code
+        self._mirror = mirror_place
         # Kept for all cells: a micro-batch that had to be halved is too large for the next, too.
         self._compute = machine.settings(number)
         shards = open_shards(shards_place)
@@ -308,6 +323,7 @@ class _Worker:
         cell = grid.cells[number]
         verdict = grid.rule(cell.examples_per_class)
         state = self._done / f"{cell.name}.state"
+        mirror = state_target(self._mirror, cell.name, _say)
         with lock(self._done / f"{cell.name}.lock", f"cell {cell.name} of task {task!r}"):
             model, loss = train_cell(
                 cell,
@@ -316,7 +332,7 @@ class _Worker:
                 verdict,
                 flip=self._flip,
                 compute=self._compute,
-                policy=CheckpointPolicy(state, self._seconds, interrupts, self._code),
+                policy=CheckpointPolicy(state, self._seconds, interrupts, self._code, mirror),
                 advance=tell,
             )
             calibration = grid.calibration(model, verdict, self._compute)

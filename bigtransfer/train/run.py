@@ -61,6 +61,8 @@ class RunFolder:
     """Receives lines for people."""
     mirror: Target | None = None
     """Place of this run alone in a bucket."""
+    anew: bool = False
+    """Whether to begin anew where there are checkpoints and none can be used."""
     require_own: Callable[[Path, Mapping[str, Any]], None] = lambda folder, meta: None
     """Raises `CheckpointError` if a checkpoint, by its meta, is of another run."""
 
@@ -103,8 +105,9 @@ class ResumableRun:
         self._train_step: TrainStep | None = None
 
     def close(self) -> None:
-        """Close the journal."""
+        """Close the journal, and wait for what is on its way to the mirror."""
         if self._open is not None:
+            self._open.checkpoints.close()
             self._open.curve.close()
 
     @property
@@ -134,10 +137,12 @@ class ResumableRun:
             CheckpointError: If there are checkpoints and none can be used.
         """
         state: State | None = None
-        if self._open is not None and (found := self._open.checkpoints.newest(self._fitting)):
-            folder, state = found
-            self.step = int(folder.name.removeprefix("step-"))
-            self.curve.take_from(folder / JOURNAL)
+        if self._open is not None:
+            found = self._open.checkpoints.newest(self._fitting, anew=self._folder.anew)
+            if found is not None:
+                folder, state = found
+                self.step = int(folder.name.removeprefix("step-"))
+                self.curve.take_from(folder / JOURNAL)
         self.step = self.group.agree(self.step)
         self._called, self.optimizer = parallelize(
             self.model,

@@ -111,7 +111,7 @@ class Training:
             "world_size": self._group.world_size,
             "draws": "keyed by seed and step: no generator has a state",
         }
-        return RunFolder(self._folder, meta, _say, target, self._require_own)
+        return RunFolder(self._folder, meta, _say, target, require_own=self._require_own)
 
     def _require_own(self, folder: Path, meta: Mapping[str, Any]) -> None:
         """Refuse a checkpoint that is not one of this training's."""

@@ -104,9 +104,9 @@ class _Team:
                 elif kind == _FAILED:
                     raise value if isinstance(value, BigTransferError) else RuntimeError(value)
                 elif not interrupts.wanted:
+                    kept = "with a checkpoint" if interrupts.saves else "the last checkpoint counts"
                     raise StoppedError(
-                        "a worker process was stopped, with a checkpoint; run the same again to "
-                        "go on"
+                        f"a worker process was stopped, {kept}; run the same again to go on"
                     )
                 else:
                     member.item = None

@@ -38,6 +38,29 @@ def test_params_from_before_finetune_could_resume_are_taken(raw: dict[str, Any])
     assert config.resolve(raw, "params.yaml").tasks["digits"].resume == "same_code"
 
 
+def test_params_from_before_finetune_had_a_mirror_are_taken(raw: dict[str, Any]) -> None:
+    del raw["finetune"]["checkpoint_mirror"], raw["finetune"]["stop_seconds"]
+    digits = config.resolve(raw, "params.yaml").tasks["digits"]
+    assert (digits.checkpoint_mirror, digits.stop_seconds) == (None, 12)
+
+
+def test_no_time_to_stop_and_a_mirror_are_taken(raw: dict[str, Any]) -> None:
+    for section in ("pretrain", "finetune"):
+        raw[section] |= {"stop_seconds": 0, "checkpoint_mirror": "s3://photos/state"}
+    params = config.resolve(raw, "params.yaml")
+    assert params.pretrain.stop_seconds == params.tasks["digits"].stop_seconds == 0
+
+
+@pytest.mark.parametrize("address", ["s3://", "s3:///state", "gs://photos", "photos/state", ""])
+def test_a_mirror_that_is_no_place_in_a_bucket_is_refused(
+    raw: dict[str, Any], address: str
+) -> None:
+    raw["finetune"]["checkpoint_mirror"] = raw["pretrain"]["checkpoint_mirror"] = address
+    for place in ("pretrain", "finetune"):
+        line = f"'{place}.checkpoint_mirror': must be s3://<bucket>/<prefix> or null, got "
+        assert any(line in fault for fault in faults(raw)), faults(raw)
+
+
 def test_unknown_key_suggests_the_right_one_and_hides_the_missing_one(raw: dict[str, Any]) -> None:
     raw["finetune"]["total_step"] = raw["finetune"].pop("total_steps")
     assert faults(raw) == [

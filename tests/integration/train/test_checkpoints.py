@@ -80,6 +80,34 @@ def test_damaged_and_unfinished_objects_are_passed_over(tmp_path: Path, s3: Any)
     assert any("momentum.safetensors" in line for line in second.said)
 
 
+def test_what_was_half_sent_is_removed_by_the_next_start_of_the_same_run(
+    tmp_path: Path, s3: Any
+) -> None:
+    mirrored(tmp_path, "first").write(10)
+    whole = [o["Key"] for o in s3.list_objects_v2(Bucket="photos")["Contents"]]
+    others = ["state-of-another/step-00000020/meta.json", "state/note.txt"]
+    for key in (*others, "state/step-00000020/meta.json", "state/step-00000020/metrics.jsonl"):
+        s3.put_object(Bucket="photos", Key=key, Body=b"half")
+    assert mirrored(tmp_path, "second").newest() == 10
+    left = [o["Key"] for o in s3.list_objects_v2(Bucket="photos")["Contents"]]
+    assert sorted(left) == sorted([*whole, *others])
+
+
+def test_a_half_that_may_not_be_removed_is_said(
+    tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirrored(tmp_path, "first").write(10)
+    s3.put_object(Bucket="photos", Key="state/step-00000020/meta.json", Body=b"half")
+
+    def refuse(*_: Any) -> None:
+        raise StorageError("no right to remove")
+
+    monkeypatch.setattr("bigtransfer.storage.places.delete", refuse)
+    second = mirrored(tmp_path, "second")
+    assert second.newest() == 10
+    assert second.said[0] == "half a checkpoint stays in the bucket: no right to remove"
+
+
 def test_training_goes_on_where_the_bucket_takes_nothing(tmp_path: Path, s3: Any) -> None:
     kept = Kept(tmp_path / "run", S3Path.parse("s3://there-is-no-such-bucket/state"))
     kept.write(10)
