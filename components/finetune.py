@@ -45,7 +45,15 @@ def run(
     digest, summary = describe_shards(shards)
     stage.journal.dataset(params.dataset, digest, str(shards), summary.model_dump())
     upstream = as_checkpoint(pretrained, stage.work / "published")
-    result = finetune(params, upstream, shards, checkpoints, stage.work, stage.log)
+    result = finetune(
+        params,
+        upstream,
+        shards,
+        checkpoints,
+        stage.work,
+        stage.log,
+        keep_mirror=stage.is_task,
+    )
     stage.journal.tags(
         {
             "upstream_digest": result.upstream_digest,

@@ -84,6 +84,9 @@ class Stage:
     project: Path
     work: Path
     journal: Journal
+    is_task: bool = False
+    """Whether Kubeflow Pipelines runs it: what is written here is safe only when its launcher has
+    sent it, after our end."""
     told: dict[str, str] = field(default_factory=dict)
     """Facts that Kubeflow Pipelines keeps with every output of this stage."""
 
@@ -286,7 +289,7 @@ def _run_tracked(
     status = "FAILED"
     try:
         journal.params(params.model_dump(mode="json"))
-        stage = Stage(name, project, WORK / component.name, journal)
+        stage = Stage(name, project, WORK / component.name, journal, is_task=_is_task())
         run(stage, params, **paths)
         status = "FINISHED"
     except (KeyboardInterrupt, InfrastructureError):

@@ -47,7 +47,16 @@ def run(
     digest, summary = describe_shards(shards)
     stage.journal.dataset(params.dataset, digest, str(shards), summary.model_dump())
     outputs = Outputs(checkpoint, metrics, history)
-    result = pretrain(params, shards, probe, outputs, stage.work, stage.log, stage.journal.training)
+    result = pretrain(
+        params,
+        shards,
+        probe,
+        outputs,
+        stage.work,
+        stage.log,
+        stage.journal.training,
+        keep_mirror=stage.is_task,
+    )
     if result is None:
         return
     stage.journal.tags({"checkpoint_digest": digest_of(checkpoint)})

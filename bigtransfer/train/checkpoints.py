@@ -162,13 +162,25 @@ class Checkpoints:
         self._next = None
         self.wait_for_mirror()
 
-    def clear(self) -> None:
-        """Remove all: the run is finished and its output is in place."""
+    def clear(self, *, keep_mirror: bool = False) -> None:
+        """Remove all: the run is finished and its output is in place.
+
+        Args:
+            keep_mirror: Whether the last one stays in the mirror.
+        """
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         try:
-            for step, files in self._in_mirror().items():
-                self._forget_remote(step, files)
+            mirrored = self._in_mirror()
+            whole = [step for step, files in mirrored.items() if MANIFEST_NAME in files]
+            last = max(whole, default=None) if keep_mirror else None
+            for step, files in mirrored.items():
+                if step != last:
+                    self._forget_remote(step, files)
+            if last is not None and self._mirror is not None:
+                self._warn(
+                    f"step-{last:08d} stays at {self._mirror.address}, till somebody removes it"
+                )
         except BigTransferError as error:
             self._warn(f"the checkpoints stay in the bucket: {error}")
 

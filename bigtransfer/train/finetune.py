@@ -59,6 +59,7 @@ def finetune(
     on_cell: OnCell = lambda cell, figures: None,
     *,
     longest_seconds: float | None = None,
+    keep_mirror: bool = False,
 ) -> Cells:
     """Fine-tune every cell and write one folder with a checkpoint per cell and `cells.json`.
 
@@ -80,6 +81,7 @@ def finetune(
         on_cell: Receives each cell with its scores, those that were there already first.
         longest_seconds: What takes longer on a CPU is refused, because nobody has agreed to it;
             None: it is only said.
+        keep_mirror: Whether the mirror keeps what it has: the output itself may still be lost.
 
     Returns:
         What `cells.json` holds.
@@ -141,7 +143,10 @@ def finetune(
         on_cell(cell, figures)
 
     workers = params.workers or _own_workers(params.device)
-    with watched(params.stop_seconds) as interrupts, mirror.sending():
+    with (
+        watched(params.stop_seconds) as interrupts,
+        mirror.sending(all_of_them=keep_mirror),
+    ):
         _train(grid, missing, make, workers, interrupts, log, finished)
     result = Cells(
         task=params.name,
@@ -160,7 +165,10 @@ def finetune(
             shutil.copytree(done / cell.name, partial_output / cell.name)
         result.write(partial_output)
     shutil.rmtree(done)
-    mirror.clear()
+    if not keep_mirror:
+        mirror.clear()
+    elif mirror_place is not None:
+        _say(f"{params.name}: the networks stay at {mirror_place}, till somebody removes them")
     return result
 
 

@@ -127,16 +127,18 @@ class GridMirror:
             self._sender.start()
 
     @contextmanager
-    def sending(self) -> Iterator[None]:
+    def sending(self, *, all_of_them: bool) -> Iterator[None]:
         """Hold the block in which networks are sent, those first that are here and not there.
 
-        If it raises, those that wait are sent; else only the one that is on its way: all are here.
+        Args:
+            all_of_them: Whether all are sent at its end; else, unless it raises, only the one that
+                is on its way: all are here.
         """
         for folder in self._unsent:
             self.send_soon(folder)
         try:
             yield
-            self._drops = True
+            self._drops = not all_of_them
         finally:
             self._waiting.put(None)
             if self._sender is not None:

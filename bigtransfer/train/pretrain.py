@@ -63,6 +63,8 @@ def pretrain(
     work: Path,
     log: Log,
     begin: Callable[[str], None] = lambda key: None,
+    *,
+    keep_mirror: bool = False,
 ) -> dict[str, float] | None:
     """Train a network on the train split and write it as an upstream checkpoint.
 
@@ -76,6 +78,7 @@ def pretrain(
         work: Folder for resumable state; a subfolder per fingerprint.
         log: Receives curves, on the main process.
         begin: Is told the fingerprint of the training, on the main process, before any curve.
+        keep_mirror: Whether the mirror keeps the last checkpoint: the output may still be lost.
 
     Returns:
         What the file `metrics` holds; None where this process is not the main process.
@@ -111,7 +114,7 @@ def pretrain(
             begin(training.origin.key)
         with training.opened():
             training.train(interrupts)
-            return write_results(outputs, training)
+            return write_results(outputs, training, keep_mirror=keep_mirror)
 
 
 def _training_of(
@@ -188,12 +191,15 @@ def _training_of(
     )
 
 
-def write_results(outputs: Outputs, training: Training) -> dict[str, float] | None:
+def write_results(
+    outputs: Outputs, training: Training, *, keep_mirror: bool = False
+) -> dict[str, float] | None:
     """Write what a finished training made, then forget its checkpoints.
 
     Args:
         outputs: Where it goes.
         training: At its last step; every process must call it.
+        keep_mirror: Whether the last checkpoint stays in the mirror.
 
     Returns:
         What the file `metrics` holds; None where this process is not the main process.
@@ -227,7 +233,7 @@ def write_results(outputs: Outputs, training: Training) -> dict[str, float] | No
     write_checkpoint(outputs.checkpoint, run.model, meta, state["weights"])
     write_text(outputs.metrics, as_json(result))
     write_text(outputs.history, as_csv(run.curve.rows))
-    run.clear()
+    run.clear(keep_mirror=keep_mirror)
     return result
 
 

@@ -239,10 +239,14 @@ class ResumableRun:
             self._open.saver.before_update()
             self._open.saver.check()
 
-    def clear(self) -> None:
-        """Forget the checkpoints: the run is finished and its output is in place."""
+    def clear(self, *, keep_mirror: bool = False) -> None:
+        """Forget the checkpoints: the run is finished and its output is in place.
+
+        Args:
+            keep_mirror: Whether the last one stays in the mirror.
+        """
         if self._open is not None:
-            self._open.checkpoints.clear()
+            self._open.checkpoints.clear(keep_mirror=keep_mirror)
 
     def _fitting(self, folder: Path, meta: Mapping[str, Any]) -> State:
         """Return the state in a checkpoint if it is one of this run's."""

@@ -116,6 +116,10 @@ def bucket(s3: Any, s3_server: str) -> Iterator[dict[str, str]]:
     yield {**s3_environment(s3_server), "KFP_RUN_ID": RUN, "BIGTRANSFER_STAGE": "pretrain"}
 
 
+def all_keys(s3: Any) -> list[str]:
+    return [o["Key"] for o in s3.list_objects_v2(Bucket="photos").get("Contents", [])]
+
+
 def checkpoints(s3: Any) -> dict[str, datetime]:
     """Return the complete checkpoints in the bucket, and when each was."""
     listed = s3.list_objects_v2(Bucket="photos").get("Contents", [])
@@ -146,13 +150,16 @@ def test_a_pod_whose_launcher_dies_at_once_costs_a_checkpoints_time(
     subprocess.run(["docker", "rm", "--force", name], check=True, capture_output=True)
     # S3 tells whole seconds; one more for the upload.
     assert (ended - newest).total_seconds() <= CHECKPOINT_SECONDS + 2
-    s3.put_object(Bucket="photos", Key=f"{half_of(s3)}/meta.json", Body=b"{}")
+    half = half_of(s3)
+    s3.put_object(Bucket="photos", Key=f"{half}/meta.json", Body=b"{}")
 
     again = run_task(image("train-cpu"), pods.disk, line, launcher=launcher, environment=bucket)
     assert again.returncode == 0, again.stdout + again.stderr
     said = again.stdout + again.stderr
     assert re.search(r"step-\d+ came from s3://photos/mirror", said), said
-    assert not s3.list_objects_v2(Bucket="photos").get("Contents"), "a finished one leaves nothing"
+    kept = checkpoints(s3)
+    assert len(kept) == 1, "the launcher may still lose what is written: the last one stays"
+    assert not [key for key in all_keys(s3) if key.startswith(half)], "half a checkpoint is gone"
 
 
 def half_of(s3: Any) -> str:

@@ -119,6 +119,19 @@ def test_what_is_on_this_disk_alone_is_sent_at_the_next_start(
     assert trained == CELLS[2:]
 
 
+def test_what_a_launcher_may_still_lose_stays(
+    pretrained: Path, packed: Path, tmp_path: Path, s3: Any, trained: list[str]
+) -> None:
+    tune(pretrained, packed, tmp_path / "1" / "out", keep_mirror=True, **RECIPE)
+    kept = {name.partition("/")[0] for name in there()}
+    assert kept == set(CELLS) == set(trained)
+    trained.clear()
+    shutil.rmtree(tmp_path / "1")  # with the pod
+    tune(pretrained, packed, tmp_path / "2" / "out", **RECIPE)
+    assert trained == [] and there() == []
+    assert {path.name for path in (tmp_path / "2" / "out").iterdir()} >= set(CELLS)
+
+
 def test_workers_share_the_mirror(pretrained: Path, packed: Path, tmp_path: Path, s3: Any) -> None:
     stopped_after(4, pretrained, packed, tmp_path / "first" / "out", workers=2)
     finished = {name.split("/")[0] for name in there() if name.endswith("/MANIFEST.json")}
