@@ -99,7 +99,7 @@ def test_the_mirror_serves_where_the_root_is_no_s3(
     s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KFP_RUN_ID", RUN)
-    refusals = Refusals.of_task([f"gs://root/q/{RUN}/t/o"], "s3://photos/mirror")
+    refusals = Refusals.of_task([f"gs://own/q/{RUN}/t/o"], "s3://photos/mirror")
     said = Refusal("t", 2, "wrong")
     assert refusals.leave("key", said) is None
     assert refusals.find("key") == said
