@@ -8,11 +8,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from bigtransfer.command import kfp
+from bigtransfer.command import kfp_script as script
 from bigtransfer.errors import ConfigError
-
-_OURS = "bigtransfer.command.kfp"
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,9 @@ class Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
-        "--repair", action="store_true", help="write the command `kfp` anew where it is not ours"
+        "--repair",
+        action="store_true",
+        help="install anew where the command `kfp` takes no pipeline files",
     )
 
 
@@ -39,8 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: If something needed is missing or somebody else's.
     """
-    if arguments.repair and not kfp_script().good:
-        _reinstall()
+    if arguments.repair and kfp.is_installed() and script.fault():
+        script.repair()
     findings = [kfp_script(), *_others()]
     for found in findings:
         mark = "ok" if found.good else "-" if not found.needed else "NO"
@@ -50,44 +51,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def kfp_script() -> Finding:
-    """Say whose the command `kfp` is: two distributions bring one, and the last installed wins."""
-    path = Path(sys.executable).parent / "kfp"
-    if not path.is_file():
-        return Finding("kfp", False, f"{path} is not there; {_cure()}")
-    if _OURS in path.read_text("utf-8", errors="replace"):
-        on_path = shutil.which("kfp")
-        other = "" if on_path in (None, str(path)) else f" (on the PATH is {on_path})"
-        return Finding("kfp", True, f"{path} takes pipeline files{other}")
-    return Finding(
-        "kfp",
-        False,
-        f"{path} is Kubeflow's own, which takes no pipeline files; {_cure()}, or "
-        f"use `python -m {_OURS}`",
-    )
-
-
-def _cure() -> str:
-    return "`bigtransfer doctor --repair` writes it anew"
-
-
-def _reinstall() -> None:
-    project = Path(__file__).parents[2]
-    line = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--disable-pip-version-check",
-        "--no-build-isolation",
-    ]
-    if (project / "pyproject.toml").is_file():
-        line += ["--editable", str(project)]
-    else:
-        line += ["--force-reinstall", "bigtransfer"]
-    if subprocess.run(line, check=False).returncode:
-        raise ConfigError("the project could not be installed again; pip's words stand above")
+    """Say whether the script `kfp`, which Kubeflow's distribution brings, takes pipeline files."""
+    if not kfp.is_installed():
+        install = "`pip install 'bigtransfer[pipelines]'`"
+        return Finding("kfp", False, f"not installed; {install} for clusters", needed=False)
+    if fault := script.fault():
+        cure = "`bigtransfer doctor --repair` mends it, and `bigtransfer kfp …` is always ours"
+        return Finding("kfp", False, f"{fault}; {cure}")
+    other = script.other_on_path()
+    note = f" (on the PATH is {other})" if other else ""
+    return Finding("kfp", True, f"{script.path()} takes pipeline files{note}")
 
 
 def _others() -> Iterator[Finding]:

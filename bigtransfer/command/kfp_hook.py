@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 _UPSTREAM = "kfp.cli.__main__"
 """Its `main` is what the script of the distribution kfp calls."""
@@ -57,7 +58,7 @@ class _Finder:
         return spec
 
 
-def _replace(module: ModuleType) -> None:
+def _replace(module: Any) -> None:
     upstream = module.main
 
     def main() -> None:
