@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -67,12 +68,7 @@ def _others() -> Iterator[Finding]:
     here = sys.version.split()[0]
     yield Finding("python", sys.version_info >= (3, 11), f"{here} (3.11 or newer is needed)")
     yield Finding("git", shutil.which("git") is not None, "for commits in MLflow and for DVC")
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    names = ", ".join({torch.cuda.get_device_name(i) for i in range(gpus)})
-    what = f"{gpus} × {names}" if gpus else "none; everything runs on the CPU"
-    yield Finding("gpu", gpus > 0, f"{what} (torch {torch.__version__})", needed=False)
+    yield _gpu()
     engine = next((name for name in ("docker", "podman") if shutil.which(name)), None)
     running = (
         engine is not None
@@ -82,3 +78,15 @@ def _others() -> Iterator[Finding]:
     yield Finding(
         "containers", running, f"{said}: for `make images`, `kfp run submit --local`", needed=False
     )
+
+
+def _gpu() -> Finding:
+    if importlib.util.find_spec("torch") is None:
+        install = "`pip install 'bigtransfer[train]'`"
+        return Finding("gpu", False, f"torch is not installed; {install} to train", needed=False)
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = ", ".join({torch.cuda.get_device_name(i) for i in range(gpus)})
+    what = f"{gpus} × {names}" if gpus else "none; everything runs on the CPU"
+    return Finding("gpu", gpus > 0, f"{what} (torch {torch.__version__})", needed=False)
