@@ -1,25 +1,35 @@
-"""Kubeflow Pipelines' executor contract, without kfp: what a task says of its outputs.
+"""Kubeflow Pipelines' executor contract, without kfp: what a task gets, and what it says.
 
-A task is given `--executor-input JSON`, in which each output has a URI, and writes a file in which
-each output has metadata. Without that file KFP's local runner knows of no output artifact at all,
-and on a cluster none carries a figure.
+A task is given `--executor-input JSON`, in which each artifact has a URI, and writes a file, where
+each output has metadata. Without it KFP's local runner knows of no output artifact at all,
+and on a cluster none carries a figure. Folders of many files travel as volumes (storage.volumes).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from bigtransfer.errors import ConfigError, InfrastructureError, StoppedError
+from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError, StoppedError
 from bigtransfer.retry import doubling, retry
 
 _TRIES = 5
 _PAUSE_SECONDS = 15.0
 _LONGEST_TEXT = 200
+_SOURCES = Path(__file__).parents[1]
+
+
+class RefusedBeforeError(BigTransferError):
+    """An earlier attempt of this run was refused for what this one would do again."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class ExecutorInput:
@@ -32,31 +42,123 @@ class ExecutorInput:
             ConfigError: If it is not what KFP passes.
         """
         try:
-            outputs = json.loads(text)["outputs"]
+            whole = json.loads(text)
+            outputs = whole["outputs"]
             self._file = Path(outputs["outputFile"])
-            self._artifacts: dict[str, Mapping[str, Any]] = {
-                name: listed["artifacts"][0]
-                for name, listed in outputs.get("artifacts", {}).items()
+            self._artifacts = _first_of_each(outputs)
+            self.inputs = {
+                name: {"uri": artifact.get("uri"), "metadata": artifact.get("metadata")}
+                for name, artifact in _first_of_each(whole.get("inputs") or {}).items()
             }
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise ConfigError(
                 "--executor-input is not what Kubeflow Pipelines passes; leave it out elsewhere"
             ) from error
 
-    def report(self, paths: Mapping[str, Path]) -> None:
-        """Write what the outputs are: the file that KFP reads after the task.
+    @property
+    def uris(self) -> list[str]:
+        """Return where the outputs are sent."""
+        return [str(artifact.get("uri", "")) for artifact in self._artifacts.values()]
+
+    def report(self, paths: Mapping[str, Path], told: Mapping[str, str]) -> None:
+        """Write what the outputs are, the file that KFP reads after the task; pack what is many.
 
         Args:
             paths: Output -> where it was written.
+            told: What each of them is to say besides, e.g. its source, or the run in MLflow.
+
+        Raises:
+            InfrastructureError: If the disk has no room for the volumes.
         """
         from bigtransfer.storage import as_json, write_text
 
         said = {
-            name: {"artifacts": [{**artifact, "metadata": _metadata(artifact, paths[name])}]}
+            name: {
+                "artifacts": [
+                    {**artifact, "metadata": {**told, **_metadata(artifact, paths[name])}}
+                ]
+            }
             for name, artifact in self._artifacts.items()
             if name in paths
         }
+        for path in paths.values():
+            _pack(path)
         write_text(self._file, as_json({"artifacts": said}))
+
+
+def unpacked(reads: Mapping[str, Any], in_place: Sequence[str], work: Path) -> dict[str, Any]:
+    """Return the inputs, with those that came as volumes as the folders that they are.
+
+    Args:
+        reads: Input -> its path, or its place in a bucket.
+        in_place: Inputs whose readers take volumes as they are.
+        work: Where folders are unpacked.
+
+    Raises:
+        StorageError: If a volume is damaged.
+        InfrastructureError: If the disk has no room.
+    """
+    from bigtransfer.storage import MANIFEST_NAME, sha256_file
+    from bigtransfer.storage.volumes import is_packed, unpack
+
+    found = dict(reads)
+    for name, path in reads.items():
+        if isinstance(path, Path) and name not in in_place and is_packed(path):
+            own = sha256_file(path / MANIFEST_NAME)[:16]
+            found[name] = unpack(path, work / "unpacked" / own)
+    return found
+
+
+@contextmanager
+def refusing_once(
+    executor: ExecutorInput, component: str, stage: str, params: str, say: Callable[[str], None]
+) -> Iterator[None]:
+    """Let later attempts of this run know at once that what the block does is refused.
+
+    Args:
+        executor: Of this task.
+        component: Its name.
+        stage: As people see it.
+        params: Its section as JSON text.
+        say: Prints a line.
+
+    Raises:
+        RefusedBeforeError: Before the block is entered, with an earlier attempt's own words.
+    """
+    from bigtransfer.kubeflow.refusals import Refusal, Refusals, fingerprint
+
+    refusals = Refusals.of_task(executor.uris, _mirror(params))
+    key = fingerprint(component, params, executor.inputs, _SOURCES) if refusals.places else ""
+    earlier = refusals.find(key)
+    if earlier is not None:
+        say("an earlier attempt of this run was refused; the same is not tried again:")
+        raise RefusedBeforeError(earlier.message, earlier.exit_code)
+    try:
+        yield
+    except BigTransferError as error:
+        if why := refusals.leave(key, Refusal(stage, error.exit_code, str(error))):
+            say(f"warning: the next attempt will not know that this is refused: {why}")
+        raise
+
+
+def _mirror(params: str) -> str | None:
+    try:
+        values = json.loads(params)
+    except ValueError:
+        return None
+    found = values.get("checkpoint_mirror") if isinstance(values, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _first_of_each(side: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {name: own["artifacts"][0] for name, own in (side.get("artifacts") or {}).items()}
+
+
+def _pack(path: Path) -> None:
+    from bigtransfer.storage.volumes import MOST_FILES, pack
+
+    if path.is_dir() and sum(1 for own in path.rglob("*") if own.is_file()) > MOST_FILES:
+        pack(path)
 
 
 def _metadata(artifact: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
@@ -66,10 +168,10 @@ def _metadata(artifact: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     known: dict[str, Any] = dict(artifact.get("metadata") or {})
     kind = artifact.get("type", {}).get("schemaTitle", "")
     if kind == "system.Metrics":
-        return known | _figures(read_json(path))
+        # A backend refuses metrics without a figure, after all the task's work.
+        return known | (_figures(read_json(path)) or {"figures": 0.0})
     if kind == "system.ClassificationMetrics":
-        matrix = read_json(path)
-        return known | ({"confusionMatrix": matrix} if matrix else {})
+        return known | {"confusionMatrix": read_json(path)}
     known["digest"] = digest_of(path)
     index = path / "index.json"
     if index.is_file():

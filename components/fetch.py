@@ -1,4 +1,4 @@
-"""Resolve a dataset's remote source to a local index. Local only: DVC depends on local paths."""
+"""Resolve a dataset's remote source to a local index. DVC depends on local paths."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def run(stage: Stage, params: DatasetParams, *, index: Path) -> None:
     if params.source is None:
         raise ConfigError(f"'datasets.{params.name}' has no 'source', so there is nothing to fetch")
     found = write_index(params.source, index, mirror=params.mirror)
+    stage.told.update(source=str(found["url"]), source_digest=str(found["digest"]))
     stage.journal.tags({"source": str(found["url"]), "source_digest": str(found["digest"])})
     print(f"{params.name}: {found['files']:,} files, {found['bytes']:,} bytes at {found['url']}")
 

@@ -30,10 +30,13 @@ from bigtransfer.errors import (
 if TYPE_CHECKING:
     from bigtransfer.config import Section
     from bigtransfer.track.journal import Journal
+    from components.executor import ExecutorInput
 
 WORK = Path(".work")
 EXECUTOR_INPUT = "--executor-input"
 """The one flag that DVC's lines do not have."""
+STAGE = "BIGTRANSFER_STAGE"
+"""Environment variable by which a cluster says which stage this is; sections need not know."""
 LAST_FAILURE = WORK / "last-failure.json"
 _INTERRUPTED = 130
 
@@ -55,6 +58,8 @@ class Component:
     """Flag -> what is written there."""
     addresses: tuple[str, ...] = ()
     """Flags that take an `s3://` address as well as a path."""
+    in_place: tuple[str, ...] = ()
+    """Flags among `reads` whose folder may be packed in volumes (`storage.volumes`)."""
     kept: tuple[str, ...] = ()
     """Flags among `writes` whose last version stays until the new one is complete, though DVC takes
     it away beforehand."""
@@ -79,6 +84,8 @@ class Stage:
     project: Path
     work: Path
     journal: Journal
+    told: dict[str, str] = field(default_factory=dict)
+    """Facts that Kubeflow Pipelines keeps with every output of this stage."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Note points of curves."""
@@ -103,17 +110,15 @@ def main(component: Component, run: Run) -> NoReturn:
         _fail(stage, 1, "nobody reads the output any more")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("", "bigtransfer", "components"):
-            traceback.print_exc()
-            _leave(1)
+            _leave_by_bug(stage, error)
         _fail(
             stage,
             2,
             f"{sys.executable} has no module {error.name!r}, so it is not this project's Python; "
             "activate its environment (`. .venv/bin/activate`), or make it (`make run`)",
         )
-    except Exception:
-        traceback.print_exc()
-        _leave(1)
+    except Exception as error:
+        _leave_by_bug(stage, error)
     _leave(0)
 
 
@@ -188,18 +193,18 @@ def _stage_name(component: Component, arguments: argparse.Namespace) -> str:
             entry = json.loads(arguments.params_json).get("name", "")
         except (ValueError, AttributeError):
             entry = ""
-    return os.environ.get("DVC_STAGE") or (f"{component.name}@{entry}" if entry else component.name)
+    given = os.environ.get("DVC_STAGE") or os.environ.get(STAGE)
+    return given or (f"{component.name}@{entry}" if entry else component.name)
 
 
 def _execute(
     component: Component, run: Run, arguments: argparse.Namespace, stage_name: str
 ) -> None:
     from bigtransfer.storage import lock, sha256_json
-    from components.executor import ExecutorInput, run_again
 
     if _leads():
         _put_back([getattr(arguments, name) for name in component.kept])
-    executor = ExecutorInput(arguments.executor_input) if arguments.executor_input else None
+    executor = _executor(arguments)
     params = _params(component, arguments)
     reads = {name: getattr(arguments, name) for name in component.reads}
     writes = {name: getattr(arguments, name) for name in component.writes}
@@ -215,14 +220,49 @@ def _execute(
             lock_file = WORK / "locks" / f"{component.name}-{name}.lock"
             held.enter_context(lock(lock_file, f"the output of {stage_name} ({outputs[0]})"))
         paths = {**reads, **writes, **options}
-        if executor is None or "RANK" in os.environ:  # `torchrun` starts its processes together
+        if executor is None:
             _run_tracked(component, run, params, paths, stage_name)
-            if executor is not None and _leads():
-                executor.report(writes)
-            return
-        say = partial(print, f"{stage_name}:", file=sys.stderr, flush=True)
-        run_again(lambda: _run_tracked(component, run, params, paths, stage_name), say)
-        executor.report(writes)
+        else:
+            _run_for(executor, component, run, params, paths, stage_name)
+
+
+def _executor(arguments: argparse.Namespace) -> ExecutorInput | None:
+    if not arguments.executor_input:
+        return None
+    from components.executor import ExecutorInput
+
+    return ExecutorInput(arguments.executor_input)
+
+
+def _run_for(
+    executor: ExecutorInput,
+    component: Component,
+    run: Run,
+    params: Section,
+    paths: dict[str, Any],
+    name: str,
+) -> None:
+    """Run as a task of Kubeflow Pipelines."""
+    from components.executor import refusing_once, run_again, unpacked
+
+    say = partial(print, f"{name}:", file=sys.stderr, flush=True)
+    told: dict[str, str] = {}
+
+    def attempt() -> None:
+        reads = {flag: paths[flag] for flag in component.reads}
+        found = {**paths, **unpacked(reads, component.in_place, WORK)}
+        told.update(_run_tracked(component, run, params, found, name))
+
+    with ExitStack() as held:
+        if _leads():
+            text = params.model_dump_json()
+            held.enter_context(refusing_once(executor, component.name, name, text, say))
+        if "RANK" in os.environ:  # `torchrun` starts its processes together
+            attempt()
+        else:
+            run_again(attempt, say)
+        if _leads():
+            executor.report({flag: paths[flag] for flag in component.writes}, told)
 
 
 def _put_back(outputs: list[Path]) -> None:
@@ -236,7 +276,8 @@ def _put_back(outputs: list[Path]) -> None:
 
 def _run_tracked(
     component: Component, run: Run, params: Section, paths: dict[str, Any], name: str
-) -> None:
+) -> Mapping[str, str]:
+    """Run, and tell MLflow; return what the stage says of its outputs, and its run there."""
     from bigtransfer.track.journal import Journal, SilentJournal
 
     project = Path.cwd()
@@ -253,6 +294,8 @@ def _run_tracked(
         raise
     finally:
         journal.close(status)
+    url = getattr(journal, "run_url", None)
+    return {**stage.told, **({"mlflow_run": url} if url else {})}
 
 
 def _leads() -> bool:
@@ -289,6 +332,8 @@ def _fail(stage: str, code: int, message: str) -> NoReturn:
     from bigtransfer.storage import as_json, write_text
 
     who = stage if _leads() else f"{stage}, process {os.environ['RANK']}"
+    if _is_task():
+        message = "; ".join(message.splitlines()) + f" [exit {code}]"
     print(f"{who}: {message}", file=sys.stderr, flush=True)
     facts = {"stage": stage, "exit_code": code, "message": message}
     with suppress(
@@ -297,6 +342,22 @@ def _fail(stage: str, code: int, message: str) -> NoReturn:
         if _leads():
             write_text(LAST_FAILURE, as_json(facts))
     _leave(code)
+
+
+def _leave_by_bug(stage: str, error: Exception) -> NoReturn:
+    traceback.print_exc()
+    if _is_task():
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"{stage}: a bug of bigtransfer, {line} [exit 1]", file=sys.stderr, flush=True)
+    _leave(1)
+
+
+def _is_task() -> bool:
+    """Say whether Kubeflow Pipelines runs this.
+
+    Its launcher ends with 1 whatever the exit code was: the log's last line is all that says it.
+    """
+    return EXECUTOR_INPUT in sys.argv
 
 
 def _leave(code: int) -> NoReturn:

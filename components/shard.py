@@ -19,6 +19,7 @@ COMPONENT = Component(
         "dataset": "the dataset that was validated",
         "manifest": "dataset manifest, written by validate",
     },
+    in_place=("dataset",),
     writes={"shards": "folder or s3:// prefix of shard-*.tar, index.parquet, …"},
     addresses=("shards",),
     options={

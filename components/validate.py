@@ -16,6 +16,7 @@ COMPONENT = Component(
     params="DatasetParams",
     section="datasets.<name>",
     reads={"dataset": "folder, table, archive, or the index that fetch wrote"},
+    in_place=("dataset",),
     writes={
         "manifest": "dataset manifest, Parquet; only if the dataset passes",
         "validation": "folder with validation.json and index.html, whatever the verdict",

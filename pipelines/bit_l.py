@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.dag import build, compile_beside
-
-bit_l = build("bit-l", Path(__file__).with_suffix(".yaml"))
+from pipelines.compiling import compile_beside
+from pipelines.dag import build
 
 if __name__ == "__main__":
-    compile_beside(bit_l, __file__)
+    compile_beside("bit-l", __file__)
+else:
+    bit_l = build("bit-l", Path(__file__).with_suffix(".yaml"))

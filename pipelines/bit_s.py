@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.dag import build, compile_beside
-
-bit_s = build("bit-s", Path(__file__).with_suffix(".yaml"))
+from pipelines.compiling import compile_beside
+from pipelines.dag import build
 
 if __name__ == "__main__":
-    compile_beside(bit_s, __file__)
+    compile_beside("bit-s", __file__)
+else:
+    bit_s = build("bit-s", Path(__file__).with_suffix(".yaml"))

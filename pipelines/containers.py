@@ -32,6 +32,9 @@ KINDS = {
     "fetch": Kind(
         "List what lies at a remote address, with digests.", "fetch", {}, {"index": Dataset}
     ),
+    "fetch_weights": Kind(
+        "Bring given weights from an address, and check them.", "data", {}, {"weights": Model}
+    ),
     "validate": Kind(
         "Decode every image, hold the rules, write the dataset manifest.", "data",
         {"dataset": Dataset}, {"manifest": Dataset, "validation": Dataset},

@@ -6,19 +6,19 @@ turn 20 into 20.0). Tasks carry DVC's stage names, so both engines show the same
 
 from __future__ import annotations
 
-import argparse
 import inspect
 from pathlib import Path
 from typing import Any
 
-from kfp import compiler, dsl
-from kfp.compiler.compiler_utils import KubernetesManifestOptions
+from kfp import dsl
 
 from bigtransfer import config
-from bigtransfer.config import Params, Section
+from bigtransfer.config import Params, Section, WeightsParams
+from bigtransfer.errors import ConfigError
+from bigtransfer.kubeflow.image_tag import source_tag
 from bigtransfer.kubeflow.submission import Submission, current
 from pipelines import containers
-from pipelines.placement import image_of, let_long_tasks_be_retried, place, processes_of
+from pipelines.placement import image_of, let_long_tasks_be_retried, paced, place, processes_of
 
 PROJECT = Path(__file__).parents[1]
 EMBEDDED = {f"data/{name}": name for name in containers.KINDS["materialize"].writes}
@@ -36,8 +36,10 @@ def build(name: str, overlay: Path | None = None, *, pretrained: str | None = No
     Raises:
         ConfigError: If the params do not fit the schema.
     """
-    params = config.load(PROJECT / "params.yaml", overlay, current().changes)
-    wiring = _Wiring(params, current(), pretrained)
+    submission = current()
+    params = config.load(PROJECT / "params.yaml", overlay, submission.changes)
+    tag = submission.tag or source_tag(PROJECT)
+    wiring = _Wiring(params, submission, tag, pretrained)
 
     def pipeline(*arguments: Any) -> None:
         wiring.wire(dict(zip(wiring.defaults, arguments, strict=True)))
@@ -56,43 +58,14 @@ def build(name: str, overlay: Path | None = None, *, pretrained: str | None = No
     return made
 
 
-def compile_beside(pipeline: Any, file: str) -> None:
-    """Write a compiled pipeline beside its source: bit_l.py -> bit_l.kfp.yaml.
-
-    With `--kubernetes NAMESPACE` on the command line it is written as the custom resources Pipeline
-    and PipelineVersion, for GitOps: bit_l.k8s.yaml.
-    """
-    parser = argparse.ArgumentParser(description=f"Compile {Path(file).name}.", allow_abbrev=False)
-    parser.add_argument(
-        "--kubernetes",
-        metavar="NAMESPACE",
-        help="write custom resources for `kubectl apply` instead (KFP in Kubernetes-native mode)",
-    )
-    namespace = parser.parse_args().kubernetes
-    suffix = ".kfp.yaml" if namespace is None else ".k8s.yaml"
-    target = Path(file).with_suffix(suffix)
-    compiler.Compiler().compile(
-        pipeline,
-        str(target),
-        kubernetes_manifest_format=namespace is not None,
-        kubernetes_manifest_options=None
-        if namespace is None
-        else KubernetesManifestOptions(
-            pipeline_name=pipeline.name,
-            pipeline_version_name=f"{pipeline.name}-{current().tag}",
-            namespace=namespace,
-            include_pipeline_manifest=True,
-        ),
-    )
-    print(target)
-
-
 class _Wiring:
     """The tasks of one pipeline, and what goes from one to the other."""
 
-    def __init__(self, params: Params, submission: Submission, pretrained: str | None) -> None:
+    def __init__(
+        self, params: Params, submission: Submission, tag: str, pretrained: str | None
+    ) -> None:
         self._params, self._pretrained = params, pretrained
-        self._tag, self._fresh = submission.tag, submission.fresh
+        self._submission, self._tag = submission, tag
         wanted = {task.dataset for task in params.tasks.values()}
         if pretrained is None:
             wanted |= {params.pretrain.dataset, params.pretrain.probe.dataset}
@@ -116,14 +89,15 @@ class _Wiring:
         if self._embedded:
             sections["materialize"] = params.materialize
         if self._pretrained is None:
-            sections["pretrain"] = params.pretrain
+            sections["pretrain"] = paced(params.pretrain, params.cluster.pool_of("pretrain"))
+        else:
+            sections["pretrained"] = WeightsParams(address=self._pretrained)
         sections |= {"evaluate": params.evaluate, "register": params.register}
         sections["audit"] = params.audit_of(upstream_known=self._pretrained is None)
         sections |= {_key("dataset", name): dataset for name, dataset in self._datasets.items()}
-        sections |= {_key("task", name): task for name, task in params.tasks.items()}
+        pool = params.cluster.pool_of("finetune")
+        sections |= {_key("task", name): paced(task, pool) for name, task in params.tasks.items()}
         addresses = {_key("uri", name): path for name, path in self._given.items()}
-        if self._pretrained is not None:
-            addresses["pretrained"] = self._pretrained
         return {
             **addresses,
             **{key: section.model_dump_json() for key, section in sections.items()},
@@ -144,10 +118,10 @@ class _Wiring:
             elif dataset.source is not None:
                 fetched = self._task(f"fetch@{name}", params=section)
                 # The same address is taken for the same data, or all after it would run again.
-                fetched.set_caching_options(not self._fresh)
+                fetched.set_caching_options(not self._submission.fresh)
                 source = fetched.outputs["index"]
             else:
-                source = _imported(f"data@{name}", arguments[_key("uri", name)], dsl.Dataset)
+                source = self._folder(name, arguments[_key("uri", name)])
             validated = self._task(f"validate@{name}", params=section, dataset=source)
             manifests[name] = validated.outputs["manifest"]
             shards[name] = self._task(
@@ -161,7 +135,9 @@ class _Wiring:
                 probe=shards[params.pretrain.probe.dataset],
             ).outputs["checkpoint"]
         else:
-            upstream = _imported("pretrained", arguments["pretrained"], dsl.Model)
+            brought = self._task("fetch_weights", params=arguments["pretrained"])
+            brought.set_caching_options(not self._submission.fresh)
+            upstream = brought.outputs["weights"]
         for name, task in params.tasks.items():
             own = manifests[task.dataset]
             audited = self._task(
@@ -201,14 +177,24 @@ class _Wiring:
         )
         task = made(**inputs)
         task.set_display_name(stage)
-        place(task, name, cluster)
+        place(task, name, stage, cluster, self._submission.told)
         return task
 
+    def _folder(self, name: str, path: Any) -> Any:
+        """Return a dataset that lies in a folder of this machine.
 
-def _imported(stage: str, address: Any, kind: Any) -> Any:
-    imported = dsl.importer(artifact_uri=address, artifact_class=kind, reimport=False)
-    imported.set_display_name(stage)
-    return imported.output
+        A cluster's backend may refuse an address that is not below its own root, and its launcher
+        would copy an image at a time: there, sources are read by tasks of our own.
+        """
+        if not self._submission.here:
+            raise ConfigError(
+                f"dataset {name!r} lies at {self._given[name]!r}, a path of this machine, which no "
+                f"node of a cluster sees; give datasets.{name}.path={config.SOURCES}/{name} "
+                f"datasets.{name}.source=s3://… and {name!r} in remote=[…], or run it here: --local"
+            )
+        imported = dsl.importer(artifact_uri=path, artifact_class=dsl.Dataset, reimport=False)
+        imported.set_display_name(f"data@{name}")
+        return imported.output
 
 
 def _key(kind: str, name: str) -> str:

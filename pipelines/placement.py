@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from kfp import kubernetes
 
-from bigtransfer.config import ClusterParams, PoolParams
+from bigtransfer.config import GPU, TPU, ClusterParams, PoolParams, PretrainParams, TaskParams
 from pipelines.containers import KINDS
 
-_TRAINERS = {"nvidia.com/gpu": "train-gpu", "google.com/tpu": "train-tpu", None: "train-cpu"}
-_SPOT_RETRIES = 20
+_Trains = TypeVar("_Trains", PretrainParams, TaskParams)
+_TRAINERS = {GPU: "train-gpu", TPU: "train-tpu", None: "train-cpu"}
+_PAUSE = "60s"
 _LONGEST_SECONDS = 90 * 24 * 3600
+_NOBODY = 65532
+"""User and group of the images; a namespace under the restricted standard wants it said."""
+_RUN_ID = "metadata.labels['pipeline/runid']"
+_SECONDS_TO_SAVE = 5
+"""A notice shorter than this is not used: half a checkpoint helps nobody."""
 
 
 def image_of(component: str, cluster: ClusterParams, tag: str) -> str:
     """Return the image of a component, by what its pool's nodes have."""
     target = KINDS[component].target
     if target == "train":
-        target = _TRAINERS.get(_pool(component, cluster).accelerator, "train-gpu")
+        target = _TRAINERS.get(cluster.pool_of(component).accelerator, "train-gpu")
     return f"{cluster.image}-{target}:{tag}"
 
 
-def place(task: Any, component: str, cluster: ClusterParams) -> None:
-    """Say on what nodes a task runs, what it takes of one, and what becomes of a lost one."""
-    pool = _pool(component, cluster)
+def place(
+    task: Any, component: str, stage: str, cluster: ClusterParams, told: Mapping[str, str]
+) -> None:
+    """Say on what nodes a task runs, what it takes of one, and what becomes of a lost one.
+
+    Args:
+        task: Of a pipeline.
+        component: What it runs.
+        stage: Its name among all.
+        cluster: Section of params.yaml.
+        told: Environment that the submission adds.
+    """
+    pool = cluster.pool_of(component)
     task.set_cpu_request(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)
     if pool.accelerator is not None:
         task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.count)
@@ -32,27 +49,63 @@ def place(task: Any, component: str, cluster: ClusterParams) -> None:
         kubernetes.add_node_selector(task, key, value)
     for taint in pool.tolerations:
         kubernetes.add_toleration(task, taint.key, taint.operator, taint.value or "", taint.effect)
-    if pool.shm is not None:
-        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pool.shm)
+    _mount(task, pool)
+    kubernetes.set_security_context(
+        task, run_as_user=_NOBODY, run_as_group=_NOBODY, run_as_non_root=True
+    )
+    if cluster.pull_secrets:
+        kubernetes.set_image_pull_secrets(task, list(cluster.pull_secrets))
     hours = cluster.timeout_hours.get(component)
     if hours is not None:
         kubernetes.set_timeout(task, round(3600 * hours))
-    task.set_retry(
-        _SPOT_RETRIES if pool.spot else cluster.retries, backoff_duration="60s", backoff_factor=2.0
-    )
-    environment = dict(cluster.env)
+    # The pause never grows: with factor 2 the twelfth would be 34 hours.
+    task.set_retry(cluster.attempts_of(component) - 1, backoff_duration=_PAUSE, backoff_factor=1.0)
+    environment = {**cluster.env, "BIGTRANSFER_STAGE": stage, **told}
     if cluster.tracking_uri is not None:
         environment["MLFLOW_TRACKING_URI"] = cluster.tracking_uri
     for key, value in environment.items():
         task.set_env_variable(key, value)
+    kubernetes.use_field_path_as_env(task, env_name="KFP_RUN_ID", field_path=_RUN_ID)
     for variable, place_of in cluster.secrets.items():
         kubernetes.use_secret_as_env(task, place_of.secret, {place_of.key: variable})
+
+
+def _mount(task: Any, pool: PoolParams) -> None:
+    if pool.shm is not None:
+        kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit=pool.shm)
+    if pool.scratch is None:
+        return
+    if pool.scratch_class is None:
+        kubernetes.empty_dir_mount(task, "scratch", "/tmp", size_limit=pool.scratch)
+    else:
+        kubernetes.add_ephemeral_volume(
+            task,
+            volume_name="scratch",
+            mount_path="/tmp",
+            access_modes=["ReadWriteOnce"],
+            size=pool.scratch,
+            storage_class_name=pool.scratch_class,
+        )
+
+
+def paced(params: _Trains, pool: PoolParams) -> _Trains:
+    """Return a section with the checkpoints that its pool needs.
+
+    A lost pod costs the work since the last one; and where there is no time between the signal and
+    the end, nothing is begun on the way out.
+    """
+    allowed = max(1, round(60 * pool.lost_minutes_allowed))
+    seconds = min(params.checkpoint_seconds or allowed, allowed)
+    notice = pool.notice_seconds if pool.notice_seconds >= _SECONDS_TO_SAVE else 0
+    changes = {"checkpoint_seconds": seconds, "stop_seconds": min(params.stop_seconds, notice)}
+    return params.model_copy(update=changes)
 
 
 def let_long_tasks_be_retried(pipeline: Any) -> None:
     """Lift the hour after whose end, counted from the first start, Argo tries no task again.
 
-    kfp caps `backoff_max_duration` at an hour (kubeflow/pipelines PR 13452); the backend does not.
+    kfp fills in an hour of `backoff_max_duration` where none is given, and takes no more (its PR
+    13452); the backend takes what is asked for.
     """
     for task in pipeline.pipeline_spec.root.dag.tasks.values():
         if task.HasField("retry_policy"):
@@ -61,9 +114,5 @@ def let_long_tasks_be_retried(pipeline: Any) -> None:
 
 def processes_of(component: str, cluster: ClusterParams) -> int:
     """Return how many processes a task is: one per GPU for upstream training, else one."""
-    pool = _pool(component, cluster)
-    return pool.count if component == "pretrain" and pool.accelerator == "nvidia.com/gpu" else 1
-
-
-def _pool(component: str, cluster: ClusterParams) -> PoolParams:
-    return cluster.pools[cluster.placement[component]]
+    pool = cluster.pool_of(component)
+    return pool.count if component == "pretrain" and pool.accelerator == GPU else 1

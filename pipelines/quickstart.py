@@ -5,9 +5,10 @@ Compile it: `python -m pipelines.quickstart` writes pipelines/quickstart.kfp.yam
 
 from __future__ import annotations
 
-from pipelines.dag import build, compile_beside
-
-quickstart = build("quickstart")
+from pipelines.compiling import compile_beside
+from pipelines.dag import build
 
 if __name__ == "__main__":
-    compile_beside(quickstart, __file__)
+    compile_beside("quickstart", __file__)
+else:
+    quickstart = build("quickstart")

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.dag import build, compile_beside
+from pipelines.compiling import compile_beside
+from pipelines.dag import build
 
-transfer = build(
-    "transfer", Path(__file__).with_suffix(".yaml"), pretrained="artifacts/pretrain/checkpoint"
-)
+WEIGHTS = "artifacts/pretrain/checkpoint"
 
 if __name__ == "__main__":
-    compile_beside(transfer, __file__)
+    compile_beside("transfer", __file__, pretrained=WEIGHTS)
+else:
+    transfer = build("transfer", Path(__file__).with_suffix(".yaml"), pretrained=WEIGHTS)

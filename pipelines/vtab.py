@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.dag import build, compile_beside
+from pipelines.compiling import compile_beside
+from pipelines.dag import build
 
-vtab = build(
-    "vtab", Path(__file__).with_suffix(".yaml"), pretrained="s3://bigtransfer/BiT-M-R50x1.npz"
-)
+WEIGHTS = "s3://bigtransfer/BiT-M-R50x1.npz"
 
 if __name__ == "__main__":
-    compile_beside(vtab, __file__)
+    compile_beside("vtab", __file__, pretrained=WEIGHTS)
+else:
+    vtab = build("vtab", Path(__file__).with_suffix(".yaml"), pretrained=WEIGHTS)

@@ -9,12 +9,16 @@ import pytest
 # One thread per worker: two workers with two threads each are slower than with one each. (Before
 # torch is imported; a command that is told its threads, as `make run` is, keeps to that.)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test looks into a cluster of whoever runs it.
+os.environ["KUBECONFIG"] = os.devnull
+os.environ.pop("KUBERNETES_SERVICE_HOST", None)
 pytest.register_assert_rewrite("fixtures")
 pytest_plugins = [
     "fixtures.datasets",
     "fixtures.dvc_repository",
     "fixtures.images",
     "fixtures.kfp_api",
+    "fixtures.kube_api",
     "fixtures.models",
     "fixtures.project",
     "fixtures.servers",

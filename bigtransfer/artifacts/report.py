@@ -164,6 +164,9 @@ class TaskReport(Artifact):
     have several labels, and before 2026-11-26."""
     largest_class: str | None = None
     """That class."""
+    label_confusion: tuple[tuple[int, ...], ...] | None = None
+    """[has the label, has it not][named, not named] -> pairs of a test image and a label, where
+    images may have several; None else, and before 2026-11-26."""
 
     @property
     def multi_label(self) -> bool:

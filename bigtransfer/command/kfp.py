@@ -109,7 +109,10 @@ def parser() -> argparse.ArgumentParser:
         "cluster.endpoint)",
     )
     add("-n", "--namespace", metavar="NAME", help="(default: params.yaml: cluster.namespace)")
-    add("--existing-token", metavar="TOKEN", help="bearer token")
+    add("--existing-token", metavar="TOKEN", help="bearer token; KFP_TOKEN keeps it out of sight")
+    add("--iap-client-id", metavar="ID", help="of Identity-Aware Proxy (KFP_COOKIES: Dex)")
+    add("--other-client-id", metavar="ID", help="of a desktop client, for the same")
+    add("--other-client-secret", metavar="TEXT", help="its secret; or KFP_OTHER_CLIENT_SECRET")
     add("-e", "--experiment-name", metavar="NAME", help="(default: the pipeline's name)")
     add("-r", "--run-name", metavar="NAME", help="(default: pipeline and time)")
     add("--pipeline", metavar="NAME", help="which one, where FILE holds several")
@@ -123,12 +126,37 @@ def parser() -> argparse.ArgumentParser:
         "-w",
         "--wait",
         action="store_true",
-        help="show the tasks until the run ends; a failed one is exit 2",
+        help="show the tasks until the run ends, and why one failed; exit 3: a gate said no, 75: "
+        "tasks were lost, 2: anything else",
+    )
+    add(
+        "--resubmit",
+        type=int,
+        metavar="N",
+        help="with --wait: submit the same again, at most so often, where tasks were lost (a pod "
+        "deleted or evicted, a node gone); what is cached is not done again",
     )
     add(
         "--fresh",
         action="store_true",
         help="list the sources anew, though their addresses are the same (else cached)",
+    )
+    add("--no-cache", action="store_true", help="run every task, though its inputs are known")
+    add(
+        "--pipeline-root",
+        metavar="URL",
+        help="where its artifacts are kept (default: params.yaml: cluster.pipeline_root)",
+    )
+    add(
+        "--service-account",
+        metavar="NAME",
+        help="of its pods (default: params.yaml: cluster.service_account)",
+    )
+    add(
+        "-y",
+        "--yes",
+        action="store_true",
+        help="submit though the forecast is above cluster.longest_days",
     )
     add("--local", action="store_true", help="run it here, in Docker, instead of on a cluster")
     return result

@@ -189,9 +189,10 @@ def _print_times(
     arguments: argparse.Namespace,
     prices: list[tuple[str, float]],
 ) -> None:
+    from bigtransfer.model.peaks import peak_flops
     from bigtransfer.model.processor import use_cpu
     from bigtransfer.model.resnet import create_model
-    from bigtransfer.train.devices import is_out_of_memory, peak_flops
+    from bigtransfer.train.devices import is_out_of_memory
     from bigtransfer.train.fitting import images_per_second
     from bigtransfer.train.loss import loss_named
 

@@ -1,7 +1,14 @@
 """What the user may set: the typed sections, and how they are read from YAML and JSON."""
 
 from bigtransfer.config.base import Section
-from bigtransfer.config.cluster import PLACED, ClusterParams, PoolParams, looks_secret
+from bigtransfer.config.cluster import (
+    GPU,
+    PLACED,
+    TPU,
+    ClusterParams,
+    PoolParams,
+    looks_secret,
+)
 from bigtransfer.config.reading import (
     from_json,
     laid_over,
@@ -26,6 +33,7 @@ from bigtransfer.config.sections import (
     SplitFractions,
     SummarizeParams,
     TaskParams,
+    WeightsParams,
 )
 
 __all__ = [
@@ -36,6 +44,7 @@ __all__ = [
     "DatasetRules",
     "EvaluateParams",
     "FinetuneParams",
+    "GPU",
     "LAYOUTS",
     "MaterializeParams",
     "Params",
@@ -47,7 +56,9 @@ __all__ = [
     "Section",
     "SplitFractions",
     "SummarizeParams",
+    "TPU",
     "TaskParams",
+    "WeightsParams",
     "from_json",
     "laid_over",
     "load",

@@ -11,10 +11,15 @@ from bigtransfer.config.base import NotNegative, Rate, Section
 from bigtransfer.errors import did_you_mean
 
 PLACED = (
-    "materialize", "fetch", "validate", "shard", "audit", "pretrain", "finetune", "evaluate",
-    "register",
+    "materialize", "fetch", "fetch_weights", "validate", "shard", "audit", "pretrain", "finetune",
+    "evaluate", "register",
 )  # fmt: skip
 """Components that run on a cluster; each has a pool."""
+_AS_OTHERS = {"fetch_weights": "fetch"}
+"""Components that a placement from before them need not name -> whose pool they get."""
+_SPOT_RETRIES = 20
+GPU, TPU = "nvidia.com/gpu", "google.com/tpu"
+"""Accelerators, as Kubernetes calls them."""
 Cores = Annotated[str, Field(pattern=r"^[0-9]*\.?[0-9]+m?$")]
 Bytes = Annotated[str, Field(pattern=r"^[0-9]+([EPTGMK]i?)?$")]
 """As kfp takes them."""
@@ -58,9 +63,25 @@ class PoolParams(Section):
     tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)]
     shm: Bytes | None
     spot: bool
+    scratch: Bytes | None = None
+    """Room at /tmp, where checkpoints and unpacked data lie; None: the node's disk, unlimited. This
+    and all that follows may be absent: a params.yaml from before keeps working."""
+    scratch_class: Dns | None = None
+    """Storage class of that room; None: the node's own disk."""
+    notice_seconds: NotNegative = 0
+    """Between the signal to our process and its end. Kubeflow's launcher leaves none."""
+    lost_minutes_allowed: Rate = 5.0
+    """Work that a lost pod may cost."""
+    tflops: Rate | None = None
+    """What one accelerator, or the pool's CPU, sustains in training, 1e12 FLOP/s; None: by its
+    name."""
+    price_per_hour: Rate | None = None
+    """Of one node, in whatever money."""
 
     @model_validator(mode="after")
     def _possible(self) -> PoolParams:
+        if self.scratch_class is not None and self.scratch is None:
+            raise ValueError("scratch_class without scratch; say how much room, e.g. scratch: 50Gi")
         if (self.accelerator is None) != (self.count == 0):
             raise ValueError(
                 "accelerator and count belong together; null and 0 where there is none"
@@ -80,7 +101,24 @@ class ClusterParams(Section):
     pools: dict[Dns, PoolParams]
     placement: dict[str, str]
     timeout_hours: dict[str, Rate]
+    """Of one attempt of a component."""
     retries: NotNegative
+    pipeline_root: Annotated[str, Field(pattern=r"^[a-z0-9]+://[^/]+\S*$")] | None = None
+    """Where KFP keeps artifacts; None: its own. This and what follows may be absent."""
+    service_account: Dns | None = None
+    """Of the pods; None: KFP's own."""
+    pull_secrets: Annotated[tuple[Dns, ...], Field(strict=False)] = ()
+    """Names of the secrets with which images are pulled."""
+    longest_days: Rate = 30.0
+    """A forecast above it is refused."""
+
+    def pool_of(self, component: str) -> PoolParams:
+        """Return the pool that a component runs on."""
+        return self.pools[self.placement.get(component) or self.placement[_AS_OTHERS[component]]]
+
+    def attempts_of(self, component: str) -> int:
+        """Return how often a component is tried at most, where the cluster does as it is asked."""
+        return 1 + (_SPOT_RETRIES if self.pool_of(component).spot else self.retries)
 
     @model_validator(mode="after")
     def _possible(self) -> ClusterParams:
@@ -95,7 +133,8 @@ class ClusterParams(Section):
                     f"placement.{component} is {pool!r}, which 'pools' does not name"
                     f"{did_you_mean(pool, self.pools)}"
                 )
-        if missing := [name for name in PLACED if name not in self.placement]:
+        wanted = [name for name in PLACED if name not in _AS_OTHERS]
+        if missing := [name for name in wanted if name not in self.placement]:
             raise ValueError(f"placement lacks {', '.join(missing)}")
         for component in self.timeout_hours:
             if component not in PLACED:

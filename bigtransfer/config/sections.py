@@ -91,6 +91,8 @@ class DatasetRules(Section):
     background: Colour | None = "#ffffff"
     """That transparent pixels are laid on; None: transparency is dropped. May be absent, too."""
     layout: Layout
+    examples: Positive | None = None
+    """Images that a submission reckons with, where they are not counted yet. May be absent."""
     source: str | None
     mirror: bool
     """Whether the bytes of a remote source are copied here."""
@@ -197,7 +199,7 @@ class PretrainParams(Section):
     checkpoint_mirror: str | None
     """s3:// prefix that checkpoints are copied to."""
     resume: Literal["same_code", "any_code"]
-    stop_seconds: Positive
+    stop_seconds: NotNegative
     """Seconds after SIGTERM in which the last checkpoint must be written."""
 
     @model_validator(mode="after")
@@ -268,6 +270,8 @@ class FinetuneParams(Section):
     """`balanced`: rarer classes are seen more often, each class equally. May be absent."""
     resume: Literal["same_code", "any_code"] = "same_code"
     """May be absent: a params.yaml from before it keeps working."""
+    checkpoint_mirror: str | None = None
+    stop_seconds: NotNegative = 12
 
     @model_validator(mode="after")
     def _possible(self) -> FinetuneParams:
@@ -317,6 +321,16 @@ class AuditParams(AuditRules):
 
     upstream: Name | None
     """None: the weights come from elsewhere, and what they have seen is not known."""
+
+
+class WeightsParams(Section):
+    """Weights that a pipeline starts from: given with it, never typed in params.yaml."""
+
+    address: Annotated[str, Field(min_length=1)]
+    """Of a checkpoint folder or a published file: `s3://…`, `https://…`, `mlflow-artifacts:…`, or a
+    path that the task sees."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of the file, or of the folder's MANIFEST.json; None: whatever lies there."""
 
 
 class SummarizeParams(Section):

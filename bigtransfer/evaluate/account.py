@@ -29,6 +29,7 @@ class Account:
     per_class: tuple[ClassScore, ...]
     mistakes: tuple[Mistake, ...] = ()
     confusion: tuple[tuple[int, ...], ...] | None = None
+    label_confusion: tuple[tuple[int, ...], ...] | None = None
     reliability: Reliability | None = None
     hits: str | None = None
 
@@ -139,6 +140,10 @@ def with_several_labels(
                 threshold=calibration.thresholds[c],
             )
             for c, name in enumerate(shards.classes)
+        ),
+        label_confusion=tuple(
+            tuple(int((own & named).sum()) for named in (predicted, ~predicted))
+            for own in (truth, ~truth)
         ),
     )
 

@@ -31,9 +31,7 @@ from bigtransfer.evaluate.account import (
     with_several_labels,
 )
 from bigtransfer.evaluate.scoring import Scorer
-from bigtransfer.metrics.accuracy import (
-    median_and_sd,
-)
+from bigtransfer.metrics.accuracy import median_and_sd, most_confused
 from bigtransfer.metrics.label_issues import find_label_issues
 from bigtransfer.model.processor import device_named, use_cpu
 from bigtransfer.progress import tracked
@@ -48,7 +46,8 @@ from bigtransfer.storage import (
 from bigtransfer.storage.places import Place
 
 _DOUBTED_SHOWN = 24
-_MOST_CLASSES_SHOWN = 50
+_MOST_ROWS_SHOWN = 30
+"""Of a confusion matrix: what a person can read."""
 _FIT_TO_DOUBT = 0.75
 """Networks with a lower top-1 on validation are wrong too often themselves to doubt a label."""
 
@@ -141,6 +140,7 @@ def evaluate(
         per_class=account.per_class,
         mistakes=account.mistakes,
         confusion=account.confusion,
+        label_confusion=account.label_confusion,
         reliability=account.reliability,
         hits=account.hits,
         **_baseline(shards, meta.train_on),
@@ -208,12 +208,25 @@ def _per_class_rows(report: TaskReport) -> list[dict[str, str | float | None]]:
 
 
 def confusion_to_show(report: TaskReport) -> dict[str, list[dict[str, Any]]]:
-    """Return the confusion matrix as Kubeflow Pipelines takes it; empty if a page has no room."""
-    if report.confusion is None or len(report.classes) > _MOST_CLASSES_SHOWN:
-        return {}
+    """Return a confusion matrix as Kubeflow Pipelines takes it, of few enough rows to be read.
+
+    Never empty: a backend refuses that. Where images may have several labels, it is about labels:
+    whether an image has one, and whether the network names it.
+    """
+    if report.confusion is None:
+        assert report.label_confusion is not None
+        return _shown(["has the label", "has it not"], report.label_confusion)
+    own, matrix = most_confused(np.array(report.confusion), _MOST_ROWS_SHOWN)
+    names = [report.classes[number] for number in own]
+    if others := len(report.classes) - len(own):
+        names.append(f"others ({others:,} classes)")
+    return _shown(names, matrix.tolist())
+
+
+def _shown(names: Sequence[str], rows: Iterable[Sequence[int]]) -> dict[str, list[dict[str, Any]]]:
     return {
-        "annotationSpecs": [{"displayName": name} for name in report.classes],
-        "rows": [{"row": row} for row in report.confusion],
+        "annotationSpecs": [{"displayName": name} for name in names],
+        "rows": [{"row": list(row)} for row in rows],
     }
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer import config
+from bigtransfer.config import Params
 from bigtransfer.errors import BigTransferError, ConfigError, did_you_mean
 from bigtransfer.kubeflow.image_tag import source_tag
 from bigtransfer.kubeflow.submission import Submission, submitting
 
+_SHA256 = "pretrained_sha256"
 _OURS = str(Path(__file__).parents[1]) + os.sep
 
 
@@ -39,11 +41,55 @@ class PipelineFile:
         self._values = {key: text for key, text in pairs.items() if "." not in key}
         overlay = config.read_yaml(arguments.params) if arguments.params else {}
         self.changes = config.laid_over(overlay, _nested(pairs), whole=False)
+        if not arguments.local:
+            self._take_sources()
         self.pipeline: Any = None
 
+    def params(self) -> Params | None:
+        """Return the params that its pipelines are built of; None: it is no checkout's pipeline."""
+        path = self._project / "params.yaml"
+        if not (self._project / "pipelines" / "dag.py").is_file() or not path.is_file():
+            return None
+        return config.load(path, self._own_overlay(), self.changes)
+
+    @property
+    def name(self) -> str:
+        """Return the file's name, without its suffix."""
+        return str(self._arguments.file.stem)
+
+    @property
+    def is_agreed(self) -> bool:
+        """Say whether a long training was agreed to."""
+        return bool(self._arguments.yes)
+
+    def _own_overlay(self) -> Path | None:
+        own: Path = self._arguments.file.with_suffix(".yaml")
+        return own if own.is_file() else None
+
+    def _take_sources(self) -> None:
+        """Take `uri_<dataset>=s3://…` as a source, as it was before tasks of ours read them."""
+        typed = {k: v for k, v in self._values.items() if k.startswith("uri_") and "://" in v}
+        if not typed:
+            return
+        raw = config.read_yaml(self._project / "params.yaml")
+        own = self._own_overlay()
+        known = config.laid_over(raw, config.read_yaml(own) if own else {}, self.changes)
+        names = {f"uri_{name}".replace("-", "_").lower(): name for name in known["datasets"]}
+        for key in typed.keys() & names.keys():
+            name, address = names[key], self._values.pop(key)
+            changes = {
+                "datasets": {name: {"path": f"{config.SOURCES}/{name}", "source": address}},
+                "remote": [*known.get("remote", []), name],
+            }
+            known = config.laid_over(known, changes)
+            self.changes = config.laid_over(self.changes, changes, whole=False)
+
     @contextmanager
-    def building(self) -> Iterator[None]:
+    def building(self, told: Mapping[str, str]) -> Iterator[None]:
         """Load the file; within the block its pipelines are built for this submission.
+
+        Args:
+            told: Environment of every task.
 
         Raises:
             ConfigError: If there is no pipeline in it, more than one, or an error.
@@ -54,7 +100,11 @@ class PipelineFile:
         with ExitStack() as held:
             if (self._project / "pipelines" / "dag.py").is_file():
                 submission = Submission(
-                    source_tag(self._project), self.changes, self._arguments.fresh
+                    source_tag(self._project),
+                    self.changes,
+                    self._arguments.fresh,
+                    told,
+                    here=self._arguments.local,
                 )
                 held.enter_context(submitting(submission))
             elif self.changes:
@@ -80,32 +130,54 @@ class PipelineFile:
         """
         inputs = self.pipeline.pipeline_spec.root.input_definitions.parameters
         found: dict[str, Any] = {}
-        for key, text in self._values.items():
+        values = self._with_weights(inputs)
+        for key, text in values.items():
             if key not in inputs:
                 raise ConfigError(
                     f"pipeline {self.pipeline.name!r} has no parameter {key!r}"
                     f"{did_you_mean(key, inputs)}; it has {', '.join(sorted(inputs))}"
                 )
             found[key] = _typed(key, text, inputs[key].parameter_type)
-        place = self.places(found).get("pretrained", "")
-        if place.startswith("models:/"):
-            from bigtransfer.track.registry import checkpoint_uri
-
-            found["pretrained"] = checkpoint_uri(self._project, place)
         for key in inputs:
             given = found.get(key, inputs[key].default_value.string_value)
             if isinstance(given, str) and '"source":"dvc://' in given:
                 found[key] = _pinned(given)
         return found
 
+    def _with_weights(self, inputs: Mapping[str, Any]) -> dict[str, str]:
+        """Return what was typed, with the address of weights as the section that a task takes."""
+        values = dict(self._values)
+        if "pretrained" not in inputs or not values.keys() & {"pretrained", _SHA256}:
+            return values
+        default = json.loads(inputs["pretrained"].default_value.string_value)["address"]
+        address = values.get("pretrained", default)
+        if address.startswith("{"):
+            return values
+        if address.startswith("models:/"):
+            from bigtransfer.track.registry import checkpoint_uri
+
+            address = checkpoint_uri(self._project, address)
+        given = {"address": address, "sha256": values.pop(_SHA256, None)}
+        section = config.from_json(json.dumps(given), config.WeightsParams, "pretrained")
+        return {**values, "pretrained": section.model_dump_json()}
+
     def places(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Return the addresses that tasks would read: parameter -> address."""
         inputs = self.pipeline.pipeline_spec.root.input_definitions.parameters
-        return {
-            key: values.get(key, inputs[key].default_value.string_value)
-            for key in inputs
-            if key.startswith("uri_") or key == "pretrained"
-        }
+        given = {key: values.get(key, inputs[key].default_value.string_value) for key in inputs}
+        found = {key: text for key, text in given.items() if key.startswith("uri_")}
+        if "pretrained" in given:
+            found["pretrained"] = json.loads(given["pretrained"])["address"]
+        return found
+
+    def at(self, key: str, place: Path) -> str:
+        """Return the value of a parameter that says where something lies on this machine."""
+        if key != "pretrained":
+            return str(place)
+        inputs = self.pipeline.pipeline_spec.root.input_definitions.parameters
+        default = inputs[key].default_value.string_value
+        typed = self._with_weights(inputs).get(key, default)
+        return json.dumps({**json.loads(typed), "address": str(place)})
 
 
 def pairs_of(texts: list[str]) -> dict[str, str]:

@@ -11,19 +11,21 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-import bigtransfer
-
 
 @dataclass(frozen=True)
 class Submission:
     """What a submission changes in every pipeline that is built while it lasts."""
 
-    tag: str = bigtransfer.__version__
-    """Of the images."""
+    tag: str | None = None
+    """Of the images; None: that of the checkout's sources."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Laid over the params, above the pipeline's own overlay."""
     fresh: bool = False
     """Whether sources are listed anew, where their address is the same as before."""
+    told: Mapping[str, str] = field(default_factory=dict)
+    """Environment of every task: of which run it is. No part of any cache's key."""
+    here: bool = False
+    """Whether it runs on this machine, where tasks see its paths."""
 
 
 _current = ContextVar("submission", default=Submission())  # noqa: B039  # frozen

@@ -11,31 +11,32 @@ import os
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from bigtransfer import config
-from bigtransfer.config import ClusterParams, looks_secret
-from bigtransfer.errors import (
-    BigTransferError,
-    ConfigError,
-    InfrastructureError,
-    StorageError,
-)
+from bigtransfer.config import ClusterParams, Params, looks_secret
+from bigtransfer.errors import ConfigError, StorageError
+from bigtransfer.kubeflow import preflight
 from bigtransfer.kubeflow.image_tag import CONTENT
+from bigtransfer.kubeflow.login import Session, connect, explained
 from bigtransfer.kubeflow.pipeline_file import PipelineFile, pairs_of
+from bigtransfer.kubeflow.refusals import Refusals
+from bigtransfer.kubeflow.resubmit import Run, check_words, name_of, watched
 
 _ENDPOINTS = ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT")
-_SECONDS = 20.0
-_LOOK_SECONDS = 1.0
-_MOST_FAILURES = 120
-"""Looks that may fail one after another: a port-forward comes back, a server restarts."""
-_OVER = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+
+
+@dataclass(frozen=True)
+class _Package:
+    """What is uploaded."""
+
+    name: str
+    file: Path
+    values: Mapping[str, Any]
 
 
 def cluster_of(project: Path) -> ClusterParams | None:
@@ -62,69 +63,127 @@ def submit(
         The run's id.
 
     Raises:
-        ConfigError: If the file or a value is wrong, or the server refuses.
-        InfrastructureError: If the server does not answer.
-        BigTransferError: With `--wait`, if the run fails.
+        ConfigError: If the file or a value is wrong, what it asks for cannot run, or the server
+            refuses.
+        InfrastructureError: If the server does not answer; with `--wait`, if tasks were lost.
+        GateError: With `--wait`, if a gate said no.
+        BigTransferError: With `--wait`, if the run fails otherwise.
     """
-    package = arguments.file
-    name = package.stem
-    values: dict[str, Any] = dict(pairs_of(arguments.values))
-    if package.suffix != ".py" and (arguments.params or any("." in key for key in values)):
+    check_words(arguments.resubmit, arguments.wait)
+    is_source = arguments.file.suffix == ".py"
+    typed = pairs_of(arguments.values)
+    if not is_source and (arguments.params or any("." in key for key in typed)):
         raise ConfigError(
             "a package is compiled already: --params and values of params.yaml (KEY with a "
             "dot) go with a pipeline file (.py)"
         )
-    _refuse_secrets(values)
-    several_users = _require_api(endpoint, arguments.existing_token)  # before seconds of compiling
+    _refuse_secrets(typed)
+    loaded = PipelineFile(project, arguments) if is_source else None
+    params = loaded.params() if loaded else None
+    cluster = params.cluster if params else cluster
+    session = connect(endpoint, cluster, arguments)  # before seconds of compiling
     with tempfile.TemporaryDirectory() as scratch:
-        if package.suffix == ".py":
-            loaded = PipelineFile(project, arguments)
-            with loaded.building():
-                name, package, values = loaded.compiled(Path(scratch) / "pipeline.yaml")
-            _refuse_local_places(loaded, values)
-        notes = list(_notes(package))
-        _refuse_secrets(values)
-        with _explained(endpoint):
-            client = _client(endpoint, cluster, arguments)
-            run = client.create_run_from_pipeline_package(
-                str(package),
-                arguments=values,
-                run_name=arguments.run_name or f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}",
-                experiment_name=arguments.experiment_name or name,
-                namespace=_namespace(cluster, arguments) if several_users else None,
-            )
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr, flush=True)
-    print(f"run      {run.run_id}")
-    print(f"look     {endpoint}/#/runs/details/{run.run_id}", flush=True)
-    if arguments.wait:
-        _wait(client, endpoint, str(run.run_id))
+        stem = loaded.name if loaded else arguments.file.stem
+        run_name = arguments.run_name or f"{stem} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        started: list[str] = []
+
+        def start(previous: str | None) -> Run:
+            name = name_of(run_name, len(started) + 1)
+            told = _told(name, endpoint, previous)
+            if loaded is not None:
+                package = _compiled(loaded, Path(scratch) / "pipeline.yaml", told, params)
+            else:
+                package = _Package(stem, arguments.file, typed)
+                preflight.refuse_package(package.file.read_text("utf-8"))
+            _refuse_secrets(package.values)
+            if not started:
+                _say_beforehand(package, params, arguments)
+            run_id = _start(session, package, name, cluster, arguments)
+            started.append(run_id)
+            print(f"run      {run_id}")
+            print(f"look     {endpoint}/#/runs/details/{run_id}")
+            if params is not None and params.cluster.tracking_uri:
+                print(f"mlflow   {params.cluster.tracking_uri} (run {name!r})")
+            sys.stdout.flush()
+            root = arguments.pipeline_root or (cluster.pipeline_root if cluster else None)
+            left = Refusals.of_run(root or "", package.name, run_id)
+            return Run(session.client, endpoint, run_id, session.namespace, left.all)
+
+        if arguments.wait:
+            return watched(start, arguments.resubmit or 0)
+        return start(None).run_id
+
+
+def _told(name: str, endpoint: str, previous: str | None) -> dict[str, str]:
+    """Return the environment by which tasks know their run; everybody who sees it reads it."""
+    parts = urlsplit(endpoint)
+    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    told = {"BIGTRANSFER_KFP_RUN": name, "BIGTRANSFER_KFP_URL": bare}
+    return told if previous is None else {**told, "BIGTRANSFER_KFP_RESUBMITTED": previous}
+
+
+def _compiled(
+    loaded: PipelineFile, file: Path, told: Mapping[str, str], params: Params | None
+) -> _Package:
+    with loaded.building(told):
+        name, package, values = loaded.compiled(file)
+    _refuse_local_places(loaded, values)
+    components = _components(file)
+    if params is not None and components:
+        preflight.refuse_impossible(params, components)
+        if not loaded.is_agreed:
+            preflight.refuse_too_long(params, components)
+    return _Package(name, package, values)
+
+
+def _components(package: Path) -> set[str]:
+    """Return the components of ours in a package; none, where it is somebody's own pipeline."""
+    stages = preflight.stages_of(package.read_text("utf-8"))
+    return {stage.partition("@")[0] for stage in stages} & set(config.PLACED)
+
+
+def _say_beforehand(
+    package: _Package, params: Params | None, arguments: argparse.Namespace
+) -> None:
+    components = _components(package.file)
+    if params is None or not components:
+        return
+    stages = preflight.stages_of(package.file.read_text("utf-8"))
+    for line in preflight.said_beforehand(params, stages):
+        print(line)
+    root = arguments.pipeline_root or params.cluster.pipeline_root
+    for note in (*preflight.notes(params, components), *preflight.notes_on_root(root)):
+        print(f"note: {note}", file=sys.stderr)
+    sys.stdout.flush()
+
+
+def _start(
+    session: Session,
+    package: _Package,
+    run_name: str,
+    cluster: ClusterParams | None,
+    arguments: argparse.Namespace,
+) -> str:
+    root = arguments.pipeline_root or (cluster.pipeline_root if cluster else None)
+    account = arguments.service_account or (cluster.service_account if cluster else None)
+    with explained(session.endpoint):
+        run = session.client.create_run_from_pipeline_package(
+            str(package.file),
+            arguments=dict(package.values),
+            run_name=run_name,
+            experiment_name=arguments.experiment_name or package.name,
+            namespace=session.namespace if session.several_users else None,
+            pipeline_root=root,
+            enable_caching=False if arguments.no_cache else None,
+            service_account=account,
+        )
     return str(run.run_id)
-
-
-def _notes(package: Path) -> Iterator[str]:
-    """Say what a run will lack that its params could give."""
-    text = package.read_text("utf-8")
-    if "components.register" in text and "MLFLOW_TRACKING_URI" not in text:
-        yield (
-            "cluster.tracking_uri is null, so no task reaches MLflow and `register` will fail; "
-            "give cluster.tracking_uri=http://…"
-        )
-    if "components.pretrain" in text and '"checkpoint_mirror":null' in text:
-        yield (
-            "pretrain.checkpoint_mirror is null, so a training whose node is lost begins anew; "
-            "give pretrain.checkpoint_mirror=s3://…"
-        )
 
 
 def _refuse_local_places(loaded: PipelineFile, values: Mapping[str, Any]) -> None:
     for key, place in loaded.places(values).items():
-        if place.startswith("mlflow-artifacts:"):
-            raise ConfigError(
-                f"{key} lies at {place!r}: MLflow hands its files out itself, which KFP cannot "
-                "read; give the address of the checkpoint in a bucket"
-            )
-        if "://" not in place or place.startswith("file://"):
+        is_path = "://" not in place and not place.startswith("mlflow-artifacts:")
+        if is_path or place.startswith("file://"):
             what = key.removeprefix("uri_")
             cure = (
                 f"datasets.{what}.path={config.SOURCES}/{what} "
@@ -149,130 +208,6 @@ def _refuse_secrets(values: Mapping[str, Any]) -> None:
             )
 
 
-def _require_api(endpoint: str, token: str | None) -> bool:
-    """Ask the server whether it speaks KFP's API v2.
-
-    Returns:
-        Whether it is one for several users, where a run belongs to a namespace.
-
-    Raises:
-        ConfigError: If it does not, or refuses us.
-        InfrastructureError: If it does not answer.
-    """
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(f"{endpoint}/apis/v2beta1/healthz", headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-            health = json.loads(answer.read())
-            return bool(health.get("multi_user", health.get("multiUser", False)))
-    except urllib.error.HTTPError as error:
-        raise _refusal(endpoint, error.code, str(error.reason)) from error
-    except ValueError as error:
-        raise ConfigError(
-            f"{endpoint} answers, but not as Kubeflow Pipelines (a login page?); give the address "
-            "of the API, and --existing-token where it asks for one"
-        ) from error
-    except OSError as error:
-        why = getattr(error, "reason", error)
-        raise InfrastructureError(
-            f"Kubeflow Pipelines at {endpoint} does not answer ({why}); start it or its port-"
-            "forward, then submit again"
-        ) from error
-
-
-def _refusal(endpoint: str, status: int, reason: str) -> BigTransferError:
-    if status in (401, 403):
-        return ConfigError(
-            f"{endpoint} refuses us ({status} {reason}); give a token with --existing-token"
-        )
-    if status == 404:
-        return ConfigError(
-            f"{endpoint} has no API v2beta1 (404): it is another address, or Kubeflow Pipelines "
-            "older than 2.0; correct --endpoint, or upgrade"
-        )
-    if status >= 500:
-        return InfrastructureError(f"{endpoint} answers {status} {reason}; submit again later")
-    return ConfigError(f"{endpoint} answers {status} {reason}")
-
-
-@contextmanager
-def _explained(endpoint: str) -> Iterator[None]:
-    from kfp_server_api import ApiException
-    from urllib3.exceptions import HTTPError
-
-    try:
-        yield
-    except ApiException as error:
-        try:
-            reason = json.loads(error.body)["message"]
-        except (TypeError, ValueError, KeyError):
-            reason = str(error.reason)
-        raise _refusal(endpoint, int(error.status or 500), " ".join(reason.split())) from error
-    except HTTPError as error:
-        raise InfrastructureError(
-            f"Kubeflow Pipelines at {endpoint} does not answer ({error}); submit again later"
-        ) from error
-
-
-def _client(endpoint: str, cluster: ClusterParams | None, arguments: argparse.Namespace) -> Any:
-    from kfp import client
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # says that it needs API v2, as we did
-        return client.Client(
-            host=endpoint,
-            namespace=_namespace(cluster, arguments),
-            existing_token=arguments.existing_token,
-        )
-
-
-def _namespace(cluster: ClusterParams | None, arguments: argparse.Namespace) -> str:
-    return str(arguments.namespace or (cluster.namespace if cluster else "kubeflow"))
-
-
-def _wait(client: Any, endpoint: str, run_id: str) -> None:
-    """Print a line whenever a task's state changes, until the run ends.
-
-    Raises:
-        BigTransferError: If it did not succeed.
-    """
-    shown: dict[str, tuple[str, str]] = {}
-    began, failures = time.monotonic(), 0
-    while True:
-        try:
-            with _explained(endpoint):
-                run = client.get_run(run_id)
-            failures = 0
-        except InfrastructureError as error:
-            failures += 1
-            if failures > _MOST_FAILURES:
-                raise InfrastructureError(
-                    f"{error}; the run goes on, look at {endpoint}/#/runs/details/{run_id}"
-                ) from error
-            time.sleep(_LOOK_SECONDS)
-            continue
-        details = getattr(run.run_details, "task_details", None) or []
-        for task in sorted(details, key=lambda task: str(task.start_time or "")):
-            name, state = str(task.display_name), str(task.state)
-            key = str(task.task_id or name)
-            if name == "executor" or name.endswith("-driver") or state == "None":
-                continue  # what Argo makes of a task; the task itself is listed besides
-            if shown.get(key) != (name, state):
-                shown[key] = (name, state)
-                print(f"{time.monotonic() - began:7.0f} s  {name:<32} {state}", flush=True)
-        if str(run.state) in _OVER:
-            break
-        time.sleep(_LOOK_SECONDS)
-    failed = [name for name, state in shown.values() if state == "FAILED"]
-    if str(run.state) != "SUCCEEDED":
-        what = f" in {', '.join(failed)}" if failed else ""
-        raise BigTransferError(
-            f"the run {str(run.state).lower()}{what}; its log is at "
-            f"{endpoint}/#/runs/details/{run_id}"
-        )
-    print(f"succeeded after {time.monotonic() - began:.0f} s")
-
-
 def run_here(project: Path, arguments: argparse.Namespace) -> None:
     """Run a pipeline in this machine's Docker, with the images that a cluster would use.
 
@@ -287,12 +222,13 @@ def run_here(project: Path, arguments: argparse.Namespace) -> None:
         if not (project / name).exists():
             raise ConfigError(f"--local runs in a checkout; {name} is not here")
     loaded = PipelineFile(project, arguments)
-    with loaded.building():
+    with loaded.building({}):
         values = loaded.arguments()
         places = loaded.places(values)
         places = {key: place.removeprefix("file://") for key, place in places.items()}
+        mounts: list[Path] = []
         for key, place in places.items():
-            if "://" in place:
+            if "://" in place or place.startswith("mlflow-artifacts:"):
                 continue
             path = (project / place).resolve()
             if not path.exists():
@@ -300,6 +236,6 @@ def run_here(project: Path, arguments: argparse.Namespace) -> None:
                     f"{key} is {place!r}, which does not exist; run `make run` first, or give "
                     f"{key}=PATH"
                 )
-            values[key] = str(path)
-        mounts = [Path(values[key]) for key, place in places.items() if "://" not in place]
+            values[key] = loaded.at(key, path)
+            mounts.append(path)
         docker_runner.run(project, loaded.pipeline, values, mounts)

@@ -44,6 +44,33 @@ def confusion_matrix(
     return flat.reshape(classes, classes).astype(np.int64)
 
 
+def most_confused(
+    confusion: NDArray[np.int64], most: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return a matrix of at most so many rows: the classes confused most, and the others as one.
+
+    Args:
+        confusion: (C, C), as `confusion_matrix` gives it.
+        most: Rows and columns of the result, at least 2.
+
+    Returns:
+        The classes that stand by themselves, in class order, and the matrix: theirs first, and,
+        where there are more, a last row and column with the sums over all others. The sum over
+        the whole matrix is the one of `confusion`.
+    """
+    classes = len(confusion)
+    if classes <= most:
+        return np.arange(classes), confusion
+    missed = confusion - np.diag(np.diag(confusion))
+    wrong = missed.sum(axis=0) + missed.sum(axis=1)
+    shown = np.sort(np.argsort(-wrong, kind="stable")[: most - 1])
+    group = np.full(classes, most - 1)
+    group[shown] = np.arange(most - 1)
+    folded = np.zeros((most, most), np.int64)
+    np.add.at(folded, (group[:, None], group[None, :]), confusion)
+    return shown, folded
+
+
 def per_class_recall(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the share of each class that was recognised, (C,); NaN for a class without images."""
     totals = confusion.sum(axis=1)

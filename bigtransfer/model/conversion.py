@@ -50,12 +50,16 @@ def as_checkpoint(weights: Path, folder: Path) -> Path:
     """Return the checkpoint folder of some weights.
 
     Args:
-        weights: Checkpoint folder, or a published file.
+        weights: Checkpoint folder, a published file, or a folder with nothing but that file in it.
         folder: To write, if it is a file.
 
     Raises:
-        BigTransferError: If it is neither.
+        BigTransferError: If it is none of these.
     """
+    if weights.is_dir():
+        inside = list(weights.iterdir())
+        if len(inside) == 1 and inside[0].suffix == ".npz":
+            weights = inside[0]
     if weights.is_file():
         to_checkpoint(weights, folder, None)
         return folder

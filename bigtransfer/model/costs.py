@@ -1,4 +1,4 @@
-"""What a network costs: multiply-adds of an image, and the activations kept for its backward pass.
+"""What a network costs in memory: the activations kept for its backward pass.
 
 Counted on the `meta` device, where nothing is computed and nothing allocated.
 """
@@ -7,20 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from bigtransfer.model.resnet import Norm, Recompute, ResNetV2, Root, create_model
-
-
-def forward_macs(
-    name: str, num_classes: int, size: int, root: Root = "imagenet", norm: Norm = "gn_ws"
-) -> int:
-    """Return the multiply-adds of one image (size, size); a training step takes six FLOPs each."""
-    model = _meta(name, num_classes, root, norm)
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        model(torch.empty(1, 3, size, size, device="meta"))
-    return int(counter.get_total_flops()) // 2
 
 
 def kept_bytes(

@@ -25,6 +25,8 @@ from bigtransfer.errors import BigTransferError, InfrastructureError, LockError,
 
 MANIFEST_NAME = "MANIFEST.json"
 MANIFEST_SCHEMA = 1
+VOLUMES_NAME = "volumes.json"
+"""File of a folder that holds another one, packed (`storage.volumes`)."""
 
 
 class FileFacts(TypedDict):
@@ -206,10 +208,13 @@ def verify_folder(folder: Path, error: type[BigTransferError] = StorageError) ->
 def digest_of(path: Path) -> str:
     """Return one SHA-256 for a file, a sealed folder (its manifest's) or any other folder.
 
-    An unsealed folder is hashed over the sorted (name, bytes, sha256) of its files.
+    An unsealed folder is hashed over the sorted (name, bytes, sha256) of its files; a packed one
+    has the digest of what is packed in it.
     """
     if path.is_file():
         return sha256_file(path)
+    if (path / VOLUMES_NAME).is_file():
+        return str(read_json(path / VOLUMES_NAME)["digest"])
     if (path / MANIFEST_NAME).is_file():
         return sha256_file(path / MANIFEST_NAME)
     rows = [

@@ -22,6 +22,7 @@ from bigtransfer.storage.tree import Contents, TreeFile, all_of
 
 _TRIES = 5
 _POOL = 64
+_QUICK_SECONDS = 3
 _PART_BYTES = 16 << 20
 _SHA256 = "sha256"
 """Key of the object metadata that holds the digest of the whole object."""
@@ -106,8 +107,12 @@ class S3Tree:
         return all_of(data, length)
 
 
-def client() -> Any:
+def client(*, seconds: float = 10, tries: int = 1 + _TRIES) -> Any:
     """Return a boto3 client that retries with growing, random pauses.
+
+    Args:
+        seconds: To wait for a connection.
+        tries: Of each request.
 
     Raises:
         ConfigError: If the environment's settings cannot be used.
@@ -120,10 +125,10 @@ def client() -> Any:
         return boto3.session.Session().client(
             "s3",
             config=Config(
-                retries={"max_attempts": _TRIES, "mode": "standard"},
+                retries={"total_max_attempts": tries, "mode": "standard"},
                 max_pool_connections=_POOL,
-                connect_timeout=10,
-                read_timeout=60,
+                connect_timeout=seconds,
+                read_timeout=6 * seconds,
             ),
         )
     except (BotoCoreError, ValueError) as error:
@@ -216,6 +221,32 @@ def download(s3: Any, place: S3Path) -> bytes | None:
             if error.response.get("Error", {}).get("Code") == "NoSuchKey":
                 return None
             raise
+
+
+def download_file(s3: Any, place: S3Path, path: Path) -> None:
+    """Write an object to a file, in parts where it is large.
+
+    Raises:
+        StorageError: If there is no such object, or it may not be read.
+        InfrastructureError: If the storage does not answer, or keeps cutting the body.
+    """
+    with explained(place):
+        _retried(lambda: s3.download_file(place.bucket, place.key, str(path)))
+
+
+def end_of(url: str, size: int = 1 << 16) -> bytes:
+    """Return the last bytes of an object, or give up within seconds.
+
+    Raises:
+        StorageError: If it is not there or may not be read.
+        InfrastructureError: If the storage does not answer.
+    """
+    place = S3Path.parse(url)
+    with explained(place):
+        answer = client(seconds=_QUICK_SECONDS, tries=1).get_object(
+            Bucket=place.bucket, Key=place.key, Range=f"bytes=-{size}"
+        )
+        return _body(answer)
 
 
 def delete(s3: Any, place: S3Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bigtransfer.errors import ConfigError, StorageError, did_you_mean
-from bigtransfer.storage.local import as_json, new_folder, read_json, sha256_json, verify_folder
+from bigtransfer.storage.local import as_json, new_folder, sha256_json, verify_folder
 from bigtransfer.storage.tree import Contents, Tree, TreeFile, all_of, is_litter, safe_name
+from bigtransfer.storage.volumes import VolumeTree, is_packed
 
 INDEX_NAME = "source.json"
 FILES_NAME = "files.csv"
@@ -62,6 +64,10 @@ class LocalTree:
         )
         by_path = sorted(files, key=lambda f: f.path)
         return Contents(by_path, sorted(folders), ignored, tuple(back))
+
+    def has(self, path: str) -> bool:
+        """Say whether there is such a file."""
+        return (self.root / path).is_file()
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """Return bytes of a file."""
@@ -133,10 +139,11 @@ def _text(name: str) -> str:
 class IndexedTree:
     """A remote address as it was resolved; bytes come from there, or from the mirror."""
 
-    folder: Path
     url: str
-    remote: Tree | None
-    """None: everything is mirrored."""
+    bytes_of: Tree
+    """The remote tree, or the index's own where everything is mirrored."""
+    below: str
+    """Put before a path to find its bytes."""
     known: dict[str, TreeFile] = field(repr=False)
 
     @property
@@ -157,9 +164,7 @@ class IndexedTree:
 
     def read(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
         """Return bytes of a file."""
-        if self.remote is None:
-            return LocalTree(self.folder / _MIRROR).read(path, offset, length)
-        return self.remote.read(path, offset, length)
+        return self.bytes_of.read(self.below + path, offset, length)
 
 
 class TreeReader(io.RawIOBase):
@@ -193,22 +198,23 @@ class TreeReader(io.RawIOBase):
 
 
 def open_tree(path: Path) -> Tree:
-    """Open a local folder, or the index that `write_index` left in it.
+    """Open a local folder, one packed in volumes, or the index that `write_index` left in it.
 
     Raises:
-        StorageError: If the index is damaged.
+        StorageError: If the index or the list of the volumes is damaged.
     """
-    if not (path / INDEX_NAME).is_file():
-        return LocalTree(path)
+    own = VolumeTree.at(path) if is_packed(path) else LocalTree(path)
+    if not own.has(INDEX_NAME):
+        return own
     verify_folder(path, StorageError)
-    source = read_json(path / INDEX_NAME)
-    with (path / FILES_NAME).open(newline="", encoding="utf-8") as file:
-        known = {
-            row["path"]: TreeFile(row["path"], int(row["bytes"]), row["digest"])
-            for row in csv.DictReader(file)
-        }
-    remote = None if source["mirrored"] else _remote(source["url"], known)
-    return IndexedTree(path, source["url"], remote, known)
+    source = json.loads(own.read(INDEX_NAME))
+    known = {
+        row["path"]: TreeFile(row["path"], int(row["bytes"]), row["digest"])
+        for row in csv.DictReader(io.StringIO(own.read(FILES_NAME).decode(), newline=""))
+    }
+    if source["mirrored"]:
+        return IndexedTree(source["url"], own, f"{_MIRROR}/", known)
+    return IndexedTree(source["url"], _remote(source["url"], known), "", known)
 
 
 def write_index(url: str, folder: Path, *, mirror: bool) -> dict[str, object]:

@@ -12,14 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from bigtransfer.errors import ConfigError
+from bigtransfer.model.peaks import peak_flops
 from bigtransfer.model.processor import device_named
-
-# Dense bfloat16 (Volta, Turing: float16) peaks that NVIDIA's data sheets give, FLOP/s.
-_PEAKS = {
-    "H200": 989e12, "H100": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "A40": 150e12,
-    "A10": 125e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "V100": 125e12, "T4": 65e12,
-    "B200": 2250e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
-}  # fmt: skip
 
 _OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
@@ -91,11 +85,6 @@ def choose_device(wanted: str, local_rank: int = 0) -> Device:
     torch.cuda.set_device(local_rank)
     torch.backends.cudnn.deterministic = True  # a resumed run is to be the same; 0016 says how far
     return Device(torch.device("cuda", local_rank))
-
-
-def peak_flops(name: str) -> float | None:
-    """Return the dense bfloat16 peak of a GPU, FLOP/s, by its name or a part of it."""
-    return next((peak for key, peak in _PEAKS.items() if key in name), None)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

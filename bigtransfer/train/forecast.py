@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bigtransfer.artifacts.weights import WeightsMeta
 from bigtransfer.errors import ConfigError
-from bigtransfer.model.costs import forward_macs
+from bigtransfer.model.macs import forward_macs
 from bigtransfer.model.processor import device_named, use_cpu
 from bigtransfer.model.resnet import create_model
 from bigtransfer.progress import duration
@@ -31,11 +31,11 @@ def warn_if_long(
     if not rules:
         return
     images, crop = sum(rule.total_steps * rule.batch_size for rule in rules), rules[0].crop
-    kind = (upstream.architecture, grid.num_classes, crop, upstream.root, upstream.norm)
-    if device_named(machine.device).type != "cpu" or images * forward_macs(*kind) < _LONG_MACS:
+    macs = forward_macs(upstream.architecture, grid.num_classes, crop, upstream.root)
+    if device_named(machine.device).type != "cpu" or images * macs < _LONG_MACS:
         return
     use_cpu(machine.threads)
-    model = create_model(kind[0], grid.num_classes, upstream.root, norm=upstream.norm)
+    model = create_model(upstream.architecture, grid.num_classes, upstream.root, norm=upstream.norm)
     rate = images_per_second(model, crop, Device(), 1, _TRIAL_SECONDS)
     said = (
         f"{grid.plan.task}: about {duration(images / rate)} on this CPU ({images:,} images at "

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import torch
 
 from bigtransfer.config import PretrainParams
-from bigtransfer.model.costs import forward_macs, kept_per_image
+from bigtransfer.model.costs import kept_per_image
+from bigtransfer.model.macs import FLOPS_PER_MAC, forward_macs
 from bigtransfer.model.resnet import create_model
 from bigtransfer.train.schedule import Schedule, planned_schedule
 
-FLOPS_PER_MAC = 6
-"""Of a training step: two per multiply-add, for the forward pass and for both gradients."""
 _USABLE = 0.9
 """Share of a device's memory that a run may fill."""
 
@@ -87,7 +86,7 @@ def plan(
         room = int(_USABLE * memory) - state - fixed
         while micro and micro * per_image > room:
             micro = micro // 2 or None
-    macs = forward_macs(name, classes, params.crop, root, norm)
+    macs = forward_macs(name, classes, params.crop, root)
     return Plan(
         schedule,
         images,

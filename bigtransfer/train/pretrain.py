@@ -21,7 +21,7 @@ from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import ConfigError
 from bigtransfer.model.checkpoint import write_checkpoint
-from bigtransfer.model.costs import forward_macs
+from bigtransfer.model.macs import FLOPS_PER_MAC, forward_macs
 from bigtransfer.model.processor import use_cpu
 from bigtransfer.model.resnet import create_model
 from bigtransfer.storage import as_csv, as_json, write_text
@@ -171,11 +171,8 @@ def _training_of(
     )
     share = None
     if (peak := compute.device.peak_flops) is not None:
-        macs = forward_macs(
-            params.architecture, len(shards.classes), params.crop, params.root, params.norm
-        )
-        # Two FLOPs per multiply-add, in the forward pass and for each of the two gradients.
-        share = 6 * macs / peak / group.world_size
+        macs = forward_macs(params.architecture, len(shards.classes), params.crop, params.root)
+        share = FLOPS_PER_MAC * macs / peak / group.world_size
     return Training(
         Origin(key, code, made_by, shards),
         model,

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 import bigtransfer
 from bigtransfer.command import doctor, kfp_script
-from bigtransfer.kubeflow import submit as kfp_submit
+from bigtransfer.kubeflow import watch
 from bigtransfer.kubeflow.image_tag import source_tag
 from fixtures.kfp_api import BIT_L, Api, submit
 from fixtures.project import PROJECT, environment
@@ -105,7 +105,7 @@ def test_wait_plays_back_the_tasks(
         ]
         return {"state": run, "run_details": {"task_details": details}}
 
-    monkeypatch.setattr(kfp_submit, "_MOST_FAILURES", 3)
+    monkeypatch.setattr(watch, "MOST_FAILURES", 3)
     running = state("RUNNING", shard="RUNNING")
     lost = {"state": "ERROR"}
     api.states = [
@@ -121,7 +121,7 @@ def test_wait_plays_back_the_tasks(
     assert "the run goes on, look at http" in capsys.readouterr().err
     api.states = [state("RUNNING"), state("FAILED", shard="SUCCEEDED", audit="FAILED")]
     assert submit(BIT_L, "--endpoint", api.url, "--wait") == 2
-    assert "the run failed in audit; its log is at http" in capsys.readouterr().err
+    assert "the run failed in audit: it did not say why; look at http" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 
 from bigtransfer.errors import ConfigError, InfrastructureError, StoppedError
 from bigtransfer.storage import digest_of, new_folder
-from components.executor import ExecutorInput, run_again
+from bigtransfer.storage.volumes import MOST_FILES
+from components.executor import ExecutorInput, run_again, unpacked
 from fixtures.executor import given, said
 
 
@@ -24,7 +25,7 @@ def test_outputs_carry_digests_figures_and_the_matrix(tmp_path: Path) -> None:
     names = ("shards", "metrics", "confusion", "page")
     kinds = ("Dataset", "Metrics", "ClassificationMetrics", "HTML")
     text = given(tmp_path, **dict(zip(names, kinds, strict=True)))
-    ExecutorInput(text).report({name: tmp_path / name for name in names})
+    ExecutorInput(text).report({name: tmp_path / name for name in names}, {})
     found = said(tmp_path)
     assert found["shards"]["uri"] == str(tmp_path / "shards")
     assert found["shards"]["metadata"] == {
@@ -37,11 +38,29 @@ def test_outputs_carry_digests_figures_and_the_matrix(tmp_path: Path) -> None:
     assert found["page"]["metadata"]["digest"] == digest_of(tmp_path / "page")
 
 
-def test_no_matrix_where_there_is_none(tmp_path: Path) -> None:
-    (tmp_path / "confusion").write_text("{}")
-    text = given(tmp_path, confusion="ClassificationMetrics")
-    ExecutorInput(text).report({"confusion": tmp_path / "confusion"})
-    assert said(tmp_path)["confusion"]["metadata"] == {}
+def test_metrics_are_never_empty_and_links_are_told(tmp_path: Path) -> None:
+    (tmp_path / "metrics").write_text(json.dumps({"top1": float("nan"), "of": {}}))
+    text = given(tmp_path, metrics="Metrics")
+    ExecutorInput(text).report({"metrics": tmp_path / "metrics"}, {"mlflow_run": "http://m/1"})
+    assert said(tmp_path)["metrics"]["metadata"] == {"mlflow_run": "http://m/1", "figures": 0.0}
+
+
+def test_many_files_travel_as_few(tmp_path: Path) -> None:
+    for number in range(MOST_FILES + 1):
+        path = tmp_path / "images" / f"class {number % 3}" / f"ü{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes([number]) * number)
+    digest = digest_of(tmp_path / "images")
+    text = given(tmp_path, images="Dataset")
+    ExecutorInput(text).report({"images": tmp_path / "images"}, {})
+    assert said(tmp_path)["images"]["metadata"]["digest"] == digest
+    assert len(list((tmp_path / "images").iterdir())) == 4
+    found = unpacked({"images": tmp_path / "images"}, (), tmp_path / "work")
+    assert found["images"] != tmp_path / "images"
+    assert digest_of(found["images"]) == digest
+    assert unpacked({"images": tmp_path / "images"}, ("images",), tmp_path) == {
+        "images": tmp_path / "images"
+    }
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"outputs": {"artifacts": {}}}', "{{$}}"])

@@ -1,0 +1,202 @@
+"""Kubernetes itself, where a kubeconfig is at hand: what Kubeflow's API does not show.
+
+Nothing here raises: who asks is told nothing, and goes on with what the API says. The context is
+named in what is said, for it may be another cluster than the API's.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bigtransfer.errors import InfrastructureError
+
+_SECONDS = 3.0
+_RUN_LABEL = "pipeline/runid"
+_NODE_NAME = "workflows.argoproj.io/node-name"
+_LOG_LINES = 200
+_IN_CLUSTER = "this cluster"
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a pod does not start, or what Argo says of a node."""
+
+    pod: str
+    node: str
+    """Argo's name of it, e.g. `quickstart-x.root.evaluate-2.executor(0)`."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Kube:
+    """A cluster that answered."""
+
+    context: str
+    """Its name in the kubeconfig."""
+    _api: Any = field(repr=False)
+
+    def get(self, path: str, **query: str) -> dict[str, Any] | None:
+        """Return an object or a list as the API has it; None if it does not answer or refuses."""
+        found = _ask(self._api, path, query)
+        return found if isinstance(found, dict) else None
+
+    def items(self, path: str, **query: str) -> list[dict[str, Any]]:
+        """Return what a list holds; an empty list if it does not answer or refuses."""
+        found = (self.get(path, **query) or {}).get("items")
+        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+    def log(self, namespace: str, pod: str) -> str:
+        """Return the end of the log of a task's pod, or nothing."""
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        found = _ask(self._api, path, {"container": "main", "tailLines": str(_LOG_LINES)}, "str")
+        return found if isinstance(found, str) else ""
+
+    def troubles(self, namespace: str, run_id: str) -> list[Trouble]:
+        """Return why pods of a run do not start, and what Argo says of nodes that failed."""
+        select = f"{_RUN_LABEL}={run_id}"
+        pods = self.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector=select)
+        found = [trouble for pod in pods for trouble in self._of_pod(namespace, pod)]
+        workflows = self.items(
+            f"/apis/argoproj.io/v1alpha1/namespaces/{namespace}/workflows", labelSelector=select
+        )
+        return [*found, *(trouble for one in workflows for trouble in _of_workflow(one))]
+
+    def _of_pod(self, namespace: str, pod: Mapping[str, Any]) -> Iterator[Trouble]:
+        meta, status = _dict(pod.get("metadata")), _dict(pod.get("status"))
+        name = str(meta.get("name", ""))
+        node = str(_dict(meta.get("annotations")).get(_NODE_NAME, ""))
+        told = next(_waiting(pod), "")
+        if not told and status.get("phase") == "Pending":
+            events = self.items(
+                f"/api/v1/namespaces/{namespace}/events",
+                fieldSelector=f"involvedObject.name={name},type=Warning",
+            )
+            told = next((_words(e.get("reason"), e.get("message")) for e in events[::-1]), "")
+        if not told and status.get("phase") == "Failed":
+            told = _words(status.get("reason"), status.get("message"))
+        if told:
+            yield Trouble(name, node, told)
+
+
+def at_hand() -> tuple[Kube | None, str]:
+    """Open the kubeconfig's current context, or the cluster this process runs in.
+
+    Returns:
+        What answered, and why nothing did.
+    """
+    try:
+        from kubernetes import client, config
+        from kubernetes.config.config_exception import ConfigException
+    except ImportError:
+        return None, "the package kubernetes is not installed (it comes with kfp)"
+    place = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    made = client.Configuration()
+    try:
+        # Not the module's default: it reads KUBECONFIG once, when it is imported.
+        if any(Path(one).expanduser().is_file() for one in place.split(os.pathsep)):
+            config.load_kube_config(place, client_configuration=made, persist_config=False)
+            _, current = config.list_kube_config_contexts(place)
+            context = str(current["name"])
+        else:
+            config.load_incluster_config(client_configuration=made)
+            context = _IN_CLUSTER
+    except ConfigException as error:
+        missing = "no kubeconfig" if "incluster" in str(error) or "host/port" in str(error) else ""
+        return None, missing or f"kubeconfig {place}: {_line(error)}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return None, f"kubeconfig {place} cannot be read ({_line(error)})"
+    made.retries = False
+    api = client.ApiClient(made)
+    answer = _ask(api, "/version", {})
+    if isinstance(answer, dict):
+        return Kube(context, api), ""
+    return None, f"the cluster of context {context!r} ({made.host}) does not answer ({answer})"
+
+
+def _ask(api: Any, path: str, query: Mapping[str, str], kind: str = "object") -> Any:
+    """Return what the API answers, or, unraised, why it does not."""
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        return api.call_api(
+            path,
+            "GET",
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json" if kind == "object" else "*/*"},
+            response_type=kind,
+            auth_settings=["BearerToken"],
+            _return_http_data_only=True,
+            _request_timeout=_SECONDS,
+        )
+    except ApiException as error:
+        return InfrastructureError(f"{error.status} {error.reason}")
+    except (HTTPError, OSError, ValueError, AttributeError) as error:
+        return InfrastructureError(_line(error))
+
+
+def _waiting(pod: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why a pod's containers wait, and why no node takes it."""
+    status = _dict(pod.get("status"))
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        for container in status.get(kind) or []:
+            state = _dict(_dict(container.get("state")).get("waiting"))
+            reason = str(state.get("reason") or "")
+            if reason and reason not in ("PodInitializing", "ContainerCreating"):
+                image = f" of {container.get('image')}" if "Image" in reason else ""
+                yield f"{reason}{image}: {_words('', state.get('message'))}".rstrip(": ")
+            ended = _dict(_dict(container.get("state")).get("terminated"))
+            if ended.get("reason") == "OOMKilled":
+                yield f"OOMKilled (exit code {ended.get('exitCode')})"
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            yield _words(condition.get("reason"), condition.get("message"))
+
+
+def _of_workflow(workflow: Mapping[str, Any]) -> Iterator[Trouble]:
+    status = _dict(workflow.get("status"))
+    nodes = _dict(status.get("nodes"))
+    if packed := status.get("compressedNodes"):  # a large workflow
+        with suppress(ValueError, OSError, EOFError):
+            nodes = _dict(json.loads(gzip.decompress(base64.b64decode(packed))))
+    for node in sorted(
+        map(_dict, nodes.values()), key=lambda node: str(node.get("startedAt") or "")
+    ):
+        message = str(node.get("message") or "")
+        if node.get("type") == "Pod" and message:
+            yield Trouble("", str(node.get("name", "")), _line(message))
+
+
+def of_task(troubles: list[Trouble], pods: tuple[str, ...], spec_name: str) -> str:
+    """Return what is said of one task among the troubles of its run; the latest last attempt."""
+    part = re.compile(rf"\.{re.escape(spec_name)}(-driver)?(\(|\.|$)") if spec_name else None
+    last = pods[-1] if pods else None
+    mine = [
+        trouble
+        for trouble in troubles
+        if (last and trouble.pod == last) or (part and part.search(trouble.node))
+    ]
+    exact = [trouble.text for trouble in mine if last and trouble.pod == last]
+    return (exact or [trouble.text for trouble in mine] or [""])[-1]
+
+
+def _words(reason: Any, message: Any) -> str:
+    parts = [_line(part) for part in (reason, message) if part]
+    return ": ".join(parts)
+
+
+def _line(what: Any) -> str:
+    return " ".join(str(what).split())
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

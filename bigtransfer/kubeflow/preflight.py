@@ -1,0 +1,270 @@
+"""What is looked at before a pipeline is submitted: refuse what cannot run, and say what it takes.
+
+A run that cannot end well says so in a cluster late or never: an image that no node can pull waits
+for ever, a training of a year is killed after a week.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from bigtransfer.config import GPU, PLACED, TPU, Params
+from bigtransfer.errors import ConfigError
+from bigtransfer.kubeflow.forecast import examples_of, forecast
+
+_BYTES_PER_IMAGE = 2_500
+"""Memory of one `validate` for each image that it lists, checks and compares."""
+_UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+_PAUSE_SECONDS = 60
+_START_SECONDS = 60
+"""Of a pod: to be placed, to pull its image, to fetch its inputs."""
+_NO_MLFLOW = (
+    "cluster.tracking_uri is null, so no task would reach MLflow and `register` would fail after "
+    "all the work; give cluster.tracking_uri=http://…"
+)
+_DEVICES = {"pretrain": ("cuda", "tpu"), "finetune": ("cuda",), "evaluate": ("cuda",)}
+"""Component -> what it can train or score on, besides the CPU."""
+
+
+def refuse_impossible(params: Params, components: Collection[str]) -> None:
+    """Refuse what cannot run on a cluster, all faults at once.
+
+    Args:
+        params: Of the pipeline.
+        components: That are in it.
+
+    Raises:
+        ConfigError: Names each fault and the way on.
+    """
+    faults = [*_faults(params, set(components))]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def refuse_too_long(params: Params, components: Collection[str]) -> None:
+    """Refuse a training that takes longer than cluster.longest_days.
+
+    Raises:
+        ConfigError: Says how long, from which rate, and the way on.
+    """
+    examples = examples_of(params)
+    if "pretrain" not in components or examples is None:
+        return
+    made, longest = forecast(params, examples), params.cluster.longest_days
+    if made.days > longest:
+        raise ConfigError(
+            f"pretrain would take {made}, more than cluster.longest_days: {longest:g}; give its "
+            "pool more accelerators (cluster.pools.<pool>.count), a smaller pretrain.architecture "
+            "or fewer pretrain.epochs; --yes submits it all the same"
+        )
+
+
+def said_beforehand(params: Params, stages: Collection[str]) -> Iterator[str]:
+    """Say what a run takes of the cluster, and how long a refusal may last.
+
+    Args:
+        params: Of the pipeline.
+        stages: Its tasks, by their names.
+    """
+    cluster = params.cluster
+    names = [stage.partition("@")[0] for stage in stages]
+    components = Counter(name for name in names if name in PLACED)
+    pools: Counter[str] = Counter()
+    for component, tasks in components.items():
+        name = next(n for n, pool in cluster.pools.items() if pool is cluster.pool_of(component))
+        pools[name] += tasks
+    for name, tasks in sorted(pools.items()):
+        pool = cluster.pools[name]
+        what = f"{pool.cpu} CPU, {pool.memory}"
+        if pool.accelerator is not None:
+            what += f", {pool.count} {pool.accelerator}"
+        price = f", {pool.price_per_hour:g} an hour each" if pool.price_per_hour else ""
+        yield f"pool     {name}: {tasks:,} task{'s' * (tasks != 1)} of {what}{price}"
+    if "pretrain" in components and (examples := examples_of(params)) is not None:
+        yield f"pretrain {forecast(params, examples)}"
+    most = max((cluster.attempts_of(component) for component in components), default=1)
+    minutes = (most * _START_SECONDS + (most - 1) * _PAUSE_SECONDS) / 60
+    yield (
+        f"retries  wrong input ends a run after {most} attempt{'s' * (most != 1)} at most, about "
+        f"{minutes:.0f} minutes, where the cluster tries failed tasks again"
+    )
+    for component, hours in cluster.timeout_hours.items():
+        if component in components:
+            yield f"limit    {component}: {hours:g} h an attempt (cluster.timeout_hours)"
+
+
+def notes(params: Params, components: Collection[str]) -> Iterator[str]:
+    """Say what a run will lack that its params could give."""
+    if "pretrain" in components:
+        if params.pretrain.checkpoint_mirror is None:
+            yield (
+                "pretrain.checkpoint_mirror is null, so a training whose node is lost begins anew; "
+                "give pretrain.checkpoint_mirror=s3://…"
+            )
+        upstream = params.datasets[params.pretrain.dataset]
+        if examples_of(params) is None and upstream.source is not None:
+            yield (
+                "how long pretrain takes is not known: give pretrain.examples, or "
+                f"datasets.{upstream.name}.examples"
+            )
+    for component in ("pretrain", "finetune"):
+        if component not in components:
+            continue
+        pool = params.cluster.pool_of(component)
+        if pool.accelerator is not None and "cpu" in _asked(params)[component]:
+            yield f"{component} is placed on {pool.accelerator}, and its device is cpu"
+
+
+def notes_on_root(root: str | None) -> Iterator[str]:
+    """Say what a pipeline root of one's own needs of the cluster."""
+    if root is not None:
+        yield (
+            f"artifacts go to {root}: Kubeflow Pipelines without ML Metadata takes none there "
+            "unless ConfigMap kfp-launcher lists the bucket under overrides; "
+            "`bigtransfer doctor --cluster` prints the lines"
+        )
+
+
+def stages_of(package: str) -> list[str]:
+    """Return the tasks of a compiled package, by the names that are shown."""
+    root = _parsed(package).get("root", {})
+    tasks = root.get("dag", {}).get("tasks", {})
+    return [str(task.get("taskInfo", {}).get("name", key)) for key, task in tasks.items()]
+
+
+def refuse_package(package: str) -> None:
+    """Refuse a compiled package of ours that cannot run, as far as it says so itself.
+
+    Raises:
+        ConfigError: Names each fault and the way on.
+    """
+    spec = _parsed(package)
+    executors = spec.get("deploymentSpec", {}).get("executors", {}).values()
+    ours = [e["container"] for e in executors if _component(e.get("container", {})) in PLACED]
+    faults = dict.fromkeys(
+        fault for box in ours if (fault := _image_fault(str(box["image"]).rpartition(":")[0]))
+    )
+    for box in ours:
+        names = {str(pair.get("name")) for pair in box.get("env", [])}
+        if _component(box) == "register" and "MLFLOW_TRACKING_URI" not in names:
+            faults[_NO_MLFLOW] = None
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _component(container: Mapping[str, Any]) -> str:
+    return str((container.get("command") or [""])[-1]).removeprefix("components.")
+
+
+def _parsed(package: str) -> Mapping[str, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        spec = next(iter(YAML(typ="safe").load_all(package)), None)
+    except YAMLError as error:
+        raise ConfigError(f"the package is no YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(spec, dict):
+        raise ConfigError("the package is no compiled pipeline; compile its source anew")
+    return spec
+
+
+def _image_fault(image: str) -> str | None:
+    registry, slash, _ = image.partition("/")
+    if slash and (set(".:") & set(registry) or registry == "localhost"):
+        return None
+    return (
+        f"the images are called {image!r}, which names no registry, so no node could pull them and "
+        "the run would wait for ever; push them and give "
+        "cluster.image=registry.example/me/bigtransfer (where they are loaded onto the nodes: "
+        "cluster.image=docker.io/library/bigtransfer)"
+    )
+
+
+def _faults(params: Params, components: set[str]) -> Iterator[str]:
+    cluster = params.cluster
+    if fault := _image_fault(cluster.image):
+        yield fault
+    if "register" in components and cluster.tracking_uri is None:
+        yield _NO_MLFLOW
+    yield from _device_faults(params, components)
+    yield from _spot_faults(params, components)
+    yield from _size_faults(params, components)
+
+
+def _device_faults(params: Params, components: set[str]) -> Iterator[str]:
+    asked = _asked(params)
+    for component, possible in _DEVICES.items():
+        if component not in components:
+            continue
+        pool = params.cluster.pool_of(component)
+        name = params.cluster.placement[component]
+        has = {None: "cpu", TPU: "tpu"}.get(pool.accelerator, "cuda")
+        if has == "tpu" and "tpu" not in possible:
+            yield (
+                f"cluster.placement.{component} is {name!r}, a pool of TPUs, which {component} "
+                f"does not use; give it a pool of CPUs or of {GPU}"
+            )
+            continue
+        for device in sorted(asked[component] - {"auto", "cpu", has}):
+            key = "tasks' finetune.device" if component == "finetune" else f"{component}.device"
+            yield (
+                f"{key} is {device!r}, but cluster.placement.{component} is {name!r}, a pool "
+                + ("without accelerators" if has == "cpu" else f"of {pool.accelerator}")
+                + "; change one of the two"
+            )
+
+
+def _asked(params: Params) -> dict[str, set[str]]:
+    """Return the devices that components are told to use."""
+    return {
+        "pretrain": {params.pretrain.device},
+        "finetune": {task.device for task in params.tasks.values()},
+        "evaluate": {params.evaluate.device},
+    }
+
+
+def _spot_faults(params: Params, components: set[str]) -> Iterator[str]:
+    mirrors = {
+        "pretrain": [("pretrain", params.pretrain.checkpoint_mirror)],
+        "finetune": [
+            (f"tasks.{name}", task.checkpoint_mirror) for name, task in params.tasks.items()
+        ],
+    }
+    for component, listed in mirrors.items():
+        lacking = [key for key, mirror in listed if mirror is None]
+        if component in components and params.cluster.pool_of(component).spot and lacking:
+            key = "finetune" if component == "finetune" else lacking[0]
+            yield (
+                f"{component} is placed on spot nodes, and {lacking[0]}.checkpoint_mirror is null: "
+                f"every lost node would begin it anew; give {key}.checkpoint_mirror=s3://…"
+            )
+
+
+def _size_faults(params: Params, components: set[str]) -> Iterator[str]:
+    if "validate" not in components:
+        return
+    memory = _bytes(params.cluster.pool_of("validate").memory)
+    for name, dataset in params.datasets.items():
+        own = params.pretrain.examples if name == params.pretrain.dataset else None
+        examples = dataset.examples or (own if "pretrain" in components else None)
+        if examples is not None and examples * _BYTES_PER_IMAGE > memory:
+            needed = examples * _BYTES_PER_IMAGE / 1e9
+            yield (
+                f"dataset {name!r} has {examples:,} images, too many for one `validate` of "
+                f"{params.cluster.pool_of('validate').memory}: it takes about {needed:,.0f} GB; "
+                "place validate, shard and audit on a pool with that much "
+                "(cluster.placement.validate=…), or split the dataset"
+            )
+
+
+def _bytes(text: str) -> float:
+    """Return a quantity as Kubernetes writes it, e.g. 8Gi."""
+    number = text.rstrip("EPTGMKi")
+    unit = text[len(number) :]
+    if not unit:
+        return float(number)
+    power = "KMGTPE".index(unit[0]) + 1
+    return float(number) * (1024.0**power if unit.endswith("i") else _UNITS[unit[0]])
