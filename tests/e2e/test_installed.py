@@ -88,6 +88,12 @@ def test_kfp_is_ours_though_kubeflow_wrote_the_script_last(
     assert_ours(scripts)
     call(*newest, KFP)  # as an upgrade does
     assert_ours(scripts)
+    if kind:  # what is not editable is built anew where an index is
+        doctor = [scripts / "bigtransfer", "doctor"]
+        (site / "bigtransfer_kfp.pth").unlink()
+        assert "kfp takes no pipeline files: it is Kubeflow's" in call(*doctor, check=False).stdout
+        assert "kfp takes pipeline files" in call(*doctor, "--repair", check=False).stdout
+        assert_ours(scripts)
     left = call(scripts / "python", "-X", "importtime", "-c", "pass")
     assert "bigtransfer" not in left.stderr, "other interpreters pay nothing"
     call(*pip[:3], "uninstall", "--quiet", "--yes", "bigtransfer")
