@@ -60,6 +60,8 @@ def test_nobody_has_a_name_and_git_is_not_missed(stage: str) -> None:
     said = dict(word.split("=", 1) for word in line.split())
     assert said["GIT_PYTHON_REFRESH"] == "quiet" and said["USER"]
     assert said["MLFLOW_LOGGING_LEVEL"] == "WARNING"
+    if "fetch" in STAGES and STAGES["fetch"] == stage:
+        assert said["DVC_SITE_CACHE_DIR"].startswith("/tmp/"), "only /tmp can be written"
 
 
 def test_what_images_hold_is_pinned() -> None:
