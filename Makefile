@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TRITON := 3.7.1
+# The extras in requirements.lock, and what builds the project.
+LOCKED := data train registry pipelines dvc onnx dev
+BACKEND := hatchling
 TPU := torchax==0.0.14.dev20260814 jax==0.10.2 jaxlib==0.10.2 ml_dtypes==0.6.0 opt_einsum==3.4.0
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # Nothing calls home. (DVC's own switches are in .dvc/config.)
@@ -15,7 +18,7 @@ export DVC_NO_ANALYTICS := true
 # `make ui` needs none of the jobs of MLflow's server; without them it starts in half the time.
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: help install run test test-long lint images ui clean lock
+.PHONY: help install run test test-long lint images ui clean lock lock-all
 
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -31,6 +34,8 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	$(PIP) --constraint requirements.lock "$$(grep '^torch==' requirements.lock)"
 	$(PIP) --no-deps --requirement requirements.lock
 	$(PIP) --no-deps --no-build-isolation --editable .
+	@# The project had a script of this name once; with its old version pip removes Kubeflow's.
+	@test -e $(BIN)/kfp || $(PIP) --no-deps --force-reinstall "$$(grep '^kfp==' requirements.lock)"
 	@touch $@
 
 # CUDA builds of torch bring Triton, the CPU build does not; with it the tests run the GPU kernels in
@@ -73,8 +78,19 @@ ui: install ## MLflow in the browser: runs, curves, registered models (http://lo
 clean: ## remove everything that `make run` made, not .venv and not your own data
 	rm -rf artifacts .work mlflow.db mlruns data/upstream data/digits data/alphabets
 
-lock: ## resolve pyproject.toml anew into requirements.lock (needs network and uv)
-	uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header pyproject.toml \
-	  | grep -vE '^(nvidia-|cuda-|triton)' > requirements.lock.new
-	@echo 'setuptools==84.2.1' >> requirements.lock.new
+# What is pinned stays, but for what is named: `make lock UPGRADE="kfp kfp-kubernetes"`. tpu is not in
+# the lock; CUDA's packages are not either (docs/decisions/0002). The build backend, resolved with the
+# rest, stands at the end: `make install` builds the project with it.
+lock: ## pyproject.toml into requirements.lock, nothing renewed but UPGRADE="NAME …" (network, uv)
+	@cp requirements.lock requirements.lock.all
+	echo $(BACKEND) | uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
+	  $(addprefix --extra ,$(LOCKED)) $(addprefix --upgrade-package ,$(UPGRADE)) $(RENEW) \
+	  --output-file requirements.lock.all pyproject.toml -
+	@grep -vE '^(nvidia-|cuda-|triton|$(BACKEND)=|trove-classifiers=)' requirements.lock.all \
+	  | LC_ALL=C sort > requirements.lock.new
+	@grep -E '^($(BACKEND)|trove-classifiers)=' requirements.lock.all >> requirements.lock.new
+	@rm requirements.lock.all
 	mv requirements.lock.new requirements.lock
+
+lock-all: RENEW := --upgrade
+lock-all: lock ## the same, with everything renewed

@@ -18,6 +18,7 @@ from bigtransfer.command import (
     export,
     finetune,
     images,
+    kfp,
     plan,
     predict,
     run,
@@ -59,6 +60,10 @@ COMMANDS: dict[str, tuple[Any, str]] = {
         "is everything here that the commands need, and is `kfp` this project's?",
     ),
     "images": (images, "build the container images of the components, by Docker or Podman"),
+    "kfp": (
+        kfp,
+        "Kubeflow's `kfp` with `kfp run submit FILE.py`, where that name is not to be had",
+    ),
     "plan": (plan, "what an upstream training would take: steps, FLOPs, memory, time, cost"),
     "sync": (sync, "send to MLflow what it did not take before"),
     "weights": (weights, "published weights: fetch, show, convert"),
@@ -68,7 +73,10 @@ COMMANDS: dict[str, tuple[Any, str]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["kfp"]:  # argparse would take `--help` and `--endpoint` for itself
+        kfp.run(argparse.Namespace(words=words[1:]))
+    arguments = parser().parse_args(words)
     module, _ = COMMANDS[arguments.command]
     try:
         sys.exit(module.run(arguments) or 0)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from bigtransfer.command import kfp
+from bigtransfer.command import kfp_script as script
 from bigtransfer.errors import ConfigError
-
-_OURS = "bigtransfer.command.kfp"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
-        "--repair", action="store_true", help="write the command `kfp` anew where it is not ours"
+        "--repair",
+        action="store_true",
+        help="install anew where the command `kfp` takes no pipeline files",
     )
     parser.add_argument(
         "--cluster",
@@ -55,8 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
         return
     if arguments.namespace:
         raise ConfigError("--namespace is of a cluster; give --cluster with it")
-    if arguments.repair and not kfp_script().good:
-        _reinstall()
+    if arguments.repair and kfp.is_installed() and script.fault():
+        script.repair()
     findings = [kfp_script(), *_others()]
     for found in findings:
         mark = "ok" if found.good else "-" if not found.needed else "NO"
@@ -74,56 +76,23 @@ def _look_at_cluster(namespace: str | None) -> None:
 
 
 def kfp_script() -> Finding:
-    """Say whose the command `kfp` is: two distributions bring one, and the last installed wins."""
-    path = Path(sys.executable).parent / "kfp"
-    if not path.is_file():
-        return Finding("kfp", False, f"{path} is not there; {_cure()}")
-    if _OURS in path.read_text("utf-8", errors="replace"):
-        on_path = shutil.which("kfp")
-        other = "" if on_path in (None, str(path)) else f" (on the PATH is {on_path})"
-        return Finding("kfp", True, f"{path} takes pipeline files{other}")
-    return Finding(
-        "kfp",
-        False,
-        f"{path} is Kubeflow's own, which takes no pipeline files; {_cure()}, or "
-        f"use `python -m {_OURS}`",
-    )
-
-
-def _cure() -> str:
-    return "`bigtransfer doctor --repair` writes it anew"
-
-
-def _reinstall() -> None:
-    project = Path(__file__).parents[2]
-    line = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--disable-pip-version-check",
-        "--no-build-isolation",
-    ]
-    if (project / "pyproject.toml").is_file():
-        line += ["--editable", str(project)]
-    else:
-        line += ["--force-reinstall", "bigtransfer"]
-    if subprocess.run(line, check=False).returncode:
-        raise ConfigError("the project could not be installed again; pip's words stand above")
+    """Say whether the script `kfp`, which Kubeflow's distribution brings, takes pipeline files."""
+    if not kfp.is_installed():
+        install = "`pip install 'bigtransfer[pipelines]'`"
+        return Finding("kfp", False, f"not installed; {install} for clusters", needed=False)
+    if fault := script.fault():
+        cure = "`bigtransfer doctor --repair` mends it, and `bigtransfer kfp …` is always ours"
+        return Finding("kfp", False, f"{fault}; {cure}")
+    other = script.other_on_path()
+    note = f" (on the PATH is {other})" if other else ""
+    return Finding("kfp", True, f"{script.path()} takes pipeline files{note}")
 
 
 def _others() -> Iterator[Finding]:
     here = sys.version.split()[0]
     yield Finding("python", sys.version_info >= (3, 11), f"{here} (3.11 or newer is needed)")
     yield Finding("git", shutil.which("git") is not None, "for commits in MLflow and for DVC")
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    names = ", ".join({torch.cuda.get_device_name(i) for i in range(gpus)})
-    what = f"{gpus} × {names}" if gpus else "none; everything runs on the CPU"
-    yield Finding("gpu", gpus > 0, f"{what} (torch {torch.__version__})", needed=False)
+    yield _gpu()
     engine = next((name for name in ("docker", "podman") if shutil.which(name)), None)
     running = (
         engine is not None
@@ -133,3 +102,15 @@ def _others() -> Iterator[Finding]:
     yield Finding(
         "containers", running, f"{said}: for `make images`, `kfp run submit --local`", needed=False
     )
+
+
+def _gpu() -> Finding:
+    if importlib.util.find_spec("torch") is None:
+        install = "`pip install 'bigtransfer[train]'`"
+        return Finding("gpu", False, f"torch is not installed; {install} to train", needed=False)
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = ", ".join({torch.cuda.get_device_name(i) for i in range(gpus)})
+    what = f"{gpus} × {names}" if gpus else "none; everything runs on the CPU"
+    return Finding("gpu", gpus > 0, f"{what} (torch {torch.__version__})", needed=False)

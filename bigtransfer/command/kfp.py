@@ -1,12 +1,14 @@
-"""The command `kfp`: Kubeflow's own, and besides `kfp run submit|create FILE.py`.
+"""The commands `kfp` and `bigtransfer kfp`: Kubeflow's own, and `kfp run submit|create FILE.py`.
 
 Stock kfp takes compiled packages alone, and builds its client before it reads the command. This
-entrance handles a pipeline file; everything else goes to upstream untouched.
+entrance handles a pipeline file; everything else goes to upstream untouched. `kfp_hook` has
+upstream's script call it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +25,13 @@ _INTERRUPTED = 130
 
 def main() -> NoReturn:
     """Submit a pipeline file, or be upstream's `kfp`."""
+    if not is_installed():
+        print(
+            "kfp: Kubeflow Pipelines' client is not installed; "
+            "`pip install 'bigtransfer[pipelines]'`",
+            file=sys.stderr,
+        )
+        sys.exit(ConfigError.exit_code)
     words = ours(sys.argv[1:])
     if words is None:
         sys.path.insert(0, str(Path.cwd()))  # for `kfp dsl compile --py pipelines/bit_l.py`
@@ -36,6 +45,23 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+
+
+def is_installed() -> bool:
+    """Return whether Kubeflow's client is here; nothing of it is imported."""
+    found = importlib.util.find_spec("kfp")
+    return found is not None and found.origin is not None  # a mere folder `kfp` has none
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line of `bigtransfer kfp`, for its line in the help."""
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="…", help="as `kfp` takes them")
+
+
+def run(arguments: argparse.Namespace) -> NoReturn:
+    """Be `kfp` with these words."""
+    sys.argv = ["kfp", *arguments.words]
+    main()
 
 
 def ours(words: Sequence[str]) -> list[str] | None:

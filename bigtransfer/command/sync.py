@@ -10,7 +10,6 @@ from pathlib import Path
 from bigtransfer.errors import InfrastructureError
 from bigtransfer.progress import counted
 from bigtransfer.track.address import quiet_environment, tracking_uri
-from bigtransfer.track.journal import is_being_written, unsent
 
 _TRACK = Path(".work") / "track"
 
@@ -25,6 +24,8 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         InfrastructureError: If MLflow does not take one; names it.
     """
+    from bigtransfer.track.journal import is_being_written, unsent
+
     project = Path.cwd()
     waiting = [
         journal

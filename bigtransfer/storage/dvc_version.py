@@ -134,11 +134,12 @@ def _explained(url: str) -> Iterator[None]:
         InfrastructureError: If something failed that may work the next time.
     """
     from dvc.exceptions import DvcException
+    from pygit2 import GitError
     from scmrepo.exceptions import SCMError
 
     try:
         yield
-    except (DvcException, SCMError, OSError) as error:
+    except (DvcException, GitError, SCMError, OSError) as error:
         raise _ours(url, error) from error
 
 
@@ -147,7 +148,7 @@ def _ours(url: str, error: Exception) -> StorageError | InfrastructureError:
     name, text = type(error).__name__, " ".join(str(error).split())
     if name in ("RevError", "UnknownRevisionError"):
         return StorageError(f"{url!r}: there is no such revision; correct the part after @")
-    if name in ("CloneError", "SCMError", "GitRemoteError"):
+    if name in ("CloneError", "SCMError", "GitRemoteError", "GitError"):
         return StorageError(
             f"{url!r}: the repository cannot be cloned ({text}); correct it, or get the right to"
         )

@@ -13,19 +13,22 @@ import pytest
 from bigtransfer.kubeflow.image_tag import source_tag
 from fixtures.models import upstream_meta
 from fixtures.project import PROJECT, environment
+from fixtures.servers import MlflowServer
 
 BUILT = bool(os.environ.get("BIGTRANSFER_IMAGES"))
 pytestmark = pytest.mark.skipif(
     not BUILT, reason="needs the container images; `.ci/containers` builds and tests them"
 )
-TARGETS = {"data": 605, "demo": 725, "registry": 250, "train-cpu": 1305}
+TARGETS = {"data": 605, "demo": 725, "fetch": 330, "registry": 250, "train-cpu": 1305}
 """Image -> megabytes that it may have."""
 ABSENT = {
     "data": ("torch", "mlflow.pyfunc.scoring", "kfp", "dvc", "matplotlib"),
+    "fetch": ("torch", "numpy", "pandas", "kfp"),
     "registry": ("torch", "numpy", "pandas", "kfp", "dvc"),
     "train-cpu": ("kfp", "dvc", "great_expectations", "scipy"),
 }
 ARTIFACTS = Path("artifacts") / "kfp"
+GOLDEN = PROJECT / "tests" / "golden" / "artifacts" / "0.1.0"
 
 
 def image(target: str) -> str:
@@ -68,6 +71,55 @@ def test_a_component_answers_in_its_image() -> None:
     said = docker("run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp",
                   image("data"), "python", "-m", "components.validate", "--help")  # fmt: skip
     assert "--executor-input JSON" in said
+
+
+def test_fetch_reads_dvc_repositories_without_git_and_from_s3(
+    dvc_repository: Path, tmp_path: Path
+) -> None:
+    alone = ["run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp"]
+    docker(*alone, image("fetch"), "python", "-c", "import dvc_s3, s3fs")
+    address = f"dvc://{dvc_repository}@v1/data/photos"
+    entry = f"photos: {{path: artifacts/sources/photos, source: '{address}'}}"
+    text = (
+        (PROJECT / "params.yaml")
+        .read_text("utf-8")
+        .replace("  digits: {", f"  {entry}\n  digits: {{", 1)
+    )
+    (tmp_path / "params.yaml").write_text(text.replace("remote: []", "remote: [photos]"), "utf-8")
+    # Git's library reads a repository of its own user's alone, and the mount has ours.
+    user = ["--user", f"{os.getuid()}:{os.getgid()}", "--volume", f"{tmp_path}:{tmp_path}:ro"]
+    said = docker(*alone, *user, image("fetch"), "python", "-m", "components.fetch",
+                  "--params", f"{tmp_path}/params.yaml", "--section", "datasets.photos",
+                  "--index", "/tmp/index")  # fmt: skip
+    assert said.startswith("photos: 6 files, ")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nobody_has_a_name(target: str) -> None:
+    code = "import getpass; print(getpass.getuser())"
+    assert docker("run", "--rm", image(target), "python", "-c", code) == "bigtransfer\n"
+
+
+def test_the_log_of_a_task_begins_with_its_own_words(mlflow_server: MlflowServer) -> None:
+    def register(checkpoints: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["docker", "run", "--rm", "--network", "host", "--read-only", "--tmpfs", "/tmp",
+             "--volume", f"{GOLDEN}:/golden:ro",
+             "--env", f"MLFLOW_TRACKING_URI={mlflow_server.address}",
+             image("registry"), "python", "-m", "components.register",
+             "--params-json", '{"name_prefix": "quiet-", "promote": "never"}',
+             "--checkpoints", checkpoints, "--model", "/golden/model",
+             "--report", "/golden/report", "--registration", "/tmp/registration.json"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    done = register("/golden/finetuned")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("quiet-colours version 1 (new): challenger")
+    wrong = register("/golden/nowhere")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("register: --checkpoints '/golden/nowhere' does not exist; ")
+    assert wrong.stderr.count("\n") == 1
 
 
 @pytest.fixture(scope="module")

@@ -59,6 +59,19 @@ def test_lock_pins_what_the_project_asks_for() -> None:
     assert names <= locked
 
 
+def test_lock_ends_with_what_builds_the_project() -> None:
+    import tomllib
+    from importlib import metadata
+
+    asked = tomllib.loads((PROJECT / "pyproject.toml").read_text())["build-system"]["requires"]
+    lines = (PROJECT / "requirements.lock").read_text().splitlines()
+    names = [line.split("==")[0] for line in lines]
+    (backend,) = [re.split(r"[<>=]", text)[0] for text in asked]
+    assert backend in names[-2:]
+    needed = [text for text in metadata.requires(backend) or [] if ";" not in text]
+    assert {re.split(r"[<>=]", text)[0] for text in needed} <= set(names)
+
+
 def test_no_committed_line_names_a_machine_or_a_registry() -> None:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True

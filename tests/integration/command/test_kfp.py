@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from bigtransfer.command import doctor
+from bigtransfer.command import doctor, kfp_script
 from bigtransfer.kubeflow.image_tag import source_tag
 from fixtures.kfp_api import BIT_S, POSSIBLE, Api, submit
 from fixtures.project import PROJECT, environment
@@ -298,7 +298,10 @@ def test_a_dvc_version_is_sent_as_its_commit(
 
 def test_the_script_is_ours_and_upstreams_compiler_takes_our_files(tmp_path: Path) -> None:
     assert doctor.kfp_script().good, doctor.kfp_script().text
-    script = Path(sys.executable).parent / "kfp"
+    script = kfp_script.path()
+    assert (
+        script is not None and "bigtransfer" not in script.read_text("utf-8").split("import", 1)[1]
+    )
     version = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert version.stdout.startswith("kfp 2.")
     out = tmp_path / "bit_s.yaml"

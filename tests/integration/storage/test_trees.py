@@ -239,6 +239,14 @@ def test_what_is_wrong_with_a_dvc_address_is_said(dvc_repository: Path, tmp_path
         write_index("dvc://nowhere/data", tmp_path / "index", mirror=False)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="root alone gives files away")
+def test_a_repository_of_somebody_else_is_said(dvc_repository: Path, tmp_path: Path) -> None:
+    os.chown(tmp_path / "work", 12345, 12345)
+    os.chown(tmp_path / "work" / ".git", 12345, 12345)
+    with pytest.raises(StorageError, match="cannot be cloned .*is not owned by current user"):
+        write_index(f"dvc://{tmp_path}/work@v1/data/photos", tmp_path / "index", mirror=False)
+
+
 def test_file_that_the_dvc_remote_lost_is_named(dvc_repository: Path, tmp_path: Path) -> None:
     write_index(f"dvc://{dvc_repository}@v1/data/photos", tmp_path / "index", mirror=False)
     shutil.rmtree(tmp_path / "remote")

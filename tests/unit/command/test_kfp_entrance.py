@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 from types import SimpleNamespace
 
 import pytest
 
-from bigtransfer.command import doctor
+from bigtransfer.command import __main__ as command
+from bigtransfer.command import doctor, kfp_hook
 from bigtransfer.command import kfp as entrance
 from fixtures.kfp_api import BIT_S, submit
 
@@ -40,15 +41,59 @@ def test_all_else_stays_upstreams(line: str, is_ours: bool) -> None:
     assert (entrance.ours(line.split()) is not None) == is_ours
 
 
-def test_a_script_of_kubeflows_own_is_named_with_the_cure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("line", "is_script"),
+    [
+        ("python /venv/bin/kfp run submit a.py", True),
+        ("python -I -X importtime -Wd /venv/bin/kfp", True),
+        (r"python.exe C:\venv\Scripts\KFP.EXE run", True),
+        ("python", False),
+        ("python train.py kfp", False),
+        ("python /venv/bin/kfp-tools", False),
+        ("python /src/kfp/train.py", False),
+        ("python -m kfp", False),
+        ("python -Im tool /venv/bin/kfp", False),
+        ("python -c pass kfp", False),
+        ("python -Bc pass kfp", False),
+    ],
+)
+def test_the_hook_is_for_the_script_alone(line: str, is_script: bool) -> None:
+    assert kfp_hook.is_script(line.split()) == is_script
+
+
+def test_without_kubeflows_client_the_cure_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor.sys, "executable", str(tmp_path / "python"))
-    assert "is not there" in doctor.kfp_script().text
-    (tmp_path / "kfp").write_text("from kfp.cli.__main__ import main\n")
+    monkeypatch.setitem(sys.modules, "kfp", None)  # as if it were not there
+    with pytest.raises(SystemExit) as end:
+        command.main(["kfp", "run", "submit", "pipelines/bit_l.py", "--local"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "kfp: Kubeflow Pipelines' client is not installed; `pip install 'bigtransfer[pipelines]'`\n"
+    )
     found = doctor.kfp_script()
-    assert not found.good
-    assert "`bigtransfer doctor --repair`" in found.text
+    assert "bigtransfer[pipelines]" in found.text and not found.needed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "submit", "--help"], "usage: kfp run submit"),
+        (["-n", "ns", "run", "submit", "-h"], "usage: kfp run submit"),
+        (["--help"], "Kubeflow Pipelines CLI."),
+        (["dsl", "--help"], "Command group for compiling DSL"),
+    ],
+)
+def test_bigtransfer_kfp_passes_every_word_on(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bigtransfer"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit) as end:
+        command.main(["kfp", *words])
+    assert end.value.code == 0
+    assert said in capsys.readouterr().out
 
 
 def test_stock_kfp_still_takes_a_vanished_container_for_a_success() -> None:

@@ -1,0 +1,138 @@
+"""Whose the command `kfp` is after every way of installing: ours, whoever wrote the script last."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from fixtures.project import PROJECT
+
+KFP = f"kfp=={metadata.version('kfp')}"
+ENVIRONMENT = {
+    key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")
+}
+
+
+def call(*line: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a line away from the checkout."""
+    done = subprocess.run(
+        [str(word) for word in line], cwd=Path(sys.executable).parent, env=ENVIRONMENT,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def new_venv(folder: Path) -> Path:
+    """Return the folder of scripts of a bare environment."""
+    call(sys.executable, "-m", "venv", folder)
+    return folder / "bin"
+
+
+def kfp_of(scripts: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return call(scripts / "kfp", *words, check=False)
+
+
+def assert_ours(scripts: Path) -> None:
+    assert "bigtransfer" not in (scripts / "kfp").read_text(), "the script is Kubeflow's"
+    wrong = kfp_of(scripts, "run", "submit", "nowhere.py")
+    assert wrong.returncode == 2
+    assert wrong.stderr == (
+        "kfp run submit: 'nowhere.py' does not exist; e.g. pipelines/bit_l.py\n"
+    )
+    assert "KEY=VALUE" in kfp_of(scripts, "run", "submit", "--help").stdout
+    assert kfp_of(scripts, "--version").stdout.startswith("kfp 2.")
+    assert kfp_of(scripts, "dsl", "--help").stdout.startswith("Usage: kfp dsl")
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The installed kfp as a wheel: an index may be out of reach."""
+    folder = tmp_path_factory.mktemp("wheels")
+    kfp = metadata.distribution("kfp")
+    kept = [f for f in kfp.files or [] if ".." not in f.parts and f.suffix != ".pyc"]
+    names = [f for f in kept if f.name not in ("INSTALLER", "REQUESTED", "RECORD")]
+    record = next(str(f) for f in kept if f.name == "RECORD")
+    lines = [f"{record},,"]
+    with zipfile.ZipFile(folder / f"kfp-{kfp.version}-py3-none-any.whl", "w") as wheel:
+        for name in names:
+            content = Path(str(name.locate())).read_bytes()
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
+            lines.append(f"{name},sha256={digest.decode()},{len(content)}")
+            wheel.writestr(str(name), content)
+        wheel.writestr(record, "\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("kind", [[], ["--editable"]], ids=["regular", "editable"])
+def test_kfp_is_ours_though_kubeflow_wrote_the_script_last(
+    kind: list[str], wheels: Path, tmp_path: Path
+) -> None:
+    scripts = new_venv(tmp_path / "venv")
+    # What the project and kfp need is borrowed; no file of that folder's own is obeyed.
+    (site,) = (tmp_path / "venv").glob("lib/python3*/site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [scripts / "python", "-m", "pip", "install", "--quiet", "--no-deps"]
+    call(*pip, "--no-build-isolation", *kind, PROJECT)
+    newest = [*pip, "--no-index", "--find-links", wheels, "--force-reinstall", "--ignore-installed"]
+    call(*newest, KFP)
+    assert_ours(scripts)
+    call(*newest, KFP)  # as an upgrade does
+    assert_ours(scripts)
+    if kind:  # what is not editable is built anew where an index is
+        doctor = [scripts / "bigtransfer", "doctor"]
+        (site / "bigtransfer_kfp.pth").unlink()
+        assert "kfp takes no pipeline files: it is Kubeflow's" in call(*doctor, check=False).stdout
+        assert "kfp takes pipeline files" in call(*doctor, "--repair", check=False).stdout
+        assert_ours(scripts)
+    left = call(scripts / "python", "-X", "importtime", "-c", "pass")
+    assert "bigtransfer" not in left.stderr, "other interpreters pay nothing"
+    call(*pip[:3], "uninstall", "--quiet", "--yes", "bigtransfer")
+    assert (scripts / "kfp").is_file()
+    assert not list(site.glob("*bigtransfer*"))
+
+
+@pytest.fixture(scope="module")
+def _index(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("probe")
+    probe = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries", "0",
+             "--timeout", "10", "--dest", str(folder), "trove-classifiers"]  # fmt: skip
+    if call(*probe, check=False).returncode:
+        pytest.skip("needs a package index, and none can be reached")
+
+
+@pytest.mark.usefixtures("_index")
+def test_kfp_is_ours_after_one_pip_install(tmp_path: Path) -> None:
+    scripts = new_venv(tmp_path / "venv")
+    pip = [scripts / "python", "-m", "pip", "install", "--quiet"]
+    call(*pip, f"{PROJECT}[pipelines]")
+    assert_ours(scripts)
+    bigtransfer = call(scripts / "bigtransfer", "kfp", "run", "submit", "nowhere.py", check=False)
+    assert bigtransfer.returncode == 2 and bigtransfer.stderr.count("\n") == 1
+    assert "takes pipeline files" in call(scripts / "bigtransfer", "doctor", check=False).stdout
+    call(*pip, "--force-reinstall", "--no-deps", KFP)
+    assert_ours(scripts)
+
+
+@pytest.mark.usefixtures("_index")
+def test_kfp_is_ours_after_one_uv_install(tmp_path: Path) -> None:
+    tools = new_venv(tmp_path / "tools")
+    got = call(tools / "python", "-m", "pip", "install", "--quiet", "uv", check=False)
+    if got.returncode:
+        pytest.skip("uv cannot be had here")
+    uv, venv = tools / "uv", tmp_path / "venv"
+    call(uv, "venv", "--quiet", "--python", sys.executable, venv)
+    probe = call(uv, "pip", "install", "--python", venv / "bin/python", "six", check=False)
+    if probe.returncode:
+        pytest.skip("uv reaches no package index here")
+    call(uv, "pip", "install", "--python", venv / "bin/python", f"{PROJECT}[pipelines]")
+    assert_ours(venv / "bin")
