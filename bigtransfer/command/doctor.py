@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from bigtransfer.command import kfp
 from bigtransfer.command import kfp_script as script
