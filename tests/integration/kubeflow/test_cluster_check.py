@@ -60,7 +60,11 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (ON_ERROR, "-", "27 attempts instead of 3"),
         ({"workflowDefaults": RIGHT}, "ok", "cluster.retries means what it says"),
         ({"config": "workflowDefaults:" + RIGHT.replace("\n", "\n  ")}, "ok", "Always"),
-        ({"workflowDefaults": RIGHT.replace("Always", "OnFailure")}, "-", "OnFailure'} is not known"),
+        (
+            {"workflowDefaults": RIGHT.replace("Always", "OnFailure")},
+            "-",
+            "OnFailure'} is not known",
+        ),
         ({"workflowDefaults": "spec: {"}, "-", "workflowDefaults 'spec: {' is not known here"),
     ],
     ids=["empty", "other", "on_error", "right", "config", "unknown", "no yaml"],
