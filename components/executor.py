@@ -73,11 +73,7 @@ class ExecutorInput:
         from bigtransfer.storage import as_json, write_text
 
         said = {
-            name: {
-                "artifacts": [
-                    {**artifact, "metadata": {**told, **_metadata(artifact, paths[name])}}
-                ]
-            }
+            name: {"artifacts": [{**artifact, "metadata": _metadata(artifact, paths[name], told)}]}
             for name, artifact in self._artifacts.items()
             if name in paths
         }
@@ -161,8 +157,10 @@ def _pack(path: Path) -> None:
         pack(path)
 
 
-def _metadata(artifact: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """Return what the UI shows of an output: its figures, or its digest."""
+def _metadata(
+    artifact: Mapping[str, Any], path: Path, told: Mapping[str, str]
+) -> Mapping[str, Any]:
+    """Return what the UI shows of an output: its figures alone, or its digest and what is told."""
     from bigtransfer.storage import digest_of, read_json
 
     known: dict[str, Any] = dict(artifact.get("metadata") or {})
@@ -172,7 +170,7 @@ def _metadata(artifact: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         return known | (_figures(read_json(path)) or {"figures": 0.0})
     if kind == "system.ClassificationMetrics":
         return known | {"confusionMatrix": read_json(path)}
-    known["digest"] = digest_of(path)
+    known |= {**told, "digest": digest_of(path)}
     index = path / "index.json"
     if index.is_file():
         known |= {

@@ -13,6 +13,10 @@ _KINDS = {
 """Type in a pipeline -> the API's name of it, for artifacts that may not be empty."""
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def refusal_of(outputs: Iterable[tuple[str, Mapping[str, Any] | None]]) -> str | None:
     """Say with what words the backend refuses the artifacts of a task.
 
@@ -28,4 +32,8 @@ def refusal_of(outputs: Iterable[tuple[str, Mapping[str, Any] | None]]) -> str |
     for kind, metadata in outputs:
         if kind in _KINDS and not metadata:
             return f"No metric or metadata was found for {_KINDS[kind]} artifact"
+        if kind == "system.Metrics":
+            wrong = {k: v for k, v in (metadata or {}).items() if not _is_number(v)}
+            if wrong:
+                return f"the metrics {', '.join(wrong)} are no numbers"
     return None

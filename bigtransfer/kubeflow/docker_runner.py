@@ -1,7 +1,7 @@
 """Run a pipeline on this machine's Docker by KFP's local runner, with MLflow beside it.
 
-KFP 2.16 reports a failed container as a success: it lets Docker remove the container as soon as it
-ends and takes "not found" for exit code 0 (kubeflow/pipelines issue 13332). The cure is
+KFP (2.17.3 still) reports a failed container as a success: it lets Docker remove the container as
+soon as it ends and takes "not found" for exit code 0 (kubeflow/pipelines issue 13332). The cure is
 `_run_to_the_end`; a test fails when upstream has mended it, so that this can go.
 """
 

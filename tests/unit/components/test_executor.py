@@ -38,11 +38,14 @@ def test_outputs_carry_digests_figures_and_the_matrix(tmp_path: Path) -> None:
     assert found["page"]["metadata"]["digest"] == digest_of(tmp_path / "page")
 
 
-def test_metrics_are_never_empty_and_links_are_told(tmp_path: Path) -> None:
+def test_metrics_are_never_empty_and_hold_figures_alone(tmp_path: Path) -> None:
     (tmp_path / "metrics").write_text(json.dumps({"top1": float("nan"), "of": {}}))
-    text = given(tmp_path, metrics="Metrics")
-    ExecutorInput(text).report({"metrics": tmp_path / "metrics"}, {"mlflow_run": "http://m/1"})
-    assert said(tmp_path)["metrics"]["metadata"] == {"mlflow_run": "http://m/1", "figures": 0.0}
+    (tmp_path / "page").write_text("<!doctype html>")
+    text = given(tmp_path, metrics="Metrics", page="HTML")
+    paths = {name: tmp_path / name for name in ("metrics", "page")}
+    ExecutorInput(text).report(paths, {"mlflow_run": "http://m/1"})
+    assert said(tmp_path)["metrics"]["metadata"] == {"figures": 0.0}
+    assert said(tmp_path)["page"]["metadata"]["mlflow_run"] == "http://m/1"
 
 
 def test_many_files_travel_as_few(tmp_path: Path) -> None:
