@@ -75,11 +75,13 @@ def checked(folder: Path, address: str, sha256: str | None) -> str:
 
 
 def _from_s3(address: str, folder: Path) -> None:
-    from bigtransfer.storage.s3 import S3Path, S3Tree, client, download_file
+    from bigtransfer.storage.s3 import S3Path, S3Tree, client, described, download_file
 
     place, s3 = S3Path.parse(address), client()
     files = S3Tree(place, {}, s3).contents().files
-    if not files:  # no folder, so it is an object, or nothing
+    if not files and (not place.key or described(s3, place) is None):
+        raise StorageError(f"{address!r} holds nothing; correct the bucket, prefix or name")
+    if not files:  # no folder, so it is an object
         download_file(s3, place, folder / (place.key.rpartition("/")[2] or "object"))
         return
     if bad := next((f.path for f in files if not safe_name(f.path)), None):

@@ -142,16 +142,26 @@ def exists_with(s3: Any, place: S3Path, sha256: str) -> bool:
         StorageError: If it may not be asked.
         InfrastructureError: If the storage does not answer.
     """
+    head = described(s3, place)
+    return head is not None and bool(head["Metadata"].get(_SHA256) == sha256)
+
+
+def described(s3: Any, place: S3Path) -> Any:
+    """Return what the storage says of an object; None where there is none.
+
+    Raises:
+        StorageError: If it may not be asked.
+        InfrastructureError: If the storage does not answer.
+    """
     from botocore.exceptions import ClientError
 
     with explained(place):
         try:
-            head = s3.head_object(Bucket=place.bucket, Key=place.key)
+            return s3.head_object(Bucket=place.bucket, Key=place.key)
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
-                return False
+                return None
             raise
-    return bool(head["Metadata"].get(_SHA256) == sha256)
 
 
 def upload(s3: Any, source: Path, place: S3Path) -> bool:

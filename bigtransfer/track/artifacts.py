@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from bigtransfer.errors import InfrastructureError, TrackingError
@@ -10,6 +11,7 @@ from bigtransfer.storage import new_folder
 from bigtransfer.storage.copying import checked
 from bigtransfer.track.address import tracking_uri
 
+_REFUSED = re.compile(r"\b4\d\d Client Error: [\w ]+?(?= for url)")
 SCHEMES = ("mlflow-artifacts:", "runs:")
 """Of addresses that mean something to the server alone."""
 
@@ -43,6 +45,11 @@ def download(project: Path, address: str, folder: Path, sha256: str | None) -> s
             )
         except MlflowException as error:
             text = " ".join(str(error.message).split())
+            if refused := _REFUSED.search(text):  # MLflow calls this internal, too
+                raise TrackingError(
+                    f"{address!r} cannot be had from MLflow at {uri!r} ({refused[0]}); correct the "
+                    "address, or see to the right to read it"
+                ) from error
             if error.error_code == "INTERNAL_ERROR":
                 raise InfrastructureError(f"MLflow at {uri!r} does not answer: {text}") from error
             raise TrackingError(

@@ -13,7 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from bigtransfer.errors import TrackingError
+from bigtransfer.errors import StorageError, TrackingError
+from bigtransfer.storage import new_folder, verify_folder
+from bigtransfer.track.artifacts import download
 from bigtransfer.track.journal import Journal
 from bigtransfer.track.origin import find_origin
 from bigtransfer.track.runs import open_experiment, parent_run
@@ -288,3 +290,29 @@ def test_an_experiment_that_was_deleted_is_a_line_with_the_way_on(
     assert "MLFLOW_EXPERIMENT_NAME" in said
     assert "Traceback" not in journal.path.with_suffix(".log").read_text()
     assert journal.run_url is None
+
+
+def test_weights_that_the_server_hands_out_itself_are_brought_whole(
+    tmp_path: Path, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    with new_folder(tmp_path / "checkpoint") as folder:
+        (folder / "weights.safetensors").write_bytes(b"w" * 100)
+        (folder / "meta.json").write_text("{}")
+    known = verify_folder(tmp_path / "checkpoint")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.address)
+    client = mlflow.MlflowClient(mlflow_server.address)
+    experiment = client.create_experiment("handed out")
+    run = client.create_run(experiment)
+    client.log_artifacts(run.info.run_id, str(tmp_path / "checkpoint"), "checkpoint")
+    address = f"{run.info.artifact_uri}/checkpoint"
+    assert address.startswith("mlflow-artifacts:")
+    for number, place in enumerate((address, f"runs:/{run.info.run_id}/checkpoint")):
+        assert download(tmp_path, place, tmp_path / str(number), known) == known
+        assert verify_folder(tmp_path / str(number)) == known
+    with pytest.raises(StorageError, match="was asked for"):
+        download(tmp_path, address, tmp_path / "other", "a" * 64)
+    with pytest.raises(TrackingError, match="cannot be had from MLflow"):
+        download(tmp_path, f"{address}/nothing", tmp_path / "none", None)
+    assert not (tmp_path / "none").exists()
