@@ -170,7 +170,7 @@ def _submit(arguments: argparse.Namespace) -> int:
     if arguments.local:
         kfp_submit.run_here(project, arguments)
         return 0
-    cluster = kfp_submit.cluster_of(project)
+    cluster = kfp_submit.cluster_of(project, arguments)
     endpoint = kfp_submit.endpoint_of(arguments.endpoint, cluster)
     if endpoint is None:
         raise ConfigError(

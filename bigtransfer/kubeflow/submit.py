@@ -39,8 +39,14 @@ class _Package:
     values: Mapping[str, Any]
 
 
-def cluster_of(project: Path) -> ClusterParams | None:
-    """Return the section `cluster` of a project's params.yaml, where there is one."""
+def cluster_of(project: Path, arguments: argparse.Namespace) -> ClusterParams | None:
+    """Return the section `cluster` of a project, where there is one, as a submission changes it.
+
+    Raises:
+        ConfigError: If params.yaml, an overlay or a value is wrong.
+    """
+    if arguments.file.suffix == ".py" and (params := PipelineFile(project, arguments).params()):
+        return params.cluster
     path = project / "params.yaml"
     return config.load(path).cluster if path.is_file() else None
 

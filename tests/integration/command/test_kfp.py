@@ -265,6 +265,14 @@ def test_a_folder_of_images_is_no_source_on_a_cluster(
     assert not [e for e in spec["deploymentSpec"]["executors"].values() if "importer" in e]
 
 
+def test_the_address_may_stand_in_an_overlay(api: Api, tmp_path: Path) -> None:
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text(f"cluster: {{endpoint: '{api.url}'}}\n")
+    assert submit(BIT_S, *POSSIBLE, "--params", overlay) == 0
+    assert submit(BIT_S, *POSSIBLE, f"cluster.endpoint={api.url}") == 0
+    assert len(api.runs) == 2
+
+
 def test_flags_reach_the_run(api: Api) -> None:
     words = ["--pipeline-root", "s3://own/root", "--service-account", "trainer", "--no-cache"]
     assert submit(BIT_S, *POSSIBLE, *words, "--endpoint", api.url) == 0
