@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 from bigtransfer.errors import InfrastructureError
 
 _SECONDS = 3.0
+_OPEN_SECONDS = 10.0
 _RUN_LABEL = "pipeline/runid"
 _NODE_NAME = "workflows.argoproj.io/node-name"
 _LOG_LINES = 200
@@ -90,9 +92,20 @@ class Kube:
 def at_hand() -> tuple[Kube | None, str]:
     """Open the kubeconfig's current context, or the cluster this process runs in.
 
+    A kubeconfig may name a program that logs in, which may ask or wait: nobody waits for that long.
+
     Returns:
         What answered, and why nothing did.
     """
+    answer: list[tuple[Kube | None, str]] = []
+    thread = threading.Thread(target=lambda: answer.append(_open()), daemon=True)
+    thread.start()
+    thread.join(_OPEN_SECONDS)
+    late = f"the login of the kubeconfig took more than {_OPEN_SECONDS:g} s"
+    return answer[0] if answer else (None, late)
+
+
+def _open() -> tuple[Kube | None, str]:
     try:
         from kubernetes import client, config
         from kubernetes.config.config_exception import ConfigException

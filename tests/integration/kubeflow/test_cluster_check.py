@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,19 @@ def test_our_own_patch_is_what_is_right(kube: KubeApi, capsys: pytest.CaptureFix
     controller(kube, YAML(typ="safe", pure=True).load(text)["data"])
     assert doctor() == 0
     assert "cluster.retries means what it says" in capsys.readouterr().out
+
+
+def test_a_login_that_waits_for_somebody_is_not_waited_for(
+    kube: KubeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(os.environ["KUBECONFIG"])
+    known = YAML(typ="safe", pure=True).load(path.read_text())
+    asking = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sleep", "args": ["3"],
+              "interactiveMode": "Never"}  # fmt: skip
+    known["users"][0]["user"] = {"exec": asking}
+    with path.open("w") as file:
+        YAML(typ="safe", pure=True).dump(known, file)
+    monkeypatch.setattr(kubernetes, "_OPEN_SECONDS", 0.5)
+    found, why = kubernetes.at_hand()
+    assert found is None
+    assert why == "the login of the kubeconfig took more than 0.5 s"
