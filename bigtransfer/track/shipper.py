@@ -55,6 +55,7 @@ _SECONDS_BETWEEN_SAMPLES = 2
 _SECONDS_AFTER_END = 30
 """How long a server that is away is waited for once the stage has ended."""
 _LONGEST_PAUSE = 10.0
+_PAUSES_FOR_A_FILE = (0.1, 0.2, 0.4, 0.8)
 _PARAM_CHARACTERS = 500
 _POINTS_AT_A_TIME = 900
 _T = TypeVar("_T")
@@ -246,10 +247,22 @@ class _Shipment:
             log_dataset(
                 self._client, run, entry["name"], entry["digest"], entry["path"], entry["profile"]
             )
-        elif kind == "file" and Path(entry["path"]).is_file():
-            self._client.log_artifact(run, entry["path"])
+        elif kind == "file":
+            self._send_file(Path(entry["path"]))
         elif kind == "training":
             self._join_earlier(entry["key"])
+
+    def _send_file(self, path: Path) -> None:
+        """Send a file; one that is gone, because it was made anew or removed, is passed over.
+
+        DVC takes an output away for a moment, when it puts it into its cache.
+        """
+        with suppress(FileNotFoundError):
+            retry(
+                lambda: self._client.log_artifact(self._run, str(path)),
+                may_help=lambda error: isinstance(error, FileNotFoundError),
+                pauses=_PAUSES_FOR_A_FILE,
+            )
 
     def _send_points(self, entries: list[Entry]) -> None:
         from mlflow.entities import Metric

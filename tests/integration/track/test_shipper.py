@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,24 @@ def test_all_that_a_stage_told_stands_in_mlflow(tracked: Path, client: Any) -> N
     assert parent.info.run_name.startswith("by hand ")
     assert parent.info.status == "FINISHED"
     assert journal.path.with_suffix(".done").exists()
+
+
+def test_a_file_that_dvc_takes_away_for_a_moment_is_kept(tracked: Path, client: Any) -> None:
+    here, gone = tracked / "metrics.json", tracked / "gone.json"
+    for path in (here, gone):
+        path.write_text("{}")
+    journal = Journal(tracked, "evaluate@digits")
+    for path in (here, gone):
+        journal.file(path)
+        path.unlink()
+    journal.close("FINISHED")
+    back = threading.Timer(0.2, here.write_text, ["{}"])
+    back.start()
+    ship(tracked, journal.path)
+    run = runs(client)["evaluate@digits"]
+    assert run.info.status == "FINISHED"
+    found = [file.path for file in client.list_artifacts(run.info.run_id)]
+    assert found == ["metrics.json"]
 
 
 def test_stages_of_one_workflow_share_a_parent_that_summarize_closes(
