@@ -107,14 +107,13 @@ def unpacked(reads: Mapping[str, Any], in_place: Sequence[str], work: Path) -> d
 
 @contextmanager
 def refusing_once(
-    executor: ExecutorInput, component: str, stage: str, params: str, say: Callable[[str], None]
+    executor: ExecutorInput, stage: str, params: str, say: Callable[[str], None]
 ) -> Iterator[None]:
     """Let later attempts of this run know at once that what the block does is refused.
 
     Args:
         executor: Of this task.
-        component: Its name.
-        stage: As people see it.
+        stage: Its name among all of its pipeline.
         params: Its section as JSON text.
         say: Prints a line.
 
@@ -124,7 +123,7 @@ def refusing_once(
     from bigtransfer.kubeflow.refusals import Refusal, Refusals, fingerprint
 
     refusals = Refusals.of_task(executor.uris, _mirror(params))
-    key = fingerprint(component, params, executor.inputs, _SOURCES) if refusals.places else ""
+    key = fingerprint(stage, params, executor.inputs, _SOURCES) if refusals.places else ""
     earlier = refusals.find(key)
     if earlier is not None:
         say("an earlier attempt of this run was refused; the same is not tried again:")

@@ -21,13 +21,14 @@ COMPONENT = Component(
 
 def run(stage: Stage, params: WeightsParams, *, weights: Path) -> None:
     """Fetch them."""
-    from bigtransfer.storage.copying import copy_here
+    from bigtransfer.storage.copying import copy_here, require_weights
     from bigtransfer.track.artifacts import SCHEMES, download
 
     if params.address.startswith(SCHEMES):
         digest = download(stage.project, params.address, weights, params.sha256)
     else:
         digest = copy_here(params.address, weights, params.sha256)
+    require_weights(weights, params.address)
     stage.told.update(source=params.address, source_digest=digest)
     stage.journal.tags({"source": params.address, "source_digest": digest})
     print(f"weights of sha256 {digest[:16]} came from {params.address}")

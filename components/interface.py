@@ -259,7 +259,7 @@ def _run_for(
     with ExitStack() as held:
         if _leads():
             text = params.model_dump_json()
-            held.enter_context(refusing_once(executor, component.name, name, text, say))
+            held.enter_context(refusing_once(executor, name, text, say))
         if "RANK" in os.environ:  # `torchrun` starts its processes together
             attempt()
         else:

@@ -7,6 +7,7 @@ turn 20 into 20.0). Tasks carry DVC's stage names, so both engines show the same
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,14 @@ class _Wiring:
         self.defaults = self._defaults()
 
     def _defaults(self) -> dict[str, str]:
-        """Return the pipeline's parameters: addresses and sections, in one flat namespace."""
+        """Return the pipeline's parameters: addresses and sections, in one flat namespace.
+
+        Raises:
+            ConfigError: If two of them would have one name.
+        """
         params = self._params
+        _require_own_names("dataset", self._datasets)
+        _require_own_names("task", params.tasks)
         sections: dict[str, Section] = {}
         if self._embedded:
             sections["materialize"] = params.materialize
@@ -195,6 +202,16 @@ class _Wiring:
         imported = dsl.importer(artifact_uri=path, artifact_class=dsl.Dataset, reimport=False)
         imported.set_display_name(f"data@{name}")
         return imported.output
+
+
+def _require_own_names(kind: str, names: Iterable[str]) -> None:
+    known: dict[str, str] = {}
+    for name in names:
+        if (other := known.setdefault(_key(kind, name), name)) != name:
+            raise ConfigError(
+                f"{kind}s {other!r} and {name!r} differ by '-', '_' or case alone, and Kubeflow "
+                "Pipelines would take one for the other; rename one"
+            )
 
 
 def _key(kind: str, name: str) -> str:

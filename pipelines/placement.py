@@ -14,8 +14,6 @@ _Trains = TypeVar("_Trains", PretrainParams, TaskParams)
 _TRAINERS = {GPU: "train-gpu", TPU: "train-tpu", None: "train-cpu"}
 _PAUSE = "60s"
 _LONGEST_SECONDS = 90 * 24 * 3600
-_NOBODY = 65532
-"""User and group of the images; a namespace under the restricted standard wants it said."""
 _RUN_ID = "metadata.labels['pipeline/runid']"
 _SECONDS_TO_SAVE = 5
 """A notice shorter than this is not used: half a checkpoint helps nobody."""
@@ -50,8 +48,9 @@ def place(
     for taint in pool.tolerations:
         kubernetes.add_toleration(task, taint.key, taint.operator, taint.value or "", taint.effect)
     _mount(task, pool)
+    # A namespace under the restricted standard wants it said that nobody is root.
     kubernetes.set_security_context(
-        task, run_as_user=_NOBODY, run_as_group=_NOBODY, run_as_non_root=True
+        task, run_as_user=cluster.run_as, run_as_group=cluster.run_as, run_as_non_root=True
     )
     if cluster.pull_secrets:
         kubernetes.set_image_pull_secrets(task, list(cluster.pull_secrets))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 class Section(BaseModel):
     """One section of `params.yaml`: frozen, strictly typed, no unknown keys."""
 
+    PLAIN: ClassVar[str | None] = None
+    """Key that a text which is no JSON is the value of; None: it must be JSON."""
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 

@@ -18,6 +18,7 @@ PLACED = (
 _AS_OTHERS = {"fetch_weights": "fetch"}
 """Components that a placement from before them need not name -> whose pool they get."""
 _SPOT_RETRIES = 20
+_RESERVED = ("KFP_RUN_ID", "KFP_RETRY_INDEX", "BIGTRANSFER_")
 GPU, TPU = "nvidia.com/gpu", "google.com/tpu"
 """Accelerators, as Kubernetes calls them."""
 Cores = Annotated[str, Field(pattern=r"^[0-9]*\.?[0-9]+m?$")]
@@ -103,12 +104,14 @@ class ClusterParams(Section):
     timeout_hours: dict[str, Rate]
     """Of one attempt of a component."""
     retries: NotNegative
-    pipeline_root: Annotated[str, Field(pattern=r"^[a-z0-9]+://[^/]+\S*$")] | None = None
+    pipeline_root: Annotated[str, Field(pattern=r"^(s3|gs|minio)://[^/\s]+(/\S*)?$")] | None = None
     """Where KFP keeps artifacts; None: its own. This and what follows may be absent."""
     service_account: Dns | None = None
     """Of the pods; None: KFP's own."""
     pull_secrets: Annotated[tuple[Dns, ...], Field(strict=False)] = ()
     """Names of the secrets with which images are pulled."""
+    run_as: NotNegative | None = 65532
+    """User and group of the pods; None: what the namespace gives them (OpenShift's own range)."""
     longest_days: Rate = 30.0
     """A forecast above it is refused."""
 
@@ -142,6 +145,9 @@ class ClusterParams(Section):
                     f"timeout_hours names {component!r}, which is no component on a cluster"
                     f"{did_you_mean(component, PLACED)}"
                 )
+        for name in {**self.env, **self.secrets}:
+            if name.startswith(_RESERVED):
+                raise ValueError(f"{name} is set by the pipeline itself; leave it out")
         for name, value in {**self.env, "tracking_uri": self.tracking_uri or ""}.items():
             if looks_secret(name, value):
                 raise ValueError(

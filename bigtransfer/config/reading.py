@@ -172,7 +172,9 @@ def from_json(text: str, model: type[_SectionT], source: str = "--params-json") 
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise ConfigError(f"{source}: not JSON ({error})") from error
+        if model.PLAIN is None:
+            raise ConfigError(f"{source}: not JSON ({error})") from error
+        values = {model.PLAIN: text}
     faults = _Faults(source)
     parsed = faults.parse(model, values, "")
     faults.report()

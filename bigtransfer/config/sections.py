@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -329,6 +329,7 @@ class AuditParams(AuditRules):
 class WeightsParams(Section):
     """Weights that a pipeline starts from: given with it, never typed in params.yaml."""
 
+    PLAIN: ClassVar[str | None] = "address"
     address: Annotated[str, Field(min_length=1)]
     """Of a checkpoint folder or a published file: `s3://…`, `https://…`, `mlflow-artifacts:…`, or a
     path that the task sees."""

@@ -17,10 +17,12 @@ KUBEFLOW = "kubeflow"
 """Where KFP's own services are; with several users a run's namespace is another one."""
 _CONTROLLER = "workflow-controller-configmap"
 _LAUNCHER = "kfp-launcher"
+_DEFAULTS = "workflowDefaults"
 _PATCH = (
     f"kubectl -n {KUBEFLOW} patch configmap {_CONTROLLER} --patch-file "
     "manifests/kubeflow/workflow-controller-patch.yaml"
 )
+_LEVELS = ("privileged", "baseline", "restricted")
 _ENFORCE = "pod-security.kubernetes.io/enforce"
 _ROOT = "minio://mlpipeline/v2/artifacts"
 """KFP's own, where `kfp-launcher` names none."""
@@ -106,7 +108,25 @@ def retries(cluster: Kube, namespace: str) -> Look:
         return Look("retries", True, _MEANING[form])
     meaning = _MEANING.get(form, f"{shown} is not known here, nor what retries then mean")
     cure = f"\n    to mend it: {_PATCH}\n    (this runs again every run that is in flight)"
+    if lines := _merged(cluster, namespace):
+        cure += (
+            f"\n    It replaces all of workflowDefaults; with what yours holds besides:\n{lines}"
+        )
     return Look("retries", False, meaning + cure)
+
+
+def _merged(cluster: Kube, namespace: str) -> str:
+    """Return the controller's own defaults with our retries, where they hold anything else."""
+    defaults = _dict(_yaml((_config_map(cluster, namespace, _CONTROLLER) or {}).get(_DEFAULTS)))
+    spec = _dict(defaults.get("spec"))
+    template = _dict(spec.get("templateDefaults"))
+    rest = [*(set(defaults) - {"spec"}), *(set(spec) - {"templateDefaults"}),
+            *(set(template) - {"retryStrategy"})]  # fmt: skip
+    if not rest:
+        return ""
+    right = {**template, "retryStrategy": {"limit": "0", "retryPolicy": "Always"}}
+    merged = {**defaults, "spec": {**spec, "templateDefaults": right}}
+    return "\n".join(f"      {line}" for line in _written(merged))
 
 
 def _retry_form(cluster: Kube, namespace: str) -> tuple[str, str]:
@@ -114,9 +134,9 @@ def _retry_form(cluster: Kube, namespace: str) -> tuple[str, str]:
     data = _config_map(cluster, namespace, _CONTROLLER)
     if data is None:
         return "unread", f"ConfigMap {_CONTROLLER} is not there, or may not be read"
-    defaults = _yaml(data.get("workflowDefaults"))
+    defaults = _yaml(data.get(_DEFAULTS))
     if defaults is None:  # before Argo 2.7 all lay in one key, and it still may
-        defaults = _dict(_yaml(data.get("config"))).get("workflowDefaults")
+        defaults = _dict(_yaml(data.get("config"))).get(_DEFAULTS)
     if isinstance(defaults, str):
         return "other", f"workflowDefaults {defaults!r}"
     strategy = _dict(_dict(_dict(defaults).get("spec")).get("templateDefaults"))
@@ -178,10 +198,16 @@ def provider_lines(
         region = (params.env if params else {}).get("AWS_REGION", "us-east-1")
         default = {"endpoint": endpoint, "region": region, "disableSSL": scheme == "http",
                    "credentials": {"fromEnv": True}}  # fmt: skip
+    outside = list(outside)
     buckets = sorted({one.partition("://")[2].partition("/")[0] for one in outside})
+    if all(one.startswith("gs://") for one in outside):
+        own = {"keyPrefix": "", "credentials": {"fromEnv": True}}
+        entries = [{"bucketName": one, **own} for one in buckets]
+        return "\n".join(f"      {line}" for line in _written({"gs": {"Overrides": entries}}))
     overrides = [{"bucketName": one, "keyPrefix": "", **deepcopy(default)} for one in buckets]
     provider = {**({"default": default} if missing else {}), "Overrides": overrides}
-    return "\n".join(f"      {line}" for line in _written({"s3": provider}))
+    name = "minio" if all(one.startswith("minio://") for one in outside) else "s3"
+    return "\n".join(f"      {line}" for line in _written({name: provider}))
 
 
 def security(cluster: Kube, namespace: str) -> Look:
@@ -193,7 +219,9 @@ def security(cluster: Kube, namespace: str) -> Look:
     level = str(_dict(_dict(found.get("metadata")).get("labels")).get(_ENFORCE, ""))
     if not level:
         return Look("pods", True, "the namespace enforces no Pod Security")
-    return Look("pods", True, f"the namespace enforces Pod Security {level!r}, which admits ours")
+    known = level in _LEVELS
+    admits = "which admits ours" if known else "a level that is not known here"
+    return Look("pods", known, f"the namespace enforces Pod Security {level!r}, {admits}")
 
 
 def quotas(cluster: Kube, namespace: str) -> Iterator[Look]:

@@ -66,6 +66,7 @@ def _rate(pool: PoolParams, precision: str) -> tuple[float, str]:
     """Return what a node of a pool sustains, FLOP/s, and how that is known."""
     if pool.accelerator is None:
         cores = float(pool.cpu[:-1]) / 1000 if pool.cpu.endswith("m") else float(pool.cpu)
+        cores = cores or 1.0
         each = _CORE_FLOPS if pool.tflops is None else 1e12 * pool.tflops / cores
         return cores * each, f"{each / 1e9:,.0f} GFLOP/s on each of {cores:g} cores"
     count = pool.count

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 from bigtransfer.config import ClusterParams
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
@@ -46,6 +47,11 @@ def connect(endpoint: str, cluster: ClusterParams | None, arguments: argparse.Na
         ConfigError: If it does not, or refuses us.
         InfrastructureError: If it does not answer.
     """
+    if "@" in urlsplit(endpoint).netloc:
+        raise ConfigError(
+            "the address of the API holds a name or a password, which everybody would read and "
+            f"nothing would send; leave them out, and set {TOKEN} or {COOKIES}"
+        )
     namespace = str(arguments.namespace or (cluster.namespace if cluster else "kubeflow"))
     with explained(endpoint):
         client = _client(endpoint, namespace, arguments)
@@ -81,14 +87,14 @@ def _client(endpoint: str, namespace: str, arguments: argparse.Namespace) -> Any
         def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
             return _health(self, endpoint)
 
-    token = arguments.existing_token or os.environ.get(TOKEN)
+    token = (arguments.existing_token or os.environ.get(TOKEN) or "").strip() or None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # says that it needs API v2, as we did
         return Client(
             host=endpoint,
             namespace=namespace,
             existing_token=token,
-            cookies=os.environ.get(COOKIES),
+            cookies=(os.environ.get(COOKIES) or "").strip() or None,
             client_id=arguments.iap_client_id,
             other_client_id=arguments.other_client_id,
             other_client_secret=arguments.other_client_secret or os.environ.get(_CLIENT_SECRET),
@@ -130,6 +136,11 @@ def explained(endpoint: str) -> Iterator[None]:
         raise InfrastructureError(
             f"Kubeflow Pipelines at {endpoint} does not answer ({cause}); start it or its port-"
             "forward, then submit again"
+        ) from error
+    except ValueError as error:  # says the token, so its words are not for anybody
+        raise ConfigError(
+            f"the token or the cookies cannot be sent; correct {TOKEN}, {COOKIES} or "
+            "--existing-token: one line without control characters"
         ) from error
 
 

@@ -69,7 +69,7 @@ class PipelineFile:
     def _take_sources(self) -> None:
         """Take `uri_<dataset>=s3://…` as a source, as it was before tasks of ours read them."""
         typed = {k: v for k, v in self._values.items() if k.startswith("uri_") and "://" in v}
-        if not typed:
+        if not typed or self.params() is None:
             return
         raw = config.read_yaml(self._project / "params.yaml")
         own = self._own_overlay()
@@ -147,9 +147,9 @@ class PipelineFile:
     def _with_weights(self, inputs: Mapping[str, Any]) -> dict[str, str]:
         """Return what was typed, with the address of weights as the section that a task takes."""
         values = dict(self._values)
-        if "pretrained" not in inputs or not values.keys() & {"pretrained", _SHA256}:
+        default = _address(inputs)
+        if default is None or not values.keys() & {"pretrained", _SHA256}:
             return values
-        default = json.loads(inputs["pretrained"].default_value.string_value)["address"]
         address = values.get("pretrained", default)
         if address.startswith("{"):
             return values
@@ -165,10 +165,16 @@ class PipelineFile:
         """Return the addresses that tasks would read: parameter -> address."""
         inputs = self.pipeline.pipeline_spec.root.input_definitions.parameters
         given = {key: values.get(key, inputs[key].default_value.string_value) for key in inputs}
-        found = {key: text for key, text in given.items() if key.startswith("uri_")}
-        if "pretrained" in given:
+        found = {key: text for key, text in given.items() if key in self._folders()}
+        if _address(inputs) is not None:
             found["pretrained"] = json.loads(given["pretrained"])["address"]
         return found
+
+    def _folders(self) -> set[str]:
+        """Return the parameters that say where a dataset's folder is."""
+        params = self.params()
+        names = params.datasets if params is not None else ()
+        return {f"uri_{name}".replace("-", "_").lower() for name in names}
 
     def at(self, key: str, place: Path) -> str:
         """Return the value of a parameter that says where something lies on this machine."""
@@ -178,6 +184,16 @@ class PipelineFile:
         default = inputs[key].default_value.string_value
         typed = self._with_weights(inputs).get(key, default)
         return json.dumps({**json.loads(typed), "address": str(place)})
+
+
+def _address(inputs: Mapping[str, Any]) -> str | None:
+    """Return the address of weights that a pipeline of ours starts from; None: it has none."""
+    if "pretrained" not in inputs:
+        return None
+    try:
+        return str(json.loads(inputs["pretrained"].default_value.string_value)["address"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def pairs_of(texts: list[str]) -> dict[str, str]:

@@ -7,10 +7,18 @@ for ever, a training of a year is killed after a week.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from bigtransfer.config import GPU, PLACED, TPU, ClusterParams, Params
+from bigtransfer.config import (
+    GPU,
+    PLACED,
+    TPU,
+    ClusterParams,
+    Params,
+    WeightsParams,
+    from_json,
+)
 from bigtransfer.errors import ConfigError
 from bigtransfer.kubeflow.cluster_check import provider_lines
 from bigtransfer.kubeflow.forecast import examples_of, forecast
@@ -21,9 +29,11 @@ _UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _PAUSE_SECONDS = 60
 _START_SECONDS = 60
 """Of a pod: to be placed, to pull its image, to fetch its inputs."""
+_TRACKING = "MLFLOW_TRACKING_URI"
 _NO_MLFLOW = (
     "cluster.tracking_uri is null, so no task would reach MLflow and `register` would fail after "
-    "all the work; give cluster.tracking_uri=http://…"
+    "all the work; give cluster.tracking_uri=http://… (with a password: MLFLOW_TRACKING_URI under "
+    "cluster.secrets)"
 )
 _DEVICES = {"pretrain": ("cuda", "tpu"), "finetune": ("cuda",), "evaluate": ("cuda",)}
 """Component -> what it can train or score on, besides the CPU."""
@@ -62,16 +72,16 @@ def refuse_too_long(params: Params, components: Collection[str]) -> None:
         )
 
 
-def said_beforehand(params: Params, stages: Collection[str]) -> Iterator[str]:
+def said_beforehand(params: Params, tasks_of: Iterable[str], root: str | None) -> Iterator[str]:
     """Say what a run takes of the cluster, and how long a refusal may last.
 
     Args:
         params: Of the pipeline.
-        stages: Its tasks, by their names.
+        tasks_of: The component of each of its tasks.
+        root: Where artifacts go; None: KFP's own place.
     """
     cluster = params.cluster
-    names = [stage.partition("@")[0] for stage in stages]
-    components = Counter(name for name in names if name in PLACED)
+    components = Counter(tasks_of)
     pools: Counter[str] = Counter()
     for component, tasks in components.items():
         name = next(n for n, pool in cluster.pools.items() if pool is cluster.pool_of(component))
@@ -87,13 +97,27 @@ def said_beforehand(params: Params, stages: Collection[str]) -> Iterator[str]:
         yield f"pretrain {forecast(params, examples)}"
     most = max((cluster.attempts_of(component) for component in components), default=1)
     minutes = (most * _START_SECONDS + (most - 1) * _PAUSE_SECONDS) / 60
-    yield (
-        f"retries  wrong input ends a run after {most} attempt{'s' * (most != 1)} at most, about "
-        f"{minutes:.0f} minutes, where the cluster tries failed tasks again"
-    )
+    after = f"retries  wrong input ends a run after {most} attempt{'s' * (most != 1)} at most"
+    if _can_leave(cluster, root):
+        yield f"{after}, about {minutes:.0f} minutes, where the cluster tries failed tasks again"
+    else:
+        yield (
+            f"{after}, each with all its work, where the cluster tries failed tasks again: tasks "
+            "can leave no word beside the artifacts (cluster.secrets: AWS_ACCESS_KEY_ID, …; an "
+            "s3:// root, or minio:// and AWS_ENDPOINT_URL)"
+        )
     for component, hours in cluster.timeout_hours.items():
         if component in components:
             yield f"limit    {component}: {hours:g} h an attempt (cluster.timeout_hours)"
+
+
+def _can_leave(cluster: ClusterParams, root: str | None) -> bool:
+    """Say whether a refused task can let its next attempt know."""
+    names = {*cluster.env, *cluster.secrets}
+    endpoint = bool(names & {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"})
+    keys = any("AWS_" in name for name in names - {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"})
+    reached = endpoint if root is None or root.startswith("minio://") else root.startswith("s3://")
+    return reached and (keys or cluster.service_account is not None)
 
 
 def notes(params: Params, components: Collection[str]) -> Iterator[str]:
@@ -118,7 +142,7 @@ def notes(params: Params, components: Collection[str]) -> Iterator[str]:
             yield f"{component} is placed on {pool.accelerator}, and its device is cpu"
 
 
-def notes_on_root(root: str | None, cluster: ClusterParams) -> Iterator[str]:
+def notes_on_root(root: str | None, cluster: ClusterParams | None) -> Iterator[str]:
     """Say what a pipeline root of one's own needs of the cluster."""
     if root is not None:
         yield (
@@ -129,48 +153,89 @@ def notes_on_root(root: str | None, cluster: ClusterParams) -> Iterator[str]:
         )
 
 
-def stages_of(package: str) -> list[str]:
-    """Return the tasks of a compiled package, by the names that are shown."""
-    root = _parsed(package).get("root", {})
-    tasks = root.get("dag", {}).get("tasks", {})
-    return [str(task.get("taskInfo", {}).get("name", key)) for key, task in tasks.items()]
+def components_of(package: str) -> list[str]:
+    """Return the component of each task of a compiled package that runs one of ours."""
+    spec, _ = _parsed(package)
+    boxes = _ours(spec)
+    labels = {name: own.get("executorLabel") for name, own in spec.get("components", {}).items()}
+    tasks = spec["root"].get("dag", {}).get("tasks", {}).values()
+    used = [str(labels.get(task.get("componentRef", {}).get("name"))) for task in tasks]
+    return [_component(boxes[label]) for label in used if label in boxes]
 
 
-def refuse_package(package: str) -> None:
+def refuse_package(package: str, values: Mapping[str, Any]) -> None:
     """Refuse a compiled package of ours that cannot run, as far as it says so itself.
+
+    Args:
+        package: Its YAML.
+        values: What is given for its parameters.
 
     Raises:
         ConfigError: Names each fault and the way on.
     """
-    spec = _parsed(package)
-    executors = spec.get("deploymentSpec", {}).get("executors", {}).values()
-    ours = [e["container"] for e in executors if _component(e.get("container", {})) in PLACED]
+    spec, platform = _parsed(package)
+    ours = _ours(spec)
     faults = dict.fromkeys(
-        fault for box in ours if (fault := _image_fault(str(box["image"]).rpartition(":")[0]))
+        fault
+        for box in ours.values()
+        if (fault := _image_fault(str(box["image"]).rpartition(":")[0]))
     )
-    for box in ours:
-        names = {str(pair.get("name")) for pair in box.get("env", [])}
-        if _component(box) == "register" and "MLFLOW_TRACKING_URI" not in names:
+    for label, box in ours.items():
+        if _component(box) == "register" and not _names_mlflow(box, platform.get(label, {})):
             faults[_NO_MLFLOW] = None
+    inputs = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    if ours and "pretrained" in inputs:
+        text = str(values.get("pretrained", inputs["pretrained"].get("defaultValue", "")))
+        address = from_json(text, WeightsParams, "pretrained").address
+        if is_local(address):
+            faults[f"pretrained is {address!r}, a path of this machine; give pretrained=s3://…"] = (
+                None
+            )
     if faults:
         raise ConfigError("\n".join(faults))
 
 
+def is_local(address: str) -> bool:
+    """Say whether an address is a path of this machine, which no node of a cluster sees."""
+    handed_out = address.startswith(("mlflow-artifacts:", "runs:"))
+    return ("://" not in address and not handed_out) or address.startswith("file://")
+
+
+def _names_mlflow(container: Mapping[str, Any], platform: Mapping[str, Any]) -> bool:
+    known = {str(pair.get("name")) for pair in container.get("env", [])}
+    for secret in platform.get("secretAsEnv", []):
+        known |= {str(pair.get("envVar")) for pair in secret.get("keyToEnv", [])}
+    return _TRACKING in known
+
+
+def _ours(spec: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the containers that run a component of ours, whatever its task is called."""
+    executors = spec.get("deploymentSpec", {}).get("executors", {})
+    boxes = {label: own["container"] for label, own in executors.items() if "container" in own}
+    return {label: box for label, box in boxes.items() if _component(box)}
+
+
 def _component(container: Mapping[str, Any]) -> str:
-    return str((container.get("command") or [""])[-1]).removeprefix("components.")
+    """Return the component that a container runs; empty, where it is none of ours."""
+    name = str((container.get("command") or [""])[-1])
+    short = name.removeprefix("components.")
+    return short if short != name and short in PLACED else ""
 
 
-def _parsed(package: str) -> Mapping[str, Any]:
+def _parsed(package: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return a package's spec, and what of its executors only Kubernetes knows."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     try:
-        spec = next(iter(YAML(typ="safe").load_all(package)), None)
+        documents = list(YAML(typ="safe", pure=True).load_all(package))
     except YAMLError as error:
         raise ConfigError(f"the package is no YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(spec, dict):
+    if not documents or not isinstance(documents[0], dict) or "root" not in documents[0]:
         raise ConfigError("the package is no compiled pipeline; compile its source anew")
-    return spec
+    platform = documents[1] if len(documents) > 1 and isinstance(documents[1], dict) else {}
+    known = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {})
+    return documents[0], known.get("executors", {})
 
 
 def _image_fault(image: str) -> str | None:
@@ -189,7 +254,8 @@ def _faults(params: Params, components: set[str]) -> Iterator[str]:
     cluster = params.cluster
     if fault := _image_fault(cluster.image):
         yield fault
-    if "register" in components and cluster.tracking_uri is None:
+    named = cluster.tracking_uri or _TRACKING in {*cluster.env, *cluster.secrets}
+    if "register" in components and not named:
         yield _NO_MLFLOW
     yield from _device_faults(params, components)
     yield from _spot_faults(params, components)

@@ -17,7 +17,7 @@ from bigtransfer.errors import BigTransferError, GateError, InfrastructureError
 from bigtransfer.kubeflow.refusals import Refusal
 from bigtransfer.kubeflow.run_state import RunState, Task
 
-_REST = r"(?:@[\w.,/-]+)?): (?P<message>\S.*?) \[exit (?P<code>\d{1,3})\]"
+_REST = r"(?:@[\w.,/-]+)?)(?:, process \d+)?: (?P<message>\S.*?) \[exit (?P<code>\d{1,3})\]"
 _COMPONENT = re.compile(rf"\b(?P<stage>(?:{'|'.join(PLACED)}){_REST}")
 """Anywhere in a line: the launcher puts words before and behind."""
 _OTHER = re.compile(rf"^(?P<stage>[A-Za-z][\w.-]*{_REST}")

@@ -25,7 +25,9 @@ _FOLDER = "refusals"
 _SECONDS = 3.0
 """That storage may take to answer: an attempt must end soon, and this is only a courtesy."""
 _REFUSED = (ConfigError.exit_code, GateError.exit_code)
-_SCHEMES = ("s3://", "minio://")
+_MINIO = "minio://"
+_SCHEMES = ("s3://", _MINIO)
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Refusals:
     """The refusals of one run, at the places where its tasks may leave them."""
 
     places: Sequence[S3Path]
+    is_of_task: bool = False
+    """Whether a task of a run asks, which should have a place."""
 
     @classmethod
     def of_task(cls, uris: Sequence[str], mirror: str | None) -> Refusals:
@@ -54,7 +58,7 @@ class Refusals:
         run_id = os.environ.get(_RUN_ID, "")
         if not run_id:
             return cls(())
-        return cls(tuple(_places(run_id, uris, mirror)))
+        return cls(tuple(_places(run_id, uris, mirror)), is_of_task=True)
 
     @classmethod
     def of_run(cls, root: str, pipeline: str, run_id: str) -> Refusals:
@@ -81,7 +85,7 @@ class Refusals:
         """
         if refusal.exit_code not in _REFUSED:
             return None
-        why = None
+        why = "the pipeline root is not reached by S3's protocol" if self.is_of_task else None
         for place in self.places:
             try:
                 data = as_json(vars(refusal)).encode()
@@ -106,17 +110,17 @@ class Refusals:
         return found
 
 
-def fingerprint(component: str, params: str, inputs: Mapping[str, Any], sources: Path) -> str:
+def fingerprint(stage: str, params: str, inputs: Mapping[str, Any], sources: Path) -> str:
     """Return a digest of all that decides whether a task is refused.
 
     Args:
-        component: Of the task.
+        stage: The task.
         params: Its section, as it was given.
         inputs: Its input artifacts: address and metadata.
         sources: Folder that the image's code lies in.
     """
     code = source_tag(sources)
-    return sha256_json([component, params, inputs, code])[:32]
+    return sha256_json([stage, params, inputs, code])[:32]
 
 
 def _places(run_id: str, uris: Sequence[str], mirror: str | None) -> Iterator[S3Path]:
@@ -133,8 +137,8 @@ def _places(run_id: str, uris: Sequence[str], mirror: str | None) -> Iterator[S3
 def _s3(address: str) -> S3Path | None:
     """Return an address that S3's protocol reaches; MinIO's is at AWS_ENDPOINT_URL."""
     scheme = next((scheme for scheme in _SCHEMES if address.startswith(scheme)), None)
-    if scheme is None:
-        return None
+    if scheme is None or (scheme == _MINIO and not any(map(os.environ.get, _ENDPOINTS))):
+        return None  # without its endpoint, a bucket of that name elsewhere is somebody else's
     try:
         return S3Path.parse(f"s3://{address.removeprefix(scheme).partition('?')[0]}")
     except ConfigError:

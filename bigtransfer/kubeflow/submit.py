@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -15,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from bigtransfer import config
 from bigtransfer.config import ClusterParams, Params, looks_secret
@@ -27,6 +27,8 @@ from bigtransfer.kubeflow.pipeline_file import PipelineFile, pairs_of
 from bigtransfer.kubeflow.refusals import Refusals
 from bigtransfer.kubeflow.resubmit import Run, check_words, name_of, watched
 
+_ROOT = r"(s3|gs|minio)://[^/\s]+(/\S*)?"
+_ACCOUNT = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 _ENDPOINTS = ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT")
 
 
@@ -76,6 +78,7 @@ def submit(
         BigTransferError: With `--wait`, if the run fails otherwise.
     """
     check_words(arguments.resubmit, arguments.wait)
+    _check_flags(arguments)
     is_source = arguments.file.suffix == ".py"
     typed = pairs_of(arguments.values)
     if not is_source and (arguments.params or any("." in key for key in typed)):
@@ -100,7 +103,7 @@ def submit(
                 package = _compiled(loaded, Path(scratch) / "pipeline.yaml", told, params)
             else:
                 package = _Package(stem, arguments.file, typed)
-                preflight.refuse_package(package.file.read_text("utf-8"))
+                preflight.refuse_package(_text(package.file), typed)
             _refuse_secrets(package.values)
             if not started:
                 _say_beforehand(package, params, arguments)
@@ -120,11 +123,22 @@ def submit(
         return start(None).run_id
 
 
+def _check_flags(arguments: argparse.Namespace) -> None:
+    """Refuse flags that the cluster would take and nobody could run with.
+
+    Raises:
+        ConfigError: Names the flag and what it should be.
+    """
+    root, account = arguments.pipeline_root, arguments.service_account
+    if root is not None and not re.fullmatch(_ROOT, root):
+        raise ConfigError(f"--pipeline-root {root!r}: write s3://bucket/prefix (gs://, minio://)")
+    if account is not None and not re.fullmatch(_ACCOUNT, account):
+        raise ConfigError(f"--service-account {account!r}: small letters, digits and '-' alone")
+
+
 def _told(name: str, endpoint: str, previous: str | None) -> dict[str, str]:
     """Return the environment by which tasks know their run; everybody who sees it reads it."""
-    parts = urlsplit(endpoint)
-    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    told = {"BIGTRANSFER_KFP_RUN": name, "BIGTRANSFER_KFP_URL": bare}
+    told = {"BIGTRANSFER_KFP_RUN": name, "BIGTRANSFER_KFP_URL": endpoint}
     return told if previous is None else {**told, "BIGTRANSFER_KFP_RESUBMITTED": previous}
 
 
@@ -134,7 +148,7 @@ def _compiled(
     with loaded.building(told):
         name, package, values = loaded.compiled(file)
     _refuse_local_places(loaded, values)
-    components = _components(file)
+    components = set(preflight.components_of(_text(file)))
     if params is not None and components:
         preflight.refuse_impossible(params, components)
         if not loaded.is_agreed:
@@ -142,23 +156,25 @@ def _compiled(
     return _Package(name, package, values)
 
 
-def _components(package: Path) -> set[str]:
-    """Return the components of ours in a package; none, where it is somebody's own pipeline."""
-    stages = preflight.stages_of(package.read_text("utf-8"))
-    return {stage.partition("@")[0] for stage in stages} & set(config.PLACED)
+def _text(package: Path) -> str:
+    try:
+        return package.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{str(package)!r} cannot be read as text ({error})") from error
 
 
 def _say_beforehand(
     package: _Package, params: Params | None, arguments: argparse.Namespace
 ) -> None:
-    components = _components(package.file)
-    if params is None or not components:
+    tasks_of = preflight.components_of(_text(package.file))
+    if params is None or not tasks_of:
+        for note in preflight.notes_on_root(arguments.pipeline_root, None):
+            print(f"note: {note}", file=sys.stderr, flush=True)
         return
-    stages = preflight.stages_of(package.file.read_text("utf-8"))
-    for line in preflight.said_beforehand(params, stages):
-        print(line)
     root = arguments.pipeline_root or params.cluster.pipeline_root
-    said = [*preflight.notes(params, components)]
+    for line in preflight.said_beforehand(params, tasks_of, root):
+        print(line)
+    said = [*preflight.notes(params, set(tasks_of))]
     said += preflight.notes_on_root(root, params.cluster)
     found, _ = kube.at_hand()
     namespace = arguments.namespace or params.cluster.namespace
@@ -197,8 +213,7 @@ def _start(
 
 def _refuse_local_places(loaded: PipelineFile, values: Mapping[str, Any]) -> None:
     for key, place in loaded.places(values).items():
-        is_path = "://" not in place and not place.startswith("mlflow-artifacts:")
-        if is_path or place.startswith("file://"):
+        if preflight.is_local(place):
             what = key.removeprefix("uri_")
             cure = (
                 f"datasets.{what}.path={config.SOURCES}/{what} "
@@ -243,7 +258,7 @@ def run_here(project: Path, arguments: argparse.Namespace) -> None:
         places = {key: place.removeprefix("file://") for key, place in places.items()}
         mounts: list[Path] = []
         for key, place in places.items():
-            if "://" in place or place.startswith("mlflow-artifacts:"):
+            if not preflight.is_local(place):
                 continue
             path = (project / place).resolve()
             if not path.exists():

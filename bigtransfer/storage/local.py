@@ -25,7 +25,7 @@ from bigtransfer.errors import BigTransferError, InfrastructureError, LockError,
 
 MANIFEST_NAME = "MANIFEST.json"
 MANIFEST_SCHEMA = 1
-VOLUMES_NAME = "volumes.json"
+VOLUMES_NAME = "bigtransfer-volumes.json"
 """File of a folder that holds another one, packed (`storage.volumes`)."""
 
 
@@ -213,7 +213,7 @@ def digest_of(path: Path) -> str:
     """
     if path.is_file():
         return sha256_file(path)
-    if (path / VOLUMES_NAME).is_file():
+    if (path / VOLUMES_NAME).is_file() and (path / MANIFEST_NAME).is_file():
         return str(read_json(path / VOLUMES_NAME)["digest"])
     if (path / MANIFEST_NAME).is_file():
         return sha256_file(path / MANIFEST_NAME)

@@ -19,6 +19,7 @@ from typing import Literal
 
 from bigtransfer.errors import StorageError
 from bigtransfer.storage.local import (
+    MANIFEST_NAME,
     VOLUMES_NAME,
     as_json,
     digest_of,
@@ -51,7 +52,8 @@ class _Member:
 
 def is_packed(folder: Path) -> bool:
     """Say whether a folder holds another one as volumes."""
-    return (folder / VOLUMES_NAME).is_file()
+    names = (VOLUMES_NAME, _MEMBERS_NAME, MANIFEST_NAME)
+    return all((folder / name).is_file() for name in names)
 
 
 def pack(folder: Path) -> None:
@@ -68,7 +70,7 @@ def pack(folder: Path) -> None:
         members = list(_write(folder, sizes, partial, max(_VOLUME_BYTES, total // _MOST_VOLUMES)))
         members += [_Member(name, 0, _FOLDER, 0) for name in empty]
         with (partial / _MEMBERS_NAME).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
             writer.writerow(("path", "bytes", "volume", "offset"))
             writer.writerows((m.path, m.bytes, m.volume, m.offset) for m in members)
         facts = {"schema": 1, "digest": digest, "files": len(names), "bytes": total}
@@ -169,6 +171,11 @@ def _listed(folder: Path) -> tuple[list[str], list[str]]:
         files += [(at / name).as_posix() for name in names]
         if not below and not names and place != str(folder):
             empty.append(at.as_posix())
+    for name in (*files, *empty):
+        if not name.isprintable() and name.encode("utf-8", "ignore").decode() != name:
+            raise StorageError(
+                f"{os.fsencode(name)!r} below {str(folder)!r} is no UTF-8 text; rename it"
+            )
     return sorted(files), sorted(empty)
 
 
@@ -209,7 +216,7 @@ def _members(folder: Path) -> list[_Member]:
             "that version"
         )
     try:
-        text = (folder / _MEMBERS_NAME).read_text("utf-8")
+        text = (folder / _MEMBERS_NAME).read_bytes().decode()  # line breaks stand in names, too
         members = [
             _Member(row["path"], int(row["bytes"]), row["volume"], int(row["offset"]))
             for row in csv.DictReader(io.StringIO(text, newline=""))

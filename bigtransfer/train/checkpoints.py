@@ -233,12 +233,21 @@ class Checkpoints:
                 )
 
     def _send(self, step: int) -> None:
-        """Send a checkpoint, its manifest last; then forget the bucket's own older ones."""
+        """Send a checkpoint, its manifest last; then forget the bucket's own older ones.
+
+        Another attempt of the same run may take what is on its way for what a lost machine left
+        half sent, and remove it: so it is looked at before the manifest goes, and after.
+        """
         assert self._mirror is not None
         path = self._path(step)
         names = sorted(p.name for p in path.iterdir() if p.name != MANIFEST_NAME)
-        for name in (*names, MANIFEST_NAME):
+        for name in names:
             self._mirror.put(f"{path.name}/{name}", path / name)
+        for _ in range(2):
+            there = self._in_mirror().get(step, [])
+            missing = [name for name in (*names, MANIFEST_NAME) if name not in there]
+            for name in missing:
+                self._mirror.put(f"{path.name}/{name}", path / name)
         remote = self._remote()
         for old in sorted(remote)[:-_KEPT]:
             if old != self._best:

@@ -283,6 +283,45 @@ def test_flags_reach_the_run(api: Api) -> None:
     assert not any(task["cachingOptions"].get("enableCache") for task in tasks)
 
 
+OTHERS = OWN.replace("def say(", "def evaluate(").replace("    say(", "    evaluate(")
+OTHERS = OTHERS.replace("sure: bool = True", "uri_model: str = 's3://b/m', pretrained: str = 'x'")
+
+
+def test_somebody_elses_tasks_may_be_called_as_ours(api: Api, tmp_path: Path) -> None:
+    path = own(tmp_path, OTHERS)
+    words = ["text=a", "uri_model=s3://b/other", "--endpoint", api.url]
+    assert submit(path, *words) == 0
+    assert submit(path, *words, "pretrained=mine") == 0
+    sent = api.runs[1]["runtime_config"]["parameters"]
+    assert sent == {"text": "a", "uri_model": "s3://b/other", "pretrained": "mine"}
+
+
+def test_names_that_kfp_takes_for_one_are_refused(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["datasets.a-b.path=data/digits", "datasets.a_b.path=data/alphabets",
+             "tasks.one.dataset=a-b", "tasks.two.dataset=a_b"]  # fmt: skip
+    quickstart = PROJECT / "pipelines" / "quickstart.py"
+    assert submit(quickstart, *POSSIBLE, *words, "--endpoint", api.url) == 2
+    assert "datasets 'a-b' and 'a_b' differ by '-', '_' or case alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pipeline-root", "nonsense"], "--pipeline-root 'nonsense': write s3://bucket/prefix"),
+        (["--pipeline-root", "file:///x"], "--pipeline-root 'file:///x'"),
+        (["--service-account", "Bad Name"], "--service-account 'Bad Name': small letters"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(
+    words: list[str], message: str, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit(BIT_S, *POSSIBLE, *words, "--endpoint", api.url) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert message in said
+
+
 def test_a_dvc_version_is_sent_as_its_commit(
     api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

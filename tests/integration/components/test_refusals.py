@@ -47,7 +47,7 @@ def attempt(
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     path = tmp_path / "BiT.npz"
-    path.write_bytes(b"w" * 1000)
+    path.write_bytes(b"PK\x03\x04" + b"w" * 1000)
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -238,3 +239,24 @@ def test_a_login_that_waits_for_somebody_is_not_waited_for(
     found, why = kubernetes.at_hand()
     assert found is None
     assert why == "the login of the kubeconfig took more than 0.5 s"
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_what_the_controller_holds_besides_is_kept_in_what_is_printed(
+    kube: KubeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    defaults = {
+        "spec": {
+            "ttlStrategy": {"secondsAfterCompletion": 60},
+            "templateDefaults": {"timeout": "1h", "retryStrategy": {"limit": 2}},
+        }
+    }
+    controller(kube, {"workflowDefaults": json.dumps(defaults)})
+    assert doctor() == 0
+    out = capsys.readouterr().out
+    printed = out.split("with what yours holds besides:\n")[1].split("\nok  ")[0]
+    merged = YAML(typ="safe", pure=True).load(printed.split("\n-   ")[0])
+    assert merged["spec"]["ttlStrategy"] == {"secondsAfterCompletion": 60}
+    assert merged["spec"]["templateDefaults"] == {
+        "timeout": "1h", "retryStrategy": {"limit": "0", "retryPolicy": "Always"},
+    }  # fmt: skip

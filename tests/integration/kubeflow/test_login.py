@@ -71,7 +71,25 @@ def test_a_token_of_the_environment_is_seen_nowhere(
     assert api.token not in Path(f"/proc/{os.getpid()}/cmdline").read_text()
 
 
-def test_a_name_in_the_address_is_not_sent_along(api: Api) -> None:
+def test_a_password_in_the_address_is_refused_and_not_shown(
+    api: Api, own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     endpoint = api.url.replace("http://", "http://me:word@")
-    assert submit(BIT_S, *POSSIBLE, "--endpoint", endpoint) == 0
-    assert "word" not in json.dumps(api.runs)
+    assert submit(own, "--endpoint", endpoint) == 2
+    said = capsys.readouterr()
+    assert "holds a name or a password" in said.err
+    assert "word@" not in said.out + said.err
+    assert api.runs == []
+
+
+def test_a_token_is_taken_without_its_line_break_and_never_shown(
+    api: Api, own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.token = "se-cret"
+    monkeypatch.setenv("KFP_TOKEN", "se-cret\n")
+    assert submit(own, "--endpoint", api.url) == 0
+    monkeypatch.setenv("KFP_TOKEN", "se-cret\nmore")
+    assert submit(own, "--endpoint", api.url) == 2
+    said = capsys.readouterr()
+    assert "cannot be sent; correct KFP_TOKEN" in said.err
+    assert "se-cret" not in said.out + said.err

@@ -37,6 +37,8 @@ def test_every_task_is_nobody_and_knows_its_run(tmp_path: Path) -> None:
         }  # fmt: skip
         (known,) = box["fieldPathAsEnv"]
         assert known == {"name": "KFP_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}
+    _, boxes = compiled(tmp_path, run_as=None)
+    assert {str(box["securityContext"]) for box in boxes.values()} == {"{'runAsNonRoot': True}"}
     for executor in spec["deploymentSpec"]["executors"].values():
         names = {pair["name"]: pair["value"] for pair in executor["container"]["env"]}
         component = executor["container"]["command"][-1].removeprefix("components.")

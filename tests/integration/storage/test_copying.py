@@ -13,7 +13,7 @@ import pytest
 
 from bigtransfer.errors import BigTransferError, ConfigError, StorageError
 from bigtransfer.storage import new_folder, sha256_file, verify_folder
-from bigtransfer.storage.copying import copy_here
+from bigtransfer.storage.copying import copy_here, require_weights
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -90,3 +90,19 @@ def test_what_is_not_there_or_another_is_one_line(
         with pytest.raises(kind, match=message):
             copy_here(address, tmp_path / "out", sha256)
         assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_weights_is_refused_before_it_is_handed_on(tmp_path: Path) -> None:
+    def folder(name: str, **files: bytes) -> Path:
+        (tmp_path / name).mkdir()
+        for file, data in files.items():
+            (tmp_path / name / file).write_bytes(data)
+        return tmp_path / name
+
+    with pytest.raises(StorageError, match="a login page, or another file"):
+        require_weights(folder("page", weights=b"<!doctype html>"), "https://w/BiT.npz")
+    with pytest.raises(StorageError, match="holds 2 files and no MANIFEST.json"):
+        require_weights(folder("two", a=b"PK\x03\x04", b=b"PK\x03\x04"), "s3://b/w")
+    found = folder("zip", download=b"PK\x03\x04 and more")
+    require_weights(found, "https://w/download?id=3")
+    assert [path.name for path in found.iterdir()] == ["weights.npz"]

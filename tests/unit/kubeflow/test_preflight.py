@@ -11,6 +11,7 @@ from bigtransfer import config
 from bigtransfer.errors import ConfigError
 from bigtransfer.kubeflow.forecast import forecast
 from bigtransfer.kubeflow.preflight import (
+    components_of,
     notes,
     refuse_impossible,
     refuse_package,
@@ -20,7 +21,7 @@ from bigtransfer.kubeflow.preflight import (
 from fixtures.project import PROJECT
 
 ALL = {"fetch", "validate", "shard", "audit", "pretrain", "finetune", "evaluate", "register"}
-STAGES = [f"{name}@pets" for name in sorted(ALL - {"pretrain"})] + ["pretrain"]
+TASKS = sorted(ALL)
 GOOD = {"image": "registry.example/me/bt", "tracking_uri": "http://ml:5000"}
 
 
@@ -104,17 +105,64 @@ def test_the_pools_own_rate_and_price_are_used() -> None:
 
 
 def test_what_a_run_takes_is_said() -> None:
-    said = list(said_beforehand(params(cluster__timeout_hours={"pretrain": 100.0}), STAGES))
-    assert "pool     gpu: 3 tasks of 8 CPU, 64Gi, 1 nvidia.com/gpu" in said
+    limited = params(cluster__timeout_hours={"pretrain": 100.0})
+    said = list(said_beforehand(limited, [*TASKS, "finetune"], None))
+    assert "pool     gpu: 4 tasks of 8 CPU, 64Gi, 1 nvidia.com/gpu" in said
     assert any(line.startswith("pretrain about 3.7 days") for line in said)
-    assert any("at most, about 5 minutes" in line for line in said)
+    assert any("3 attempts at most, each with all its work" in line for line in said)
     assert "limit    pretrain: 100 h an attempt (cluster.timeout_hours)" in said
+
+
+@pytest.mark.parametrize(
+    ("root", "env", "told"),
+    [
+        (None, {}, False),
+        (None, {"AWS_ENDPOINT_URL": "http://minio:9000"}, True),
+        ("minio://b/r", {"AWS_ENDPOINT_URL": "http://minio:9000"}, True),
+        ("s3://b/r", {}, True),
+        ("gs://b/r", {"AWS_ENDPOINT_URL": "http://minio:9000"}, False),
+    ],
+)
+def test_how_long_a_refusal_may_last_is_said_where_it_is_true(
+    root: str | None, env: dict[str, str], told: bool
+) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": {"secret": "s3", "key": "id"}}
+    said = list(said_beforehand(params(cluster__env=env, cluster__secrets=keys), TASKS, root))
+    assert any("about 5 minutes" in line for line in said) == told
+    without = list(said_beforehand(params(cluster__env=env), TASKS, root))
+    assert any("each with all its work" in line for line in without)
+
+
+def test_mlflow_may_be_named_by_a_secret() -> None:
+    secret = {"MLFLOW_TRACKING_URI": {"secret": "ml", "key": "uri"}}
+    refuse_impossible(params(cluster__tracking_uri=None, cluster__secrets=secret), ALL)
+
+
+@pytest.mark.parametrize("name", ["KFP_RUN_ID", "BIGTRANSFER_STAGE"])
+def test_names_that_the_pipeline_sets_are_its_own(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is set by the pipeline itself"):
+        params(cluster__env={name: "x"})
+
+
+def test_a_pool_of_no_cores_is_no_crash() -> None:
+    none = params(cluster__placement={"pretrain": "cpu"}, cluster__pools={"cpu": {"cpu": "0"}})
+    assert forecast(none, 1000).seconds > 0
 
 
 def test_a_package_is_looked_at_as_far_as_it_says() -> None:
     text = (PROJECT / "pipelines" / "bit_s.kfp.yaml").read_text()
     with pytest.raises(ConfigError, match="names no registry"):
-        refuse_package(text)
-    with pytest.raises(ConfigError, match="no compiled pipeline"):
-        refuse_package("hello")
-    refuse_package("root: {}\ndeploymentSpec: {executors: {a: {container: {image: busybox}}}}")
+        refuse_package(text, {})
+    for other in ("hello", "data: {seed: 0}", "- 1", "", "a: [", "\x00"):
+        with pytest.raises(ConfigError, match="no compiled pipeline|no YAML"):
+            refuse_package(other, {})
+    own = "root: {}\ndeploymentSpec: {executors: {a: {container: {image: busybox}}}}"
+    refuse_package(own, {})
+    assert components_of(own) == []
+    assert sorted(set(components_of(text))) == sorted(ALL)
+    transfer = (PROJECT / "pipelines" / "transfer.kfp.yaml").read_text()
+    with pytest.raises(ConfigError, match="'artifacts/pretrain/checkpoint', a path of this mach"):
+        refuse_package(transfer, {})
+    with pytest.raises(ConfigError) as refused:
+        refuse_package(transfer, {"pretrained": "s3://b/w.npz"})
+    assert "a path of this machine" not in str(refused.value)

@@ -128,3 +128,9 @@ def test_a_run_without_a_task_to_blame_says_what_was_said_of_it() -> None:
     with pytest.raises(InfrastructureError, match="pod deleted"):
         raise_for(Ending(False, message="Error: pod deleted"), "http://look")
     raise_for(Ending(True), "http://look")
+
+
+def test_another_process_of_a_task_speaks_for_it() -> None:
+    found = refusal_in("pretrain, process 1: a peer is lost [exit 75]")
+    assert found is not None
+    assert (found.stage, found.exit_code) == ("pretrain", 75)

@@ -11,10 +11,12 @@ import pytest
 
 from bigtransfer.errors import StorageError
 from bigtransfer.storage import digest_of, new_folder, verify_folder, volumes
+from bigtransfer.storage.local import VOLUMES_NAME
 from bigtransfer.storage.trees import LocalTree, open_tree
 from bigtransfer.storage.volumes import is_packed, pack, unpack
 
-NAMES = ("a/1.png", "a/ü €.png", "b/" + "long" * 40 + ".png", "b/empty.png", ".hidden/x", "c.txt")
+NAMES = ("a/1.png", "a/ü €.png", "b/" + "long" * 40 + ".png", "b/empty.png", ".hidden/x", "c.txt",
+         "b/carriage\rreturn.png", "b/new\nline.png", 'b/quote".png')  # fmt: skip
 
 
 @pytest.fixture
@@ -108,3 +110,18 @@ def test_never_too_many_volumes() -> None:
     sizes = {str(n): 1000 for n in range(10_000)}
     shared = list(volumes._shared_out(sizes, sum(sizes.values()) // volumes._MOST_VOLUMES))
     assert len(shared) <= volumes._MOST_VOLUMES + 1
+
+
+@pytest.mark.parametrize("text", ['{"Volumes": []}', "[1]", "no JSON"])
+def test_a_file_of_that_name_in_somebodys_own_folder_means_nothing(folder: Path, text: str) -> None:
+    (folder / VOLUMES_NAME).write_text(text)
+    assert not is_packed(folder)
+    assert "c.txt" in [file.path for file in open_tree(folder).contents().files]
+    assert len(digest_of(folder)) == 64
+
+
+def test_a_name_that_is_no_text_is_refused(folder: Path) -> None:
+    (Path(os.fsdecode(bytes(folder / "a") + b"/\xff.png"))).write_bytes(b"x")
+    with pytest.raises(StorageError, match="is no UTF-8 text; rename it"):
+        pack(folder)
+    assert (folder / "c.txt").is_file()
