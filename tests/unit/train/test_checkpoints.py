@@ -14,11 +14,12 @@ import torch
 from bigtransfer.errors import CheckpointError, StorageError
 from bigtransfer.model import create_model
 from bigtransfer.storage import seal
+from bigtransfer.storage.places import Folder
 from bigtransfer.train.checkpoints import Checkpoints, read_state
 from bigtransfer.train.optimizer import make_optimizer
 from bigtransfer.train.saver import Saver
 from bigtransfer.train.state import live_state
-from fixtures.checkpoints import Kept, state
+from fixtures.checkpoints import Kept, fits, state
 
 
 @pytest.fixture
@@ -235,3 +236,30 @@ def test_nobody_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     saver.finish()
     assert saver.is_due(0)
     assert not saver.is_due(1000)
+
+
+class Contested(Folder):
+    """A mirror in which another attempt removes what it takes for half an upload, once."""
+
+    rounds = 1
+
+    def put(self, name: str, file: Path) -> None:
+        self.put_bytes(name, file.read_bytes())  # as a bucket does, it takes a copy
+        if name.endswith("momentum.safetensors") and self.rounds:
+            self.rounds -= 1
+            for other in self.names():
+                if other != name:
+                    self.remove(other)
+
+
+def test_what_another_attempt_removes_while_it_is_sent_is_sent_again(kept: Kept) -> None:
+    mirror = Contested(kept.folder.parent / "bucket")
+    sender = Checkpoints(kept.folder, mirror, kept.said.append)
+    sender.write(3, state(3.0), {}, kept.journal, None)
+    sender.wait_for_mirror()
+    assert mirror.rounds == 0
+    sent = {name.partition("/")[2] for name in mirror.names()}
+    assert sent == {path.name for path in (kept.folder / "step-00000003").iterdir()}
+    other = Checkpoints(kept.folder.parent / "elsewhere", mirror, kept.said.append)
+    found = other.newest(fits)
+    assert found is not None and found[1]["weights"]["head.bias"].tolist() == [3.0] * 3
