@@ -49,6 +49,8 @@ def run(project: Path, pipeline: Any, values: dict[str, Any], mounts: list[Path]
 
     client = _engine()
     _require_images(client, pipeline)
+    for task in pipeline.pipeline_spec.root.dag.tasks.values():
+        task.ClearField("retry_policy")  # no node is lost here: what fails would fail again
     root = (project / ROOT).resolve()
     before = os.umask(0)  # the images' user is not ours, and writes below here
     try:
