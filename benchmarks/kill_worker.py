@@ -17,7 +17,9 @@ from components.pretrain import COMPONENT, run
 _write = pretrain.write_results
 
 
-def write(outputs: pretrain.Outputs, training: pretrain.Training) -> dict[str, Any] | None:
+def write(
+    outputs: pretrain.Outputs, training: pretrain.Training, **options: bool
+) -> dict[str, Any] | None:
     """Note weights, momentum and journal, then write the results as always."""
     state = training.run.whole_state()
     if training.run.is_main_process:
@@ -29,7 +31,7 @@ def write(outputs: pretrain.Outputs, training: pretrain.Training) -> dict[str, A
             digests[group] = sha256.hexdigest()
         noted = {**digests, "journal": training.run.curve.rows}
         Path("last-state.json").write_text(json.dumps(noted))
-    return _write(outputs, training)
+    return _write(outputs, training, **options)
 
 
 if __name__ == "__main__":

@@ -224,12 +224,11 @@ def _component(container: Mapping[str, Any]) -> str:
 
 def _parsed(package: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return a package's spec, and what of its executors only Kubernetes knows."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    import yaml  # kfp's own, in C: a package is long
 
     try:
-        documents = list(YAML(typ="safe", pure=True).load_all(package))
-    except YAMLError as error:
+        documents = list(yaml.load_all(package, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except yaml.YAMLError as error:
         raise ConfigError(f"the package is no YAML: {str(error).splitlines()[0]}") from error
     if not documents or not isinstance(documents[0], dict) or "root" not in documents[0]:
         raise ConfigError("the package is no compiled pipeline; compile its source anew")

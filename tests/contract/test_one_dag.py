@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ruamel.yaml import YAML
 
 from bigtransfer import config
@@ -104,7 +105,11 @@ def compiled_pipeline(name: str, folder: Path) -> dict[str, Any]:
     module = importlib.import_module(f"pipelines.{name}")
     path = folder / "pipeline.yaml"
     compiler.Compiler().compile(getattr(module, name), str(path))
-    documents = list(YAML(typ="safe", pure=True).load_all(path.read_text()))
+    return read_package(path)
+
+
+def read_package(path: Path) -> dict[str, Any]:
+    documents = list(yaml.load_all(path.read_text(), yaml.CSafeLoader))
     return {**documents[0], "platform": documents[1] if len(documents) > 1 else {}}
 
 
@@ -185,8 +190,7 @@ def test_pipeline_defaults_are_the_resolved_sections(name: str, compiled: dict[s
 
 def test_compiled_pipeline_is_the_golden_one_beside_it(name: str, compiled: dict[str, Any]) -> None:
     path = PROJECT / "pipelines" / f"{name}.kfp.yaml"
-    documents = list(YAML(typ="safe", pure=True).load_all(path.read_text()))
-    golden = {**documents[0], "platform": documents[1] if len(documents) > 1 else {}}
+    golden = read_package(path)
     assert without_images(golden) == without_images(compiled), (
         f"compile it anew: python -m pipelines.{name}"
     )
@@ -233,7 +237,7 @@ def test_a_package_is_of_given_images_and_overlay(tmp_path: Path) -> None:
     package = tmp_path / "out.yaml"
     words = ["--overlay", str(overlay), "--image", "registry.example/me/bt", "--to", str(package)]
     assert str(package) in compile_by_hand("pipelines.quickstart", *words)
-    spec = next(iter(YAML(typ="safe", pure=True).load_all(package.read_text())))
+    spec = next(iter(yaml.load_all(package.read_text(), yaml.CSafeLoader)))
     images = {e["container"]["image"] for e in spec["deploymentSpec"]["executors"].values()}
     assert f"registry.example/me/bt-train-cpu:{source_tag(PROJECT)}" in images
     task = spec["root"]["inputDefinitions"]["parameters"]["task_digits"]["defaultValue"]
@@ -247,11 +251,8 @@ def test_custom_resources_on_request(tmp_path: Path) -> None:
     target = tmp_path / "bit_s.k8s.yaml"
     compile_by_hand("pipelines.bit_s", "--kubernetes", "kubeflow", "--to", str(target))
     text = target.read_text()
-    kinds = {d["kind"]: d for d in YAML(typ="safe", pure=True).load_all(text)}
+    kinds = {d["kind"]: d for d in yaml.load_all(text, yaml.CSafeLoader)}
     assert set(kinds) == {"Pipeline", "PipelineVersion"}
     assert {d["metadata"]["namespace"] for d in kinds.values()} == {"kubeflow"}
     spec = kinds["PipelineVersion"]["spec"]["pipelineSpec"]
-    golden = YAML(typ="safe", pure=True).load_all(
-        (PROJECT / "pipelines" / "bit_s.kfp.yaml").read_text()
-    )
-    assert spec["root"] == next(iter(golden))["root"]
+    assert spec["root"] == read_package(PROJECT / "pipelines" / "bit_s.kfp.yaml")["root"]

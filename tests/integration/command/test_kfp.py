@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+import yaml
 
 from bigtransfer.command import doctor, kfp_script
 from bigtransfer.kubeflow.image_tag import source_tag
@@ -50,7 +50,7 @@ def essence(spec: Any) -> Any:
 def golden(name: str) -> tuple[Any, Any]:
     """Return the spec beside a pipeline's source."""
     text = (PROJECT / "pipelines" / f"{name}.kfp.yaml").read_text()
-    spec, platform = YAML(typ="safe", pure=True).load_all(text)
+    spec, platform = yaml.load_all(text, yaml.CSafeLoader)
     return spec, platform
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kfp import compiler
-from ruamel.yaml import YAML
 
 from bigtransfer.kubeflow.submission import Submission, submitting
 from fixtures.project import PROJECT
@@ -22,7 +22,7 @@ def compiled(folder: Path, **cluster: Any) -> tuple[dict[str, Any], dict[str, An
     with submitting(Submission(changes={"cluster": cluster})):
         pipeline = build("transfer", PROJECT / "pipelines" / "transfer.yaml", pretrained="s3://b/w")
     compiler.Compiler().compile(pipeline, str(folder / "package.yaml"))
-    documents = YAML(typ="safe", pure=True).load_all((folder / "package.yaml").read_text())
+    documents = yaml.load_all((folder / "package.yaml").read_text(), yaml.CSafeLoader)
     spec, platform = documents
     boxes = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     return spec, {key.removeprefix("exec-"): box for key, box in boxes.items()}
