@@ -183,11 +183,13 @@ def raise_for(ending: Ending, link: str, submissions: int = 1) -> None:
     if ending.terminated:
         raise BigTransferError(f"somebody terminated the run; submit it again: {link}")
     if not ending.failures:
-        what = ending.message or "and names no task"
+        what = f": {ending.message}" if ending.message else ", and names no task"
         kind = InfrastructureError if _LOST.search(what) else BigTransferError
-        raise kind(f"the run failed: {what}; look at {link}")
-    first, *others = ending.failures
-    names = ", ".join(failure.stage for failure in ending.failures)
+        raise kind(f"the run failed{what}; look at {link}")
+    # What is to be mended first: losses alone would pass by themselves.
+    failures = sorted(ending.failures, key=lambda failure: failure.lost)
+    first, *others = failures
+    names = ", ".join(failure.stage for failure in failures)
     more = f" (first of {len(ending.failures)})" if others else ""
     line = f"the run failed in {names}: {first.reason.rstrip('.;')}{more}; look at {link}"
     if ending.lost:

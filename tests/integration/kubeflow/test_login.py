@@ -12,26 +12,6 @@ from fixtures.kfp_api import BIT_S, POSSIBLE, Api, submit
 
 pytestmark = [pytest.mark.usefixtures("here"), pytest.mark.xdist_group("kfp")]
 
-OWN = """
-from kfp import dsl
-
-@dsl.container_component
-def say(text: str):
-    return dsl.ContainerSpec(image="busybox", command=["echo", text])
-
-@dsl.pipeline
-def mine(text: str = "hello"):
-    say(text=text)
-"""
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "own.py"
-    path.write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    return path
-
 
 @pytest.mark.parametrize("login", ["302", "401", "403"])
 def test_who_is_not_let_in_is_told_how(

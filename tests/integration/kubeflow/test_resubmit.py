@@ -9,27 +9,7 @@ import pytest
 
 from fixtures.kfp_api import DIALECTS, Api, Fake, run_of, submit
 
-OWN = """
-from kfp import dsl
-
-@dsl.container_component
-def say(text: str):
-    return dsl.ContainerSpec(image="busybox", command=["echo", text])
-
-@dsl.pipeline
-def mine(text: str = "hello"):
-    say(text=text)
-"""
 pytestmark = [pytest.mark.usefixtures("here"), pytest.mark.xdist_group("kfp")]
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small pipeline, in a folder that is no checkout."""
-    path = tmp_path / "own.py"
-    path.write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    return path
 
 
 def ended(dialect: str, message: str, *more: Fake) -> dict[str, Any]:

@@ -12,29 +12,9 @@ from bigtransfer.kubeflow import watch
 from fixtures.kfp_api import DIALECTS, RESET, Api, Fake, run_of, submit
 from fixtures.kube_api import CONTEXT, KubeApi
 
-OWN = """
-from kfp import dsl
-
-@dsl.container_component
-def say(text: str):
-    return dsl.ContainerSpec(image="busybox", command=["echo", text])
-
-@dsl.pipeline
-def mine(text: str = "hello"):
-    say(text=text)
-"""
 POD = "wf-system-container-impl-17"
 
 pytestmark = [pytest.mark.usefixtures("here"), pytest.mark.xdist_group("kfp")]
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small pipeline, in a folder that is no checkout."""
-    path = tmp_path / "own.py"
-    path.write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    return path
 
 
 def tasks_of(out: str) -> list[str]:
@@ -186,7 +166,7 @@ def test_mixed_failures_are_yours_to_mend(
     api.states = [run_of("tasks", "FAILED", lost, gate)]
     assert submit(own, "--endpoint", api.url, "--wait") == 2
     said = capsys.readouterr().err
-    assert "failed in pretrain, audit@digits: Error: pod deleted (first of 2); look at" in said
+    assert "failed in audit@digits, pretrain: 3 images leak (first of 2); look at" in said
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
