@@ -107,12 +107,12 @@ class S3Tree:
         return all_of(data, length)
 
 
-def client(*, seconds: float = 10, tries: int = 1 + _TRIES) -> Any:
+def client(*, seconds: float = 10, tries: int | None = None) -> Any:
     """Return a boto3 client that retries with growing, random pauses.
 
     Args:
         seconds: To wait for a connection.
-        tries: Of each request.
+        tries: Of each request; None: one, and five more.
 
     Raises:
         ConfigError: If the environment's settings cannot be used.
@@ -125,7 +125,10 @@ def client(*, seconds: float = 10, tries: int = 1 + _TRIES) -> Any:
         return boto3.session.Session().client(
             "s3",
             config=Config(
-                retries={"total_max_attempts": tries, "mode": "standard"},
+                retries={
+                    "total_max_attempts": 1 + _TRIES if tries is None else tries,
+                    "mode": "standard",
+                },
                 max_pool_connections=_POOL,
                 connect_timeout=seconds,
                 read_timeout=6 * seconds,

@@ -42,13 +42,15 @@ def kfp_of(scripts: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return call(scripts / "kfp", *words, check=False)
 
 
-def assert_ours(scripts: Path) -> None:
+def assert_ours(scripts: Path, *, again: bool = False) -> None:
     assert "bigtransfer" not in (scripts / "kfp").read_text(), "the script is Kubeflow's"
     wrong = kfp_of(scripts, "run", "submit", "nowhere.py")
     assert wrong.returncode == 2
     assert wrong.stderr == (
         "kfp run submit: 'nowhere.py' does not exist; e.g. pipelines/bit_l.py\n"
     )
+    if again:
+        return
     assert "KEY=VALUE" in kfp_of(scripts, "run", "submit", "--help").stdout
     assert kfp_of(scripts, "--version").stdout.startswith("kfp 2.")
     assert kfp_of(scripts, "dsl", "--help").stdout.startswith("Usage: kfp dsl")
@@ -87,13 +89,13 @@ def test_kfp_is_ours_though_kubeflow_wrote_the_script_last(
     call(*newest, KFP)
     assert_ours(scripts)
     call(*newest, KFP)  # as an upgrade does
-    assert_ours(scripts)
+    assert_ours(scripts, again=True)
     if kind:  # what is not editable is built anew where an index is
         doctor = [scripts / "bigtransfer", "doctor"]
         (site / "bigtransfer_kfp.pth").unlink()
         assert "kfp takes no pipeline files: it is Kubeflow's" in call(*doctor, check=False).stdout
         assert "kfp takes pipeline files" in call(*doctor, "--repair", check=False).stdout
-        assert_ours(scripts)
+        assert_ours(scripts, again=True)
     left = call(scripts / "python", "-X", "importtime", "-c", "pass")
     assert "bigtransfer" not in left.stderr, "other interpreters pay nothing"
     call(*pip[:3], "uninstall", "--quiet", "--yes", "bigtransfer")

@@ -16,7 +16,7 @@ _TIMES = int(os.environ.get("BIGTRANSFER_TEST_TIMES", "1"))
 
 @pytest.mark.parametrize(
     ("kills", "more"),
-    [(3, []), (4, ["--processes", "2"]), (3, ["--s3"])],
+    [(2, []), (4, ["--processes", "2"]), (2, ["--s3"])],
     ids=["one process", "two processes", "S3"],
 )
 def test_killed_at_random_moments_it_ends_with_the_same_bits(kills: int, more: list[str]) -> None:

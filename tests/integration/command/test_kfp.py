@@ -14,7 +14,7 @@ import yaml
 
 from bigtransfer.command import doctor, kfp_script
 from bigtransfer.kubeflow.image_tag import source_tag
-from fixtures.kfp_api import BIT_S, POSSIBLE, Api, submit
+from fixtures.kfp_api import BIT_S, POSSIBLE, SMALL, Api, submit
 from fixtures.project import PROJECT, environment
 
 OWN = """
@@ -118,8 +118,7 @@ def test_a_server_that_refuses_is_one_line(
     change: dict[str, Any], code: int, message: str, api: Api, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vars(api).update(change)
-    mirror = "pretrain.checkpoint_mirror=s3://b/checkpoints"
-    assert submit(BIT_S, *POSSIBLE, mirror, "--endpoint", api.url) == code
+    assert submit(*SMALL, "--endpoint", api.url) == code
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1
@@ -165,13 +164,13 @@ def test_more_gpus_are_more_processes_and_secrets_are_named(api: Api) -> None:
 
 def test_in_a_cluster_of_several_users_a_run_has_a_namespace(api: Api) -> None:
     api.several_users = True
-    assert submit(BIT_S, *POSSIBLE, "-n", "team-a", "--endpoint", api.url) == 0
+    assert submit(*SMALL, "-n", "team-a", "--endpoint", api.url) == 0
     assert api.experiments[0]["namespace"] == "team-a"
 
 
 def test_a_token_opens(api: Api) -> None:
     api.token = "abc"
-    assert submit(BIT_S, *POSSIBLE, "--endpoint", api.url, "--existing-token", "abc") == 0
+    assert submit(*SMALL, "--endpoint", api.url, "--existing-token", "abc") == 0
 
 
 def test_a_server_that_is_down_is_to_be_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
@@ -268,14 +267,14 @@ def test_a_folder_of_images_is_no_source_on_a_cluster(
 def test_the_address_may_stand_in_an_overlay(api: Api, tmp_path: Path) -> None:
     overlay = tmp_path / "mine.yaml"
     overlay.write_text(f"cluster: {{endpoint: '{api.url}'}}\n")
-    assert submit(BIT_S, *POSSIBLE, "--params", overlay) == 0
-    assert submit(BIT_S, *POSSIBLE, f"cluster.endpoint={api.url}") == 0
+    assert submit(*SMALL, "--params", overlay) == 0
+    assert submit(*SMALL, f"cluster.endpoint={api.url}") == 0
     assert len(api.runs) == 2
 
 
 def test_flags_reach_the_run(api: Api) -> None:
     words = ["--pipeline-root", "s3://own/root", "--service-account", "trainer", "--no-cache"]
-    assert submit(BIT_S, *POSSIBLE, *words, "--endpoint", api.url) == 0
+    assert submit(*SMALL, *words, "--endpoint", api.url) == 0
     (run,) = api.runs
     assert run["runtime_config"]["pipeline_root"] == "s3://own/root"
     assert run["service_account"] == "trainer"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.kfp_api import BIT_S, POSSIBLE, Api, submit
+from fixtures.kfp_api import SMALL, Api, submit
 
 pytestmark = [pytest.mark.usefixtures("here"), pytest.mark.xdist_group("kfp")]
 
@@ -45,7 +45,7 @@ def test_a_token_of_the_environment_is_seen_nowhere(
 ) -> None:
     api.token = "se-cret-1234"
     monkeypatch.setenv("KFP_TOKEN", api.token)
-    assert submit(BIT_S, *POSSIBLE, "--endpoint", api.url) == 0
+    assert submit(*SMALL, "--endpoint", api.url) == 0
     said = capsys.readouterr()
     assert api.token not in said.out + said.err + json.dumps(api.runs)
     assert api.token not in Path(f"/proc/{os.getpid()}/cmdline").read_text()
