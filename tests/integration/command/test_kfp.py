@@ -333,12 +333,15 @@ def test_a_dvc_version_is_sent_as_its_commit(
         subprocess.run(line.split(), cwd=repository, env=environment(), check=True)
     commit = subprocess.run(["git", "rev-parse", "v1"], cwd=repository, capture_output=True,
                             text=True, check=True).stdout.strip()  # fmt: skip
-    source = f"datasets.upstream.source=dvc://{repository}@v1/data"
-    assert submit(BIT_S, *POSSIBLE, source, "--endpoint", api.url) == 0
-    sent = json.loads(api.runs[0]["runtime_config"]["parameters"]["dataset_upstream"])
+    overlay = tmp_path / "mine.yaml"
+    entry = f"{{path: artifacts/sources/digits, source: 'dvc://{repository}@v1/data'}}"
+    text = f"remote: [digits]\ndatasets: {{digits: {entry}}}\n"
+    overlay.write_text(text)
+    assert submit(*SMALL, "--params", overlay, "--endpoint", api.url) == 0
+    sent = json.loads(api.runs[0]["runtime_config"]["parameters"]["dataset_digits"])
     assert sent["source"] == f"dvc://{repository}@{commit}/data"
-    wrong = source.replace("@v1", "@v9")
-    assert submit(BIT_S, *POSSIBLE, wrong, "--endpoint", api.url) == 2
+    overlay.write_text(text.replace("@v1", "@v9"))
+    assert submit(*SMALL, "--params", overlay, "--endpoint", api.url) == 2
     assert "there is no such revision" in capsys.readouterr().err
 
 
