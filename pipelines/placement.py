@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from kfp import kubernetes
+from kfp.dsl.structures import ResourceSpec
 
 from bigtransfer.config import GPU, TPU, ClusterParams, PoolParams, PretrainParams, TaskParams
 from pipelines.containers import KINDS
@@ -40,9 +41,16 @@ def place(
         told: Environment that the submission adds.
     """
     pool = cluster.pool_of(component)
-    task.set_cpu_request(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)
-    if pool.accelerator is not None:
-        task.set_accelerator_type(pool.accelerator).set_accelerator_limit(pool.count)
+    # Not by `set_cpu_request` and its like: each walks the whole call stack and its source files,
+    # for an error message that is not needed here (20 ms a call, 13 s for the 134 tasks of vtab).
+    container = task.container_spec
+    container.resources = ResourceSpec(
+        cpu_request=pool.cpu,
+        memory_request=pool.memory,
+        memory_limit=pool.memory,
+        accelerator_type=pool.accelerator,
+        accelerator_count=None if pool.accelerator is None else str(pool.count),
+    )
     for key, value in pool.selector.items():
         kubernetes.add_node_selector(task, key, value)
     for taint in pool.tolerations:
@@ -62,8 +70,7 @@ def place(
     environment = {**cluster.env, "BIGTRANSFER_STAGE": stage, **told}
     if cluster.tracking_uri is not None:
         environment["MLFLOW_TRACKING_URI"] = cluster.tracking_uri
-    for key, value in environment.items():
-        task.set_env_variable(key, value)
+    container.env = environment
     kubernetes.use_field_path_as_env(task, env_name="KFP_RUN_ID", field_path=_RUN_ID)
     for variable, place_of in cluster.secrets.items():
         kubernetes.use_secret_as_env(task, place_of.secret, {place_of.key: variable})
