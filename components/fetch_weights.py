@@ -21,7 +21,8 @@ COMPONENT = Component(
 
 def run(stage: Stage, params: WeightsParams, *, weights: Path) -> None:
     """Fetch them."""
-    from bigtransfer.storage.copying import copy_here, require_weights
+    from bigtransfer.artifacts.weights import require_weights
+    from bigtransfer.storage.copying import copy_here
     from bigtransfer.track.artifacts import SCHEMES, download
 
     if params.address.startswith(SCHEMES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -9,7 +10,11 @@ from pydantic import Field
 from bigtransfer.artifacts.base import Artifact, Json, Part
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.decoding import AS_STORED, DecodeSettings
-from bigtransfer.errors import CheckpointError
+from bigtransfer.errors import CheckpointError, StorageError
+from bigtransfer.storage import MANIFEST_NAME
+
+_ZIP = b"PK\x03\x04"
+"""How an .npz begins."""
 
 
 class WeightsMeta(Artifact):
@@ -109,3 +114,28 @@ def parse_meta(raw: object, where: str) -> UpstreamMeta | TunedMeta:
     # The first schema had no kind: a fine-tuned network had met its validation split.
     tuned = facts.get("kind") == "tuned" or "validation" in facts
     return (TunedMeta if tuned else UpstreamMeta).parse(raw, where)
+
+
+def require_weights(folder: Path, address: str) -> None:
+    """Refuse what cannot be weights; the only file gets the suffix by which it is known.
+
+    Raises:
+        StorageError: If it is neither a checkpoint folder nor a published file.
+    """
+    if (folder / MANIFEST_NAME).is_file():
+        return
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if len(files) != 1:
+        raise StorageError(
+            f"{address!r} holds {len(files):,} files and no {MANIFEST_NAME}; give the address of a "
+            "checkpoint folder, or of a published file (.npz)"
+        )
+    with files[0].open("rb") as file:
+        begins = file.read(len(_ZIP))
+    if begins != _ZIP:
+        raise StorageError(
+            f"{address!r} is no published file (.npz): it begins with {begins!r}; a login page, or "
+            "another file? correct the address"
+        )
+    if files[0].suffix != ".npz":
+        files[0].rename(folder / "weights.npz")

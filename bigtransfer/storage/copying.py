@@ -12,8 +12,6 @@ from bigtransfer.storage.local import MANIFEST_NAME, digest_of, new_folder, veri
 from bigtransfer.storage.tree import safe_name
 
 _THREADS = 8
-_ZIP = b"PK\x03\x04"
-"""How an .npz begins."""
 _SCHEMES = ("s3", "https", "http", "file")
 
 
@@ -55,31 +53,6 @@ def copy_here(address: str, folder: Path, sha256: str | None = None) -> str:
                 "give s3://…, https://…, or a path"
             )
         return checked(partial, address, sha256)
-
-
-def require_weights(folder: Path, address: str) -> None:
-    """Refuse what cannot be weights; the only file gets the suffix by which it is known.
-
-    Raises:
-        StorageError: If it is neither a checkpoint folder nor a published file.
-    """
-    if (folder / MANIFEST_NAME).is_file():
-        return
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    if len(files) != 1:
-        raise StorageError(
-            f"{address!r} holds {len(files):,} files and no {MANIFEST_NAME}; give the address of a "
-            "checkpoint folder, or of a published file (.npz)"
-        )
-    with files[0].open("rb") as file:
-        begins = file.read(len(_ZIP))
-    if begins != _ZIP:
-        raise StorageError(
-            f"{address!r} is no published file (.npz): it begins with {begins!r}; a login page, or "
-            "another file? correct the address"
-        )
-    if files[0].suffix != ".npz":
-        files[0].rename(folder / "weights.npz")
 
 
 def checked(folder: Path, address: str, sha256: str | None) -> str:

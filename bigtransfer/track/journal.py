@@ -27,6 +27,8 @@ PAGE = ".run"
 """Suffix of the file beside a journal that holds the address of its run."""
 SHIPPER_LOCK = "shipper.lock"
 """File that the process which tells MLflow of a whole DVC run holds locked."""
+GONE = "gone.log"
+"""File beside the journals that names files which were gone before MLflow had them, a line each."""
 LAST_STAGE = "summarize"
 """The stage that closes the run of the whole workflow."""
 
@@ -126,6 +128,7 @@ class Journal:
             self.path.parent,
             seconds=_SECONDS_TO_WAIT_WHEN_KILLED if killed else _SECONDS_TO_WAIT,
         )
+        _say_what_was_gone(self.path.parent / GONE)
         if self._shipper is not None and self._engine != "dvc":
             with suppress(subprocess.TimeoutExpired):
                 self._shipper.wait(_SECONDS_TO_END)
@@ -209,3 +212,13 @@ def wait_for(folder: Path, but: Path | None = None, *, seconds: float = _SECONDS
             "`bigtransfer sync` sends it again",
             file=sys.stderr,
         )
+
+
+def _say_what_was_gone(file: Path) -> None:
+    try:
+        lines = file.read_text("utf-8").splitlines()
+        file.unlink()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        print(f"warning: MLflow has no copy of {line}: the file was gone before", file=sys.stderr)

@@ -28,7 +28,7 @@ from bigtransfer.retry import doubling, retry
 from bigtransfer.storage import write_text
 from bigtransfer.track.address import page_of_run
 from bigtransfer.track.follower import SECONDS_BETWEEN_LOOKS, Entry, Follower
-from bigtransfer.track.journal import LAST_STAGE, PAGE, SHIPPER_LOCK, unsent, wait_for
+from bigtransfer.track.journal import GONE, LAST_STAGE, PAGE, SHIPPER_LOCK, unsent, wait_for
 from bigtransfer.track.origin import Origin, is_alive
 from bigtransfer.track.pods import (
     ENGINE,
@@ -253,16 +253,19 @@ class _Shipment:
             self._join_earlier(entry["key"])
 
     def _send_file(self, path: Path) -> None:
-        """Send a file; one that is gone, because it was made anew or removed, is passed over.
+        """Send a file; one that is gone, because it was made anew or removed, is named at the end.
 
         DVC takes an output away for a moment, when it puts it into its cache.
         """
-        with suppress(FileNotFoundError):
+        try:
             retry(
                 lambda: self._client.log_artifact(self._run, str(path)),
                 may_help=lambda error: isinstance(error, FileNotFoundError),
                 pauses=_PAUSES_FOR_A_FILE,
             )
+        except FileNotFoundError:
+            with (self._journal.parent / GONE).open("a", encoding="utf-8") as gone:
+                gone.write(f"{str(path)!r} in the run of {self._start['stage']!r}\n")
 
     def _send_points(self, entries: list[Entry]) -> None:
         from mlflow.entities import Metric
@@ -363,7 +366,7 @@ def _close_parent(client: Any, journal: Path, stage: str, parent: str, end: dict
     client.set_terminated(parent, end["status"], end["time"])
     if finished and not list(folder.glob("*.failed")):
         for old in folder.iterdir():
-            if not old.name.startswith((journal.stem, SHIPPER_LOCK)):
+            if not old.name.startswith((journal.stem, SHIPPER_LOCK, GONE)):
                 old.unlink(missing_ok=True)
 
 

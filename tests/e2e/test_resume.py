@@ -24,10 +24,10 @@ _SECONDS = 120
 
 @pytest.fixture
 def short(own_copy: Path) -> Path:
-    """A project with an upstream training of 158 steps that saves its state every 20."""
-    edit_params(own_copy, "epochs: 4.5", "epochs: 0.7")
-    edit_params(own_copy, "decay_epochs: [1.5, 3.0, 4.0]", "decay_epochs: [0.5]")
-    edit_params(own_copy, "checkpoint_steps: 100", "checkpoint_steps: 20")
+    """A project with an upstream training of 79 steps that saves its state every 10."""
+    edit_params(own_copy, "epochs: 4.5", "epochs: 0.35")
+    edit_params(own_copy, "decay_epochs: [1.5, 3.0, 4.0]", "decay_epochs: [0.25]")
+    edit_params(own_copy, "checkpoint_steps: 100", "checkpoint_steps: 10")
     return own_copy
 
 

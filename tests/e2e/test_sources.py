@@ -107,6 +107,7 @@ def test_tested_image_that_upstream_saw_stops_the_workflow(project: Path, tmp_pa
     text = text.replace("  digits: {path", mine + base + "  digits: {path", 1)
     text = text.replace("  dataset: upstream", "  dataset: base")
     text = text.replace("  digits: {dataset: digits}", "  mine: {dataset: mine}")
+    text = text.replace("  alphabets: {dataset: alphabets}\n", "")
     (project / "params.yaml").write_text(text)
     result = run_workflow(project, "audit")
     assert result.returncode == 3, result.stdout + result.stderr

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from bigtransfer.artifacts.weights import require_weights
 from bigtransfer.errors import BigTransferError, ConfigError, StorageError
 from bigtransfer.storage import new_folder, sha256_file, verify_folder
-from bigtransfer.storage.copying import copy_here, require_weights
+from bigtransfer.storage.copying import copy_here
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
-from bigtransfer.track.journal import Journal, wait_for
+from bigtransfer.track.journal import GONE, Journal, wait_for
 from bigtransfer.track.origin import Origin, find_origin, is_alive
 from bigtransfer.track.runs import open_experiment, parent_run
 from bigtransfer.track.shipper import ship
@@ -62,6 +63,23 @@ def test_a_file_that_dvc_takes_away_for_a_moment_is_kept(tracked: Path, client: 
     assert run.info.status == "FINISHED"
     found = [file.path for file in client.list_artifacts(run.info.run_id)]
     assert found == ["metrics.json"]
+    (line,) = (journal.path.parent / GONE).read_text().splitlines()
+    assert line == f"{str(gone)!r} in the run of 'evaluate@digits'"
+
+
+def test_a_file_that_mlflow_never_got_is_said_at_the_end(
+    tracked: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gone = tracked / "gone.json"
+    gone.write_text("{}")
+    journal = Journal(tracked, "evaluate@digits")
+    journal.ship()
+    gone.unlink()
+    journal.file(gone)
+    journal.close("FINISHED")
+    said = capfd.readouterr().err
+    assert f"warning: MLflow has no copy of {str(gone)!r}" in said
+    assert not (journal.path.parent / GONE).exists()
 
 
 def test_stages_of_one_workflow_share_a_parent_that_summarize_closes(
