@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bigtransfer.command.transfer import DEFAULTS
+from bigtransfer.api.transfer import DEFAULTS
 from bigtransfer.errors import ConfigError, GateError
 
 if TYPE_CHECKING:

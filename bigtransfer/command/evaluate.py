@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bigtransfer.command.models import MODEL_HELP, add_device, checkpoint_at
+from bigtransfer.api.models import MODEL_HELP, add_device, checkpoint_at
 from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.progress import tracked
 

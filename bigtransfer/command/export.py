@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bigtransfer.command.models import MODEL_HELP, checkpoint_at
+from bigtransfer.api.models import MODEL_HELP, checkpoint_at
 from bigtransfer.errors import ConfigError
 
 _FORMATS = ("onnx", "torch")

@@ -8,8 +8,8 @@ import shlex
 import shutil
 from pathlib import Path
 
-from bigtransfer.command.run_folder import folder_name, was_made_of
-from bigtransfer.command.transfer import (
+from bigtransfer.api.run_folder import folder_name, was_made_of
+from bigtransfer.api.transfer import (
     add_settings,
     require_weights,
     settings_in,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from bigtransfer.command.models import MODEL_HELP, add_device, checkpoint_at
+from bigtransfer.api.models import MODEL_HELP, add_device, checkpoint_at
 from bigtransfer.errors import DatasetError
 from bigtransfer.progress import tracked
 

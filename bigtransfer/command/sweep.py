@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigtransfer.command.run_folder import folder_name, is_folder_name
-from bigtransfer.command.swept import Tables
-from bigtransfer.command.transfer import (
+from bigtransfer.api.run_folder import folder_name, is_folder_name
+from bigtransfer.api.transfer import (
     Settings,
     Typed,
     add_settings,
@@ -22,6 +21,7 @@ from bigtransfer.command.transfer import (
     settings_of,
     transfer,
 )
+from bigtransfer.command.swept import Tables
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError, did_you_mean
 from bigtransfer.progress import counted
 

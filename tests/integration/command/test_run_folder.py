@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bigtransfer.api.run_folder import folder_name, is_folder_name
 from bigtransfer.artifacts.run import Run
-from bigtransfer.command.run_folder import folder_name, is_folder_name
 from fixtures.commands import heard
 from fixtures.images import write_colours
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from bigtransfer.api.transfer import Typed
 from bigtransfer.command.sweep import _CATALOGUES, _entries
-from bigtransfer.command.transfer import Typed
 from bigtransfer.config import read_yaml
 from bigtransfer.errors import InfrastructureError
 from bigtransfer.model import create_model, save_npz

@@ -14,9 +14,9 @@ from bigtransfer.errors import CheckpointError, ConfigError
 from bigtransfer.progress import counted
 
 if TYPE_CHECKING:
+    from bigtransfer.api.run_folder import Claimed
     from bigtransfer.artifacts.cells import Cell
     from bigtransfer.artifacts.report import TaskReport
-    from bigtransfer.command.run_folder import Claimed
     from bigtransfer.config import DatasetRules, EvaluateParams, TaskParams
 
 DEFAULTS = Path(__file__).parents[1] / "defaults.yaml"
@@ -181,7 +181,7 @@ def transfer(
         BigTransferError: One line that says what is wrong with the input.
         GateError: If the images should not be used as they are.
     """
-    from bigtransfer.command.run_folder import claim
+    from bigtransfer.api.run_folder import claim
     from bigtransfer.model.conversion import as_checkpoint
     from bigtransfer.report.summary import write_report
 
