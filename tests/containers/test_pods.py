@@ -99,7 +99,7 @@ def test_no_artifact_has_many_files(pods: Pods) -> None:
 
 def pretrain(pods: Pods, mirror: str) -> list[str]:
     changes = {
-        "dataset": "digits", "threads": 1, "epochs": 12, "warmup_steps": 5, "decay_epochs": (),
+        "dataset": "digits", "threads": 1, "epochs": 24, "warmup_steps": 5, "decay_epochs": (),
         "evaluation_steps": 100_000, "checkpoint_steps": None, "stop_seconds": 0,
         "checkpoint_seconds": CHECKPOINT_SECONDS, "checkpoint_mirror": mirror,
         "probe": PARAMS.pretrain.probe.model_copy(update={"examples_per_class": ()}),
