@@ -18,7 +18,7 @@ keeps its traceback and exits 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -30,6 +30,19 @@ class BigTransferError(Exception):
 
 class ConfigError(BigTransferError):
     """A value in `params.yaml`, in an overlay or on the command line is wrong."""
+
+
+class TooLongError(ConfigError):
+    """A fine-tuning would take longer than anybody has agreed to.
+
+    Attributes:
+        smaller: Values of a rule that is done within an hour, where there is one.
+        smaller_takes: How long that takes, for people.
+    """
+
+    def __init__(self, line: str, smaller: Mapping[str, int], smaller_takes: str) -> None:
+        super().__init__(line)
+        self.smaller, self.smaller_takes = dict(smaller), smaller_takes
 
 
 class DatasetError(BigTransferError):

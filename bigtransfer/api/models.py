@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,8 +15,12 @@ MODEL_HELP = (
 )
 
 
-def checkpoint_at(place: str) -> Path:
+def checkpoint_at(place: str, *, within_run: bool = False) -> Path:
     """Return the checkpoint folder that a place names.
+
+    Args:
+        place: A folder, or an address in MLflow's registry.
+        within_run: Whether the folder of a run stands for the model in it; else it is asked about.
 
     Raises:
         CheckpointError: If there is none.
@@ -31,6 +34,8 @@ def checkpoint_at(place: str) -> Path:
     if not folder.is_dir():
         raise CheckpointError(f"{place!r} is no folder; MODEL is {MODEL_HELP}")
     if not _is_model(folder) and (better := _model_below(folder)) is not None:
+        if within_run:
+            return better
         raise CheckpointError(
             f"{place!r} holds a model, but is none itself; did you mean {str(better)!r}?"
         )
@@ -55,11 +60,7 @@ def _model_below(folder: Path) -> Path | None:
     return folder / "model" if _is_model(folder / "model") else None
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Declare `--device`."""
-    parser.add_argument(
-        "--device",
-        default="auto",
-        choices=("auto", "cpu", "cuda"),
-        help="auto: a GPU where there is one (default: %(default)s)",
-    )
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the folder of the run that a checkpoint is the model of, if it lies in one."""
+    folder = checkpoint.resolve().parent
+    return folder if (folder / "report" / TaskReport.FILE).is_file() else None

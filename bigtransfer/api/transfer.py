@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -20,11 +19,17 @@ if TYPE_CHECKING:
     from bigtransfer.config import DatasetRules, EvaluateParams, TaskParams
 
 DEFAULTS = Path(__file__).parents[1] / "defaults.yaml"
-LONGEST_HOURS = 12
-"""What takes longer on a CPU, for one task, is begun with `--yes` alone."""
-_NOT_SET = ("name", "dataset")
-"""Keys of a task that its folder gives."""
-_EXAMPLE = "--set total_steps=100 --set batch_size=64"
+SEEDS = 3
+"""Networks of a fine-tuning; the median counts."""
+LONGEST_HOURS = 1
+"""What takes longer on a CPU, for one task, is begun by those alone who agree to it."""
+QUICK = {"preset": "quick", "precision": "auto"}
+"""Over section `finetune`: a linear head on frozen features."""
+_OF_A_SCHEDULE = (
+    "preset", "total_steps", "warmup_steps", "decay_steps", "batch_size", "base_lr", "precrop",
+    "mixup_alpha", "random_crop",
+)  # fmt: skip
+"""Values of section `finetune` that have no part in the quick way."""
 
 
 @dataclass(frozen=True)
@@ -71,55 +76,18 @@ def settings_of(
     return settings.called(name)
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Declare `--set`."""
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="a value of section `finetune` of params.yaml in place of the HyperRule's, e.g. "
-        f"{_EXAMPLE}; or of section `data`, e.g. --set data.layout=folders",
-    )
-    parser.add_argument(
-        "--yes",
-        action="store_true",
-        help=f"begin although it takes more than {LONGEST_HOURS} hours on a CPU",
-    )
-
-
-@dataclass(frozen=True)
-class Typed:
-    """What was typed behind `--set`, by section."""
-
-    data: Mapping[str, object]
-    finetune: Mapping[str, object]
-
-
-def settings_in(texts: list[str]) -> Typed:
-    """Return what was typed behind `--set`: of section `finetune`, or with `data.` before it.
+def quick_over(values: Mapping[str, object]) -> dict[str, object]:
+    """Return values of section `finetune` for the quick way.
 
     Raises:
-        ConfigError: If one is not KEY=VALUE.
+        ConfigError: If one of them has no part in it.
     """
-    from bigtransfer import config
-
-    data: dict[str, object] = {}
-    finetune: dict[str, object] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text!r}: write KEY=VALUE, e.g. {_EXAMPLE}")
-        if not key or key in _NOT_SET:
-            raise ConfigError(
-                f"--set {text!r}: {key!r} is no value of section `finetune`; write KEY=VALUE, e.g. "
-                f"{_EXAMPLE}"
-            )
-        head, dot, rest = key.partition(".")
-        section = data if dot and head == "data" else finetune
-        section[rest if section is data else key] = config.typed_value(value)
-    return Typed(data, finetune)
+    if bad := [name for name in _OF_A_SCHEDULE if name in values]:
+        raise ConfigError(
+            f"{', '.join(bad)} cannot be set together with quick, which fits a linear head and has "
+            "no schedule; leave out one of the two"
+        )
+    return {**QUICK, **values}
 
 
 def require_weights(weights: Path) -> None:
@@ -133,7 +101,7 @@ def require_weights(weights: Path) -> None:
 
     if not weights.exists():
         raise CheckpointError(
-            f"--weights {str(weights)!r} does not exist; `bigtransfer weights fetch BiT-M-R50x1` "
+            f"weights {str(weights)!r} do not exist; `bigtransfer weights fetch BiT-M-R50x1` "
             "fetches a published file"
         )
     if weights.is_file():

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bigtransfer.api.transfer import DEFAULTS
+from bigtransfer.api.checking import asked_of_a_task, asked_of_images
 from bigtransfer.errors import ConfigError, GateError
 
 if TYPE_CHECKING:
-    from bigtransfer.data.checking import Asked, Checked
+    from bigtransfer.data.checking import Checked
 
 _CLASSES_SHOWN = 40
 _FILES_SHOWN = 25
@@ -87,7 +86,7 @@ def _check(arguments: argparse.Namespace) -> None:
     path: Path = arguments.path
     _check_targets(path, arguments.json, arguments.report)
     source = open_source(path, arguments.layout, flat_allowed=True)
-    asked = replace(_asked(arguments.quarantine), val=0.0, test=0.0)
+    asked = asked_of_images(arguments.quarantine)
     checked = check(source, path.name or str(path), asked)
     if arguments.json:
         write_text(arguments.json, as_json(_as_json(checked)))
@@ -119,7 +118,7 @@ def _lacks(checked: Checked) -> list[str]:
     from bigtransfer.data.manifest import column
     from bigtransfer.data.sources.listing import SPLITS
 
-    source, counts, asked = checked.source, checked.counts, _asked(0.0, alone=False).rules
+    source, counts, asked = checked.source, checked.counts, asked_of_a_task().rules
     if source.layout == "flat":
         return ["put every image into the folder of its class"]
     held: Counter[str] = Counter()
@@ -163,23 +162,6 @@ def _check_targets(data: Path, json: Path | None, report: Path | None) -> None:
         raise ConfigError(
             f"--report {str(report)!r} is there already and is no report; give a new folder"
         )
-
-
-def _asked(quarantine: float, *, alone: bool = True) -> Asked:
-    """Return the default rules; those that ask for a whole task are left out for images alone."""
-    from bigtransfer import config
-    from bigtransfer.data.checking import asked_of
-
-    if not 0 <= quarantine < 1:
-        raise ConfigError(f"--quarantine is {quarantine:g}; give a share from 0 to below 1")
-    raw = config.read_yaml(DEFAULTS)["data"]
-    if quarantine:
-        raw = {**raw, "on_bad": "quarantine", "bad_budget": quarantine}
-    asked = asked_of(config.DatasetRules.model_validate(raw))
-    if not alone:
-        return asked
-    rules = replace(asked.rules, required_splits=(), min_classes=1, min_examples_per_class=1)
-    return replace(asked, rules=rules)
 
 
 def _as_json(checked: Checked) -> dict[str, object]:

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
-import shutil
 from pathlib import Path
 
-from bigtransfer.api.run_folder import folder_name, was_made_of
-from bigtransfer.api.transfer import (
-    add_settings,
-    require_weights,
-    settings_in,
-    settings_of,
-    transfer,
-)
-from bigtransfer.errors import ConfigError
-
-_RUNS = Path("runs")
+from bigtransfer.api.transfer import SEEDS
+from bigtransfer.command.arguments import add_settings, settings_in, with_ways_out
+from bigtransfer.errors import TooLongError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to", type=Path, metavar="RUN", help="folder to write (default: runs/<name of FOLDER>)"
     )
     parser.add_argument(
-        "--seeds", type=int, default=3, metavar="N", help="runs; the median counts (default: 3)"
+        "--seeds",
+        type=int,
+        default=SEEDS,
+        metavar="N",
+        help="runs; the median counts (default: %(default)s)",
     )
     parser.add_argument(
         "--quarantine",
@@ -61,32 +55,27 @@ def run(arguments: argparse.Namespace) -> None:
         BigTransferError: One line that says what is wrong with the input.
         GateError: If the images should not be used as they are.
     """
+    from bigtransfer.api.finetuning import finetune
     from bigtransfer.artifacts.calibration import Calibration
     from bigtransfer.report.table import METRICS, others_of
-    from bigtransfer.storage import lock, new_folder
 
-    images: Path = arguments.images
-    if arguments.seeds < 1:
-        raise ConfigError(f"--seeds is {arguments.seeds}; at least one run is needed")
-    name = folder_name(images)
-    quarantine = {"on_bad": "quarantine", "bad_budget": arguments.quarantine}
     typed = settings_in(arguments.settings)
-    settings = settings_of(
-        name,
-        {**(quarantine if arguments.quarantine else {}), **typed.data},
-        {"seeds": list(range(arguments.seeds)), **typed.finetune},
-        "--set",
-    )
-    if not images.exists():
-        raise ConfigError(f"FOLDER {str(images)!r} does not exist; give a folder of images")
-    require_weights(arguments.weights)
-    folder: Path = arguments.to or _default_folder(images, name)
-    model = folder / "model"
-    with lock(folder / "lock", f"the run in {str(folder)!r}"):
-        report = transfer(images, arguments.weights, folder, settings, agreed=arguments.yes).report
-        chosen = folder / "checkpoints" / report.chosen.folder
-        with new_folder(model, sealed=False) as partial:
-            shutil.copytree(chosen, partial, dirs_exist_ok=True)
+    try:
+        model = finetune(
+            arguments.images,
+            weights=arguments.weights,
+            to=arguments.to,
+            quick=arguments.quick,
+            quarantine=arguments.quarantine,
+            agreed=arguments.yes,
+            data=typed.data,
+            source="--set",
+            **{"seeds": arguments.seeds, **typed.finetune},
+        )
+    except TooLongError as error:
+        raise with_ways_out(error, _typed(arguments)) from error
+    assert model.report is not None
+    report = model.report.facts
     for row in report.rows:
         print(
             f"             test {METRICS[row.metric]} {100 * row.median:.1f} % (median of "
@@ -99,17 +88,20 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if isinstance(report.calibration, Calibration) and not report.calibration.calibrated:
         print(f"             not calibrated: {report.calibration.why_not}")
-    print(f"\nMade\n  {model}\n  {folder / 'page' / 'index.html'}")
-    place, onnx = shlex.quote(str(model)), shlex.quote(f"{report.task}.onnx")
+    print(f"\nMade\n  {model.folder}\n  {model.report.page}")
+    place, onnx = shlex.quote(str(model.folder)), shlex.quote(f"{report.task}.onnx")
     print(f"\nNext\n  bigtransfer predict {place} IMAGES\n  bigtransfer export {place} {onnx}")
 
 
-def _default_folder(images: Path, name: str) -> Path:
-    """Return the folder of a run for which none was named.
-
-    Before 2026-11-26 folders were called otherwise (`pets` for `pets.v1`): such a one is used if it
-    is of the same images.
-    """
-    before = re.sub(r"[^A-Za-z0-9_-]+", "-", images.resolve().stem).strip("-_") or "images"
-    own, old = _RUNS / name, _RUNS / before
-    return old if old != own and not own.exists() and was_made_of(old, images) else own
+def _typed(arguments: argparse.Namespace) -> str:
+    """Return the command as it was typed."""
+    words = ["bigtransfer", "finetune", str(arguments.images), "--weights", str(arguments.weights)]
+    if arguments.to is not None:
+        words += ["--to", str(arguments.to)]
+    if arguments.seeds != SEEDS:
+        words += ["--seeds", str(arguments.seeds)]
+    if arguments.quarantine:
+        words += ["--quarantine", str(arguments.quarantine)]
+    for setting in arguments.settings:
+        words += ["--set", setting]
+    return shlex.join(words)

@@ -11,8 +11,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-import bigtransfer
 from bigtransfer.errors import ConfigError
+from bigtransfer.version import __version__
 
 _ONLY_OURS = "KEY=VALUE"
 """Stands in the help of our `kfp run submit`, and not in upstream's."""
@@ -69,7 +69,7 @@ def _project() -> list[str]:
         offline = importlib.util.find_spec("hatchling") is not None
         return [*(["--no-build-isolation"] if offline else []), "--editable", str(folder)]
     origin = metadata.distribution("bigtransfer").read_text("direct_url.json")
-    named = f"bigtransfer=={bigtransfer.__version__}"
+    named = f"bigtransfer=={__version__}"
     return ["--force-reinstall", json.loads(origin)["url"] if origin else named]
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from bigtransfer.api.models import MODEL_HELP, add_device, checkpoint_at
+from bigtransfer.api.models import MODEL_HELP, checkpoint_at
+from bigtransfer.command.arguments import add_device
 from bigtransfer.errors import DatasetError
 from bigtransfer.progress import tracked
 

@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigtransfer.api.run_folder import folder_name, is_folder_name
-from bigtransfer.api.transfer import (
-    Settings,
-    Typed,
-    add_settings,
-    require_weights,
-    settings_in,
-    settings_of,
-    transfer,
-)
+from bigtransfer.api.transfer import Settings, quick_over, require_weights, settings_of, transfer
+from bigtransfer.command.arguments import Typed, add_settings, settings_in, with_ways_out
 from bigtransfer.command.swept import Tables
-from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError, did_you_mean
+from bigtransfer.errors import (
+    BigTransferError,
+    ConfigError,
+    InfrastructureError,
+    TooLongError,
+    did_you_mean,
+)
 from bigtransfer.progress import counted
 
 if TYPE_CHECKING:
@@ -93,7 +92,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     file = _CATALOGUES.get(str(arguments.file), arguments.file)
     raw = read_yaml(file)
-    known = _entries(raw, file.name, settings_in(arguments.settings))
+    typed = settings_in(arguments.settings)
+    if arguments.quick:
+        typed = replace(typed, finetune=quick_over(typed.finetune))
+    known = _entries(raw, file.name, typed)
     entries = _chosen(known, arguments.only)
     require_weights(arguments.weights)
     published = _published(raw, file.name)
@@ -111,12 +113,27 @@ def run(arguments: argparse.Namespace) -> None:
             task = _task(name, entry)
             tables.recall(task, settings.called(name).task, digest, entry.get("images", {}))
         tables.recall_others()
-        outcome = _run_tasks(arguments.data, upstream, entries, tables, arguments.yes)
+        try:
+            outcome = _run_tasks(arguments.data, upstream, entries, tables, arguments.yes)
+        except TooLongError as error:
+            raise with_ways_out(error, _typed(arguments)) from error
     print("\n" + tables.markdown())
     print("Made")
     for path in tables.made():
         print(f"  {path}")
     outcome.report(len(entries))
+
+
+def _typed(arguments: argparse.Namespace) -> str:
+    """Return the command as it was typed."""
+    words = ["bigtransfer", "sweep", str(arguments.file), "--weights", str(arguments.weights)]
+    if arguments.data != Path():
+        words += ["--data", str(arguments.data)]
+    for task in arguments.only or ():
+        words += ["--only", task]
+    for setting in arguments.settings:
+        words += ["--set", setting]
+    return shlex.join([*words, "--to", str(arguments.to)])
 
 
 @dataclass
@@ -168,7 +185,7 @@ def _run_tasks(
                 to=tables.folder,
                 agreed=agreed,
             )
-        except InfrastructureError:
+        except (InfrastructureError, TooLongError):
             raise
         except BigTransferError as error:
             print(f"  failed: {error}", file=sys.stderr, flush=True)

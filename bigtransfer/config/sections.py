@@ -232,7 +232,8 @@ class FinetuneParams(Section):
     """Of balanced subsets of the train split, or `full`."""
     seeds: Annotated[tuple[NotNegative, ...], Field(strict=False, min_length=1)]
     """Of the subset, the order, and the weights from scratch; the median over them counts."""
-    preset: Literal["paper", "repository"]
+    preset: Literal["paper", "repository", "quick"]
+    """Of the HyperRule; `quick`: a linear head on the frozen network's features."""
     trained: Literal["all", "head"]
     """`all` weights, or the `head` alone."""
     train_on: Annotated[tuple[Literal["train", "val"], ...], Field(strict=False, min_length=1)]
@@ -260,7 +261,8 @@ class FinetuneParams(Section):
     """Networks that are trained at a time; None: one per GPU."""
     micro_batch_size: Positive | None
     """Images per forward pass; None: as many as fit into memory."""
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16", "auto"]
+    """`auto`, of preset quick alone: bfloat16 where the processor multiplies it."""
     recompute: Literal["none", "norms", "units"]
     compile: bool
     checkpoint_seconds: Positive
@@ -287,6 +289,8 @@ class FinetuneParams(Section):
         steps = self.decay_steps or ()
         if any(a >= b for a, b in zip(steps, steps[1:], strict=False)):
             raise ValueError("decay_steps must increase")
+        if self.precision == "auto" and self.preset != "quick":
+            raise ValueError("precision auto is for preset quick; give float32 or bfloat16")
         return self
 
 

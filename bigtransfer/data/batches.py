@@ -288,6 +288,31 @@ def balanced_positions(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64
     return np.concatenate(chosen)
 
 
+def bootstrap_positions(
+    count: int, labels: NDArray[np.int64] | None, seed: int, *, balanced: bool
+) -> NDArray[np.int64]:
+    """Return a bootstrap: positions drawn with replacement, as many of each class as it has.
+
+    Args:
+        count: Images to draw from, N.
+        labels: (N,); None: several labels each, so that they are drawn without regard to them.
+        seed: Of the draw.
+        balanced: Whether every class is drawn as often as the most common one.
+
+    Returns:
+        Positions, sorted, int64.
+    """
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    if labels is None:
+        return np.sort(generator.integers(count, size=count))
+    classes, counts = np.unique(labels, return_counts=True)
+    drawn = []
+    for label, own in zip(classes, counts, strict=True):
+        members = np.flatnonzero(labels == label)
+        drawn.append(generator.choice(members, counts.max() if balanced else own))
+    return np.sort(np.concatenate(drawn))
+
+
 def few_shot_rows(
     labels: NDArray[np.int64], examples_per_class: int, seed: int
 ) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from bigtransfer.metrics.calibration import calibrated
 from bigtransfer.metrics.multilabel import mean_average_precision, micro_f1, multi_hot, sigmoid
 from bigtransfer.model.checkpoint import load_tuned, read_tuned_meta
 from bigtransfer.model.inference import predict
+from bigtransfer.model.resnet import ResNetV2
 
 
 class Scorer:
@@ -37,6 +38,8 @@ class Scorer:
         self._squares: dict[tuple[str, int], Squares] = {}
         self._keep: set[str] = set()
         self._kept: dict[str, NDArray[np.float32]] = {}
+        self._shared: tuple[tuple[str, int, str], NDArray[np.float32]] | None = None
+        """Features of a split by the frozen network of several heads."""
 
     def keep(self, cells: Iterable[str]) -> None:
         """Remember what these cells make of the test split, as far as it fits into memory."""
@@ -47,13 +50,29 @@ class Scorer:
         if split == "test" and cell in self._kept:
             return self._kept[cell], read_tuned_meta(self._checkpoints / cell)
         model, meta = load_tuned(self._checkpoints / cell)
-        model.to(self._device)
-        squares = self._split(split, meta.crop)
-        logits = predict(model, evaluation_images(squares, self._batch_size), self._device)
+        logits = self._seen(model, meta, split)
         held = sum(kept.nbytes for kept in self._kept.values())
         if split == "test" and cell in self._keep and held + logits.nbytes <= RAM_BYTES:
             self._kept[cell] = logits
         return logits, meta
+
+    def _seen(self, model: ResNetV2, meta: TunedMeta, split: str) -> NDArray[np.float32]:
+        """Return the logits of a split; features that several heads share are computed once."""
+        if meta.trained != "head" or meta.upstream_digest is None:
+            return self._predicted(model.to(self._device), split, meta.crop)
+        shared = (meta.upstream_digest, meta.crop, split)
+        if self._shared is None or self._shared[0] != shared:
+            features = self._predicted(model.eval().to(self._device).features, split, meta.crop)
+            if features.nbytes > RAM_BYTES:
+                return _through(model, features)
+            self._shared = (shared, features)
+        return _through(model, self._shared[1])
+
+    def _predicted(
+        self, function: Callable[[torch.Tensor], torch.Tensor], split: str, crop: int
+    ) -> NDArray[np.float32]:
+        images = evaluation_images(self._split(split, crop), self._batch_size)
+        return predict(function, images, self._device)
 
     def on_validation(self, cell: str) -> dict[str, float]:
         """Return a cell's scores on the validation split, from its meta."""
@@ -111,3 +130,11 @@ class Scorer:
         if (split, side) not in self._squares:
             self._squares[split, side] = Squares(self._shards, self._shards.rows(split), side)
         return self._squares[split, side]
+
+
+def _through(model: ResNetV2, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what a network's head makes of features, (N, C)."""
+    head = model.head.cpu()
+    with torch.no_grad():
+        logits: NDArray[np.float32] = head(torch.from_numpy(features)).numpy()
+    return logits

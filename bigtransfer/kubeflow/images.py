@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import bigtransfer
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
 from bigtransfer.kubeflow.image_tag import CONTENT, source_tag
+from bigtransfer.version import __version__
 
 TARGETS = ("data", "demo", "fetch", "registry", "train-cpu", "train-gpu", "train-tpu")
 BY_DEFAULT = ("data", "demo", "fetch", "registry", "train-cpu")
@@ -57,7 +57,7 @@ def build(
     for target in dict.fromkeys(targets or BY_DEFAULT):
         name = f"{cluster.image}-{target}:{tag}"
         began = time.monotonic()
-        version = f"{cluster.image}-{target}:{bigtransfer.__version__}"  # of compiled packages
+        version = f"{cluster.image}-{target}:{__version__}"  # of compiled packages
         line = [
             engine,
             "build",

@@ -31,11 +31,11 @@ def to_network(images: NDArray[np.uint8], device: torch.device | None = None) ->
 
 
 def predict(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     batches: Iterable[NDArray[np.uint8]],
     device: torch.device | None = None,
 ) -> NDArray[np.float32]:
-    """Return the logits (N, C) of all images, in their order."""
+    """Return what a network, or one of its methods, makes of all images, in their order."""
     return np.concatenate(list(predicted(model, batches, device)))
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-import bigtransfer
 from bigtransfer.artifacts.registration import Registration
 from bigtransfer.artifacts.report import SummaryRow, TaskReport
 from bigtransfer.artifacts.validation import ValidationReport
@@ -20,6 +19,7 @@ from bigtransfer.report import charts, page
 from bigtransfer.report.sweep import Sweep, group_rows, published_rows, table_rows
 from bigtransfer.report.table import METRICS, by_shots, headline_rows, metric_names
 from bigtransfer.storage import as_json, digest_of, new_folder, read_json
+from bigtransfer.version import __version__
 
 _CONFUSED_SHOWN = 8
 
@@ -101,7 +101,7 @@ def render_report(
         datasets=datasets,
         params=params,
         commit=commit,
-        version=bigtransfer.__version__,
+        version=__version__,
     )
 
 

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from bigtransfer.artifacts.base import Json
-from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.cells import Cell, Cells, ListedCell
 from bigtransfer.artifacts.decoding import as_stored_line
-from bigtransfer.artifacts.weights import TunedMeta, WeightsMeta
+from bigtransfer.artifacts.weights import WeightsMeta
 from bigtransfer.config import TaskParams
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import CheckpointError, ConfigError
-from bigtransfer.model.checkpoint import read_meta, read_tuned_meta, write_checkpoint
-from bigtransfer.model.processor import use_cpu
+from bigtransfer.model.checkpoint import read_meta, read_tuned_meta
 from bigtransfer.progress import counted, progress
 from bigtransfer.storage import (
     digest_of,
-    lock,
     new_folder,
     verify_folder,
 )
 from bigtransfer.storage.places import Place
-from bigtransfer.storage.s3 import S3Path
-from bigtransfer.train.cell import CheckpointPolicy, InitialWeights, train_cell
+from bigtransfer.train.cell import InitialWeights
+from bigtransfer.train.cell_trainer import Job, Method, Trainings, figures_of
 from bigtransfer.train.code import code_version
 from bigtransfer.train.compute import Machine
-from bigtransfer.train.fitting import images_that_fit
-from bigtransfer.train.forecast import warn_if_long, warn_of_another_size
-from bigtransfer.train.grid import OVERRIDES, RECIPE, Grid, GridPlan
-from bigtransfer.train.hyperrule import HyperRule
+from bigtransfer.train.grid import OVERRIDES, QUICK, RECIPE, Grid, GridPlan
 from bigtransfer.train.interrupts import Interrupts, watched
-from bigtransfer.train.mirror import GridMirror, place_of, state_target
+from bigtransfer.train.linear_probe import PROBE_RECIPE, LinearProbes, require_possible
+from bigtransfer.train.mirror import GridMirror, place_of
 from bigtransfer.train.state import fingerprint
 from bigtransfer.train.workers import in_workers
 
+_AGREED = "agreed"
+"""File of a run that was begun: whoever goes on with it is not asked again."""
 Log = Callable[[int, dict[str, float]], None]
 """`log(step, metrics)`: where curves go."""
 OnCell = Callable[[Cell, dict[str, float]], None]
@@ -80,7 +72,7 @@ def finetune(
         log: Receives the scores of each cell when it is finished.
         on_cell: Receives each cell with its scores, those that were there already first.
         longest_seconds: What takes longer on a CPU is refused, because nobody has agreed to it;
-            None: it is only said.
+            None: it is only said, and the same again is not asked either.
         keep_mirror: Whether the mirror keeps what it has: the output itself may still be lost.
 
     Returns:
@@ -88,14 +80,18 @@ def finetune(
 
     Raises:
         DatasetError: If a class has fewer images than the largest subset needs.
+        TooLongError: If it takes longer than `longest_seconds`; nothing is begun.
         ConfigError: If few-shot subsets are asked of a dataset with several labels per image.
         KeyboardInterrupt, InfrastructureError: After Ctrl-C or SIGTERM; the same again goes on.
     """
     shards = open_shards(shards_place)
     upstream = read_meta(pretrained)
-    _require_possible(params.trained, upstream)
+    quick = params.preset == QUICK
+    _require_possible(params, upstream)
     plan, machine = _plan_of(params), _machine_of(params)
-    grid = Grid(plan, InitialWeights(pretrained, upstream, shards, params.trained))
+    trained = "head" if quick else params.trained
+    initial = InitialWeights(pretrained, upstream, shards, trained)
+    grid = Grid(plan, initial)
     made = _MadeOf(recipe_of(params), upstream.digest, shards.content_digest)
     code = code_version(__name__)
     same_code = params.resume == "same_code"
@@ -114,40 +110,40 @@ def finetune(
     mirror.bring([cell.name for cell in grid.cells], done)
     if line := as_stored_line(f"dataset {shards.summary.dataset!r}", shards.summary.decode):
         _say(line)
-    for line in grid.explained():
-        _say(line)
     missing = []
     for number, cell in enumerate(grid.cells):
         if (done / cell.name).is_dir():
-            on_cell(cell, _figures(read_tuned_meta(done / cell.name).calibration))
+            on_cell(cell, figures_of(read_tuned_meta(done / cell.name).calibration))
         else:
             missing.append(number)
-    warn_of_another_size(grid, upstream)
-    warn_if_long(grid, missing, upstream, machine, longest_seconds)
-    make = partial(
-        _Worker,
+    job = Job(
         plan=plan,
         machine=machine,
         pretrained=pretrained,
         shards_place=shards_place,
-        trained=params.trained,
+        trained=trained,
         flip=params.flip,
         checkpoint_seconds=params.checkpoint_seconds,
         mirror_place=mirror_place,
         done=done,
         code=code,
     )
+    method = LinearProbes(job, grid, initial, params) if quick else Trainings(job, grid, params)
+    agreed = done / _AGREED
+    method.explain(missing, None if agreed.exists() else longest_seconds)
+    done.mkdir(parents=True, exist_ok=True)
+    agreed.touch()
 
     def finished(cell: Cell, figures: dict[str, float]) -> None:
         mirror.send_soon(done / cell.name)
         on_cell(cell, figures)
 
-    workers = params.workers or _own_workers(params.device)
     with (
         watched(params.stop_seconds) as interrupts,
         mirror.sending(all_of_them=keep_mirror),
     ):
-        _train(grid, missing, make, workers, interrupts, log, finished)
+        method.prepare(missing, interrupts)
+        _train(grid, missing, method, interrupts, log, finished)
     result = Cells(
         task=params.name,
         dataset=shards.summary.dataset,
@@ -172,8 +168,10 @@ def finetune(
     return result
 
 
-def _require_possible(trained: str, upstream: WeightsMeta) -> None:
-    if trained == "head" and upstream.norm in ("bn", "bn_ws"):
+def _require_possible(params: TaskParams, upstream: WeightsMeta) -> None:
+    if params.preset == QUICK:
+        require_possible(params)
+    elif params.trained == "head" and upstream.norm in ("bn", "bn_ws"):
         raise ConfigError(
             f"trained: head leaves the network as it is, but norm {upstream.norm} changes with "
             "every batch; set 'trained' to all"
@@ -183,14 +181,13 @@ def _require_possible(trained: str, upstream: WeightsMeta) -> None:
 def _train(
     grid: Grid,
     missing: list[int],
-    make: Callable[[int], _Worker],
-    workers: int,
+    method: Method,
     interrupts: Interrupts,
     log: Log,
     on_cell: OnCell,
 ) -> None:
     """Train the missing cells, several at a time, and show how far all of them are."""
-    steps = [grid.rule(cell.examples_per_class).total_steps for cell in grid.cells]
+    steps = [method.steps(cell) for cell in grid.cells]
     waiting = set(missing)
     reached = [0 if number in waiting else own for number, own in enumerate(steps)]
     label = f"fine-tune {grid.plan.task}"
@@ -202,7 +199,7 @@ def _train(
             reached[number] = step
             advance(sum(reached), grid.cells[number].name, leap=leap)
 
-        for number, figures in in_workers(make, missing, workers, interrupts, tell):
+        for number, figures in in_workers(method.make, missing, method.workers, interrupts, tell):
             log(number, figures)
             on_cell(grid.cells[number], figures)
 
@@ -218,7 +215,8 @@ def is_done(output: Path, params: TaskParams, pretrained: Path, shards: Place) -
 
 def recipe_of(params: TaskParams) -> Json:
     """Return the params that decide what a cell becomes, as JSON values: lists, not tuples."""
-    recipe = params.model_dump(mode="json", include=set(RECIPE))
+    names = set(PROBE_RECIPE if params.preset == QUICK else RECIPE)
+    recipe = params.model_dump(mode="json", include=names)
     if recipe["sampling"] == "natural":
         del recipe["sampling"]  # as before there was a choice: networks from then are the same
     return recipe
@@ -287,114 +285,6 @@ def _take_over(output: Path, names: list[str], done: Path) -> None:
                 continue
             with new_folder(done / name, sealed=False) as partial_folder:
                 shutil.copytree(output / name, partial_folder, dirs_exist_ok=True)
-
-
-def _own_workers(device: str) -> int:
-    """Return a worker per GPU; one on a CPU."""
-    return max(1, 0 if device == "cpu" else torch.cuda.device_count())
-
-
-class _Worker:
-    """Trains the cells of a grid, one after another, on one device."""
-
-    def __init__(
-        self,
-        number: int,
-        *,
-        plan: GridPlan,
-        machine: Machine,
-        pretrained: Path,
-        shards_place: Place,
-        trained: str,
-        flip: bool,
-        checkpoint_seconds: float,
-        mirror_place: S3Path | None,
-        done: Path,
-        code: str,
-    ) -> None:
-        use_cpu(machine.threads)
-        self._flip, self._seconds, self._done, self._code = flip, checkpoint_seconds, done, code
-        self._mirror = mirror_place
-        # Kept for all cells: a micro-batch that had to be halved is too large for the next, too.
-        self._compute = machine.settings(number)
-        shards = open_shards(shards_place)
-        self._initial = InitialWeights(pretrained, read_meta(pretrained), shards, trained)
-        self._grid = Grid(plan, self._initial)
-        if not self._compute.device.is_cuda and machine.micro_batch_size is None:
-            self._compute.micro_batch_size = self._images_that_fit()
-
-    def __call__(
-        self, number: int, interrupts: Interrupts, tell: Callable[[int], None]
-    ) -> dict[str, float]:
-        """Train a cell, write its checkpoint, and return its scores."""
-        grid, task = self._grid, self._grid.plan.task
-        cell = grid.cells[number]
-        verdict = grid.rule(cell.examples_per_class)
-        state = self._done / f"{cell.name}.state"
-        mirror = state_target(self._mirror, cell.name, _say)
-        with lock(self._done / f"{cell.name}.lock", f"cell {cell.name} of task {task!r}"):
-            model, loss = train_cell(
-                cell,
-                self._initial,
-                grid.rows(cell),
-                verdict,
-                flip=self._flip,
-                compute=self._compute,
-                policy=CheckpointPolicy(state, self._seconds, interrupts, self._code, mirror),
-                advance=tell,
-            )
-            calibration = grid.calibration(model, verdict, self._compute)
-            meta = _meta(grid.plan, cell, self._initial, verdict, calibration, self._code)
-            seen = self._initial.shards.origin_digests(np.unique(grid.rows(cell)))
-            write_checkpoint(self._done / cell.name, model.cpu(), meta, trained_on=seen)
-            shutil.rmtree(state, ignore_errors=True)
-        return {"final_loss": loss, **_figures(calibration)}
-
-    def _images_that_fit(self) -> int | None:
-        rule = self._grid.rule(self._grid.cells[0].examples_per_class)
-        kind = self._initial.upstream
-        fit = images_that_fit(
-            kind.architecture,
-            len(self._initial.shards.classes),
-            rule.crop,
-            kind.root,
-            kind.norm,
-            self._compute.recompute,
-        )
-        return fit if fit < rule.batch_size else None
-
-
-def _meta(
-    plan: GridPlan,
-    cell: Cell,
-    initial: InitialWeights,
-    rule: HyperRule,
-    calibration: Calibration | MultiLabelCalibration,
-    code: str,
-) -> TunedMeta:
-    upstream = initial.upstream
-    return TunedMeta(
-        architecture=upstream.architecture,
-        root=upstream.root,
-        norm=upstream.norm,
-        classes=tuple(initial.shards.classes),
-        crop=rule.crop,
-        decode=initial.shards.summary.decode,
-        task=plan.task,
-        **cell.model_dump(),
-        trained=initial.trained,
-        train_on=plan.train_on,
-        hyperrule=json.loads(json.dumps(asdict(rule))),
-        calibration=calibration,
-        upstream_digest=upstream.digest if cell.init == "upstream" else None,
-        shards_digest=initial.shards.digest,
-        code=code,
-    )
-
-
-def _figures(calibration: Calibration | MultiLabelCalibration) -> dict[str, float]:
-    figures = calibration.model_dump(exclude={"held_out", "thresholds"}, exclude_none=True)
-    return {f"val_{name}": value for name, value in figures.items()}
 
 
 def _say(line: str) -> None:

@@ -14,6 +14,7 @@ from bigtransfer.artifacts.cells import FULL, Cell
 from bigtransfer.data.batches import (
     Squares,
     balanced_positions,
+    bootstrap_positions,
     evaluation_images,
     few_shot_rows,
 )
@@ -35,6 +36,8 @@ RECIPE = (
     "abstain_accuracy", "precision", "sampling",
 )  # fmt: skip
 """Params that decide what a cell becomes, beside the data and the upstream weights."""
+QUICK = "quick"
+"""The preset that is no HyperRule: a linear head on the frozen network's features."""
 _VALIDATION_BATCH = 256
 
 
@@ -99,8 +102,19 @@ class Grid:
         }
 
     def _all(self, seed: int) -> NDArray[np.int64]:
-        """Return all training rows; with balanced sampling those of rarer classes several times."""
-        if self.plan.sampling == "natural":
+        """Return all training rows; with balanced sampling those of rarer classes several times.
+
+        A linear head has no other spread over seeds than what it is fitted to: there a seed draws
+        as many images of each class as it has, with replacement.
+        """
+        balanced = self.plan.sampling == "balanced"
+        if self.plan.preset == QUICK:
+            several = self._shards.summary.multi_label
+            labels = None if several else self._shards.labels(self._train)
+            return self._train[
+                bootstrap_positions(len(self._train), labels, seed, balanced=balanced)
+            ]
+        if not balanced:
             return self._train
         return self._train[balanced_positions(self._shards.labels(self._train), seed)]
 
@@ -112,6 +126,24 @@ class Grid:
     def rows(self, cell: Cell) -> NDArray[np.int64]:
         """Return the index rows that a cell is trained on."""
         return self._subsets[cell.examples_per_class, cell.seed]
+
+    def images_of(self, cell: Cell) -> NDArray[np.int64]:
+        """Return the index rows that the rows of a cell are drawn from, each once."""
+        return self._train if cell.examples_per_class == FULL else np.unique(self.rows(cell))
+
+    def weights_of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return how often each of some training images counts, (N,)."""
+        if self.plan.sampling == "natural":
+            return np.ones(len(rows))
+        labels = self._shards.labels(rows)
+        counts = np.bincount(labels)
+        weights: NDArray[np.float64] = counts.max() / counts[labels]
+        return weights
+
+    @property
+    def validation_rows(self) -> NDArray[np.int64]:
+        """Return the index rows of the validation split."""
+        return self._shards.rows("val")
 
     def rule(self, examples_per_class: int | str) -> HyperRule:
         """Return the verdict for a subset's size, with the user's own values in it."""
@@ -126,14 +158,16 @@ class Grid:
             self._val = Squares(self._shards, self._shards.rows("val"), rule.crop)
         size = compute.micro_batch_size or min(rule.batch_size, _VALIDATION_BATCH)
         logits = predict(model, evaluation_images(self._val, size), compute.device.torch)
+        return self.calibration_of(logits)
+
+    def calibration_of(self, logits: NDArray[np.float32]) -> Calibration | MultiLabelCalibration:
+        """Return what the validation split says, given a network's logits (N, C) of all of it."""
+        labels = self._shards.targets(self.validation_rows)
         held_out = "val" not in self.plan.train_on
         if self._shards.summary.multi_label:
-            return multi_label_calibration_of(logits, self._val.labels, held_out=held_out)
+            return multi_label_calibration_of(logits, labels, held_out=held_out)
         return calibration_of(
-            logits,
-            self._val.labels,
-            abstain_accuracy=self.plan.abstain_accuracy,
-            held_out=held_out,
+            logits, labels, abstain_accuracy=self.plan.abstain_accuracy, held_out=held_out
         )
 
     def explained(self) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bigtransfer.errors import StoppedError
 from bigtransfer.model import create_model, write_checkpoint
 from bigtransfer.storage import read_json
 from fixtures.commands import call
@@ -51,8 +52,8 @@ def test_one_command_makes_a_model_that_answers(
         (["--set", "seeds=[0,0]"], "--set: seeds holds a value twice"),
         (["--set", "crop=9", "--set", "precrop=8"], "--set: crop 9 must not exceed precrop 8"),
         (["--set", "inits=[upstream, scratc]"], "'inits.1' is 'scratc', but it should be"),
-        (["--seeds", "0"], "--seeds is 0; at least one run is needed"),
-        (["--weights", "gone.npz"], "--weights 'gone.npz' does not exist; `bigtransfer weights"),
+        (["--seeds", "0"], "seeds is 0; at least one run is needed"),
+        (["--weights", "gone.npz"], "weights 'gone.npz' do not exist; `bigtransfer weights"),
     ],
 )
 def test_wrong_words_are_one_line(
@@ -93,10 +94,47 @@ def test_what_takes_days_on_a_cpu_is_begun_with_yes_alone(
     assert call(*line) == 2
     refused = capsys.readouterr().err
     assert "about 11.1 days on this CPU (960 images at 0.0/s, tried now)" in refused
-    assert "the same with --yes begins it" in refused
+    assert f"finetune {colours} --weights {weights} --to {tmp_path / 'run'} --seeds 2" in refused
+    assert refused.count("--set device=cpu --quick\n") == 1
+    assert refused.count("--set device=cpu --set total_steps=20 --set batch_size=64\n") == 1
+    assert refused.count("--set device=cpu --yes\n") == 1
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert call(*line, "--yes") == 0
     assert "about 11.1 days on this CPU" in capsys.readouterr().out
+
+
+def test_who_has_agreed_once_is_not_asked_again(
+    colours: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigtransfer.train.forecast._LONG_MACS", 0)
+    monkeypatch.setattr("bigtransfer.train.forecast.images_per_second", lambda *_: 1e-3)
+    line = ["finetune", colours, "--weights", weights, "--to", tmp_path / "run", *SHORT]
+    line += ["--set", "device=cpu"]
+
+    def stopped(*_: object, **__: object) -> None:
+        raise StoppedError("stopped by SIGTERM")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bigtransfer.train.cell_trainer.train_cell", stopped)
+        assert call(*line, "--yes") == 75
+    assert call(*line) == 0
+
+
+def test_the_quick_way_is_a_linear_probe_that_answers(
+    colours: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["finetune", colours, "--weights", weights, "--to", tmp_path / "run", "--quick"]
+    assert call(*line, "--seeds", "2", "--set", "threads=1", "--set", "flip=false") == 0
+    said = capsys.readouterr().out
+    assert "photos: preset quick, a linear probe and not the paper's protocol" in said
+    assert "mirror image" not in said
+    assert "test top-1 100.0 % (median of 2; " in said
+    model = tmp_path / "run" / "model"
+    assert call("predict", model, colours / "red") == 0
+    assert all(": red " in row for row in capsys.readouterr().out.splitlines())
+    assert call("export", model, tmp_path / "photos.pt2", "--format", "torch") == 0
+    assert call(*line, "--set", "total_steps=5") == 2
+    assert "total_steps cannot be set together with quick" in capsys.readouterr().err
 
 
 def test_a_scale_that_the_network_has_never_seen_is_said(
@@ -110,7 +148,7 @@ def test_a_scale_that_the_network_has_never_seen_is_said(
     line += ["--seeds", "1", "--set", "examples_per_class=[1]", "--set", "total_steps=1"]
     assert call(*line, "--set", "precrop=64", "--set", "crop=64") == 0
     said = capsys.readouterr().out
-    assert "photos: warning: the network was trained at 10 px and is fine-tuned at 64 px" in said
+    assert "photos: warning: the network was trained at 10 px and is given images at 64 px" in said
     assert "1 network\n" in said
     assert call(*line) == 0
     assert "warning" not in capsys.readouterr().out

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bigtransfer.api.transfer import Typed
+from bigtransfer.command.arguments import Typed
 from bigtransfer.command.sweep import _CATALOGUES, _entries
 from bigtransfer.config import read_yaml
 from bigtransfer.errors import InfrastructureError

@@ -18,6 +18,7 @@ from bigtransfer.model import load_checkpoint
 from bigtransfer.model.checkpoint import read_trained_on
 from bigtransfer.storage import as_json, read_json, seal
 from bigtransfer.train import cell as cells
+from bigtransfer.train import cell_trainer
 from bigtransfer.train import finetune as finetuning
 from bigtransfer.train.fitting import images_that_fit
 from fixtures.datasets import pack, planted, validated
@@ -209,13 +210,13 @@ def test_balanced_sampling_sees_rare_classes_as_often(
     validated(photos)
     pack(photos, tmp_path / "shards")
     shards, seen = open_shards(tmp_path / "shards"), {}
-    whole = finetuning.train_cell
+    whole = cell_trainer.train_cell
 
     def noted(cell: Any, initial: Any, rows: Any, *rest: Any, **named: Any) -> Any:
         seen[key] = np.bincount(shards.labels(rows)).tolist()
         return whole(cell, initial, rows, *rest, **named)
 
-    monkeypatch.setattr(finetuning, "train_cell", noted)
+    monkeypatch.setattr(cell_trainer, "train_cell", noted)
     for key in ("natural", "balanced"):
         tune(pretrained, tmp_path / "shards", tmp_path / "out", examples_per_class=("full",),
             sampling=key)  # fmt: skip
@@ -232,7 +233,7 @@ def test_a_renamed_dataset_is_the_same_data(
         return tmp_path / "shards"
 
     tune(pretrained, packed_as(photos), tmp_path / "out")
-    monkeypatch.setattr(finetuning, "train_cell", None)  # nothing is trained
+    monkeypatch.setattr(cell_trainer, "train_cell", None)  # nothing is trained
     renamed = photos.rename(tmp_path / "renamed")
     again = tune(pretrained, packed_as(renamed), tmp_path / "out")
     assert [cell.name for cell in again.cells] == ["upstream-2-0"]
@@ -245,13 +246,13 @@ def test_more_seeds_keep_the_networks_that_are_there(
     before = weights_of(tmp_path / "out", "upstream-2-1")
     trained: list[str] = []
     told: list[tuple[str, list[str]]] = []
-    whole = finetuning.train_cell
+    whole = cell_trainer.train_cell
 
     def noted(cell: Any, *rest: Any, **named: Any) -> Any:
         trained.append(cell.name)
         return whole(cell, *rest, **named)
 
-    monkeypatch.setattr(finetuning, "train_cell", noted)
+    monkeypatch.setattr(cell_trainer, "train_cell", noted)
     tune(pretrained, packed, tmp_path / "out", seeds=(0, 1, 2),
         on_cell=lambda cell, figures: told.append((cell.name, sorted(figures))))  # fmt: skip
     assert trained == ["upstream-2-2"]
@@ -272,15 +273,15 @@ def test_a_cpu_takes_as_many_images_at_once_as_fit(
     assert images_that_fit("R152x4", 2, 480, "imagenet", "gn_ws", "none") == 1
     assert images_that_fit("R14x0.25", 10, 32, "small", "gn_ws", "none") > 512
     machines: list[int | None] = []
-    whole = finetuning.train_cell
+    whole = cell_trainer.train_cell
 
     def noted(*rest: Any, compute: Any, **named: Any) -> Any:
         machines.append(compute.micro_batch_size)
         return whole(*rest, compute=compute, **named)
 
-    monkeypatch.setattr(finetuning, "train_cell", noted)
+    monkeypatch.setattr(cell_trainer, "train_cell", noted)
     tune(pretrained, packed, tmp_path / "all")
-    monkeypatch.setattr(finetuning, "images_that_fit", lambda *_: 3)
+    monkeypatch.setattr(cell_trainer, "images_that_fit", lambda *_: 3)
     tune(pretrained, packed, tmp_path / "some")
     tune(pretrained, packed, tmp_path / "own", micro_batch_size=2)
     assert machines == [None, 3, 2]
@@ -302,13 +303,13 @@ def test_a_long_run_is_foretold(
 def trained_cells(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the cells that are trained, in order."""
     names: list[str] = []
-    whole = finetuning.train_cell
+    whole = cell_trainer.train_cell
 
     def noted(cell: Any, *rest: Any, **named: Any) -> Any:
         names.append(cell.name)
         return whole(cell, *rest, **named)
 
-    monkeypatch.setattr(finetuning, "train_cell", noted)
+    monkeypatch.setattr(cell_trainer, "train_cell", noted)
     return names
 
 
@@ -361,7 +362,7 @@ def test_old_networks_stay_until_the_new_ones_are_complete(
         def fails(*_: Any, **__: Any) -> Any:
             raise InfrastructureError("the disk is full")
 
-        patch.setattr(finetuning, "train_cell", fails)
+        patch.setattr(cell_trainer, "train_cell", fails)
         with pytest.raises(InfrastructureError):
             tune(pretrained, packed, out)
     after = weights_of(out)

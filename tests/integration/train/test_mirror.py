@@ -13,7 +13,7 @@ import pytest
 from bigtransfer.errors import InfrastructureError, StorageError
 from bigtransfer.storage.places import target_at
 from bigtransfer.storage.s3 import S3Path
-from bigtransfer.train import finetune as finetuning
+from bigtransfer.train import cell_trainer
 from bigtransfer.train.mirror import GridMirror
 from fixtures.processes.vanishing import MIRROR, RECIPE
 from fixtures.project import TESTS, environment
@@ -32,13 +32,13 @@ def there() -> list[str]:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the networks that this process trains."""
     names: list[str] = []
-    whole = finetuning.train_cell
+    whole = cell_trainer.train_cell
 
     def noted(cell: Any, *rest: Any, **named: Any) -> Any:
         names.append(cell.name)
         return whole(cell, *rest, **named)
 
-    monkeypatch.setattr(finetuning, "train_cell", noted)
+    monkeypatch.setattr(cell_trainer, "train_cell", noted)
     return names
 
 

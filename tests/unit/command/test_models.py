@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bigtransfer.api.transfer import settings_in, settings_of
+from bigtransfer.api.transfer import settings_of
+from bigtransfer.command.arguments import settings_in
 from bigtransfer.errors import did_you_mean
 from fixtures.commands import call
 from fixtures.images import write_image
