@@ -71,6 +71,13 @@ def run(
             f"{row.task}: {row.init}, {row.examples_per_class} per class: "
             f"{METRICS[row.metric]} {100 * row.median:.1f} ± {100 * row.sd:.1f} %" + others_of(row)
         )
+    own = result.headline
+    stage.journal.headline(
+        metrics={
+            f"{result.task}/test_{own.metric}_median": own.median,
+            f"{result.task}/test_{own.metric}_sd": own.sd,
+        }
+    )
     if result.baseline is not None:
         stage.log(0, {"baseline_top1": result.baseline})
         print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ COMPONENT = Component(
     writes={"report": "folder with index.html and metrics.json"},
 )
 
+_TOLD = ("materialize", "pretrain", "finetune", "tasks")
+"""Sections of params.yaml that the run of the whole workflow shows in MLflow."""
+
 
 def run(
     stage: Stage,
@@ -39,7 +43,10 @@ def run(
 ) -> None:
     """Summarize all tasks."""
     from bigtransfer.artifacts.registration import Registration
+    from bigtransfer.artifacts.report import TaskReport
+    from bigtransfer.config import read_yaml
     from bigtransfer.report.summary import write_report
+    from bigtransfer.report.table import as_markdown
     from bigtransfer.track.origin import git_commit
 
     used = {params.upstream, *params.tasks.values()}
@@ -52,8 +59,26 @@ def run(
         params=config.read_text("utf-8"),
         commit=git_commit(stage.project),
     )
-    stage.journal.file(report / "index.html")
-    stage.journal.file(report / "metrics.json")
+    files = [report / "index.html", report / "metrics.json"]
+    for path in files:
+        stage.journal.file(path)
+    results = [TaskReport.read(evaluations / name / "report") for name in params.tasks]
+    stage.journal.headline(
+        params=_flat({name: own for name, own in read_yaml(config).items() if name in _TOLD}),
+        note=as_markdown(row for result in results for row in result.rows),
+        files=files,
+    )
+
+
+def _flat(values: Mapping[str, object], before: str = "") -> dict[str, object]:
+    """Return nested values under one name each, e.g. `pretrain.epochs`."""
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{before}{name}.")
+        else:
+            found[f"{before}{name}"] = value
+    return found
 
 
 if __name__ == "__main__":

@@ -217,14 +217,7 @@ class Report:
     @property
     def test_score(self) -> float:
         """Return the median test score over the seeds: top-1, or mAP where labels are several."""
-        facts = self.facts
-        chosen = facts.chosen
-        (row,) = (
-            row
-            for row in facts.rows
-            if (row.init, row.examples_per_class) == (chosen.init, chosen.examples_per_class)
-        )
-        return row.median
+        return self.facts.headline.median
 
     def __repr__(self) -> str:
         return f"Report({str(self.page)!r})"

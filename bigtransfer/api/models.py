@@ -62,5 +62,5 @@ def _model_below(folder: Path) -> Path | None:
 
 def run_of(checkpoint: Path) -> Path | None:
     """Return the folder of the run that a checkpoint is the model of, if it lies in one."""
-    folder = checkpoint.resolve().parent
+    folder = checkpoint.parent if checkpoint.name else checkpoint.resolve().parent
     return folder if (folder / "report" / TaskReport.FILE).is_file() else None

@@ -169,6 +169,12 @@ class TaskReport(Artifact):
     images may have several; None else, and before 2026-11-26."""
 
     @property
+    def headline(self) -> SummaryRow:
+        """Return the row of the networks that the chosen one is the median of."""
+        own = (self.chosen.init, self.chosen.examples_per_class)
+        return next(row for row in self.rows if (row.init, row.examples_per_class) == own)
+
+    @property
     def multi_label(self) -> bool:
         """Say whether an image may have several labels."""
         return self.metric == "map"

@@ -83,7 +83,7 @@ def evaluate(
         checkpoints: Written by `finetune`.
         shards_place: Shards of the task's dataset; needs the splits val and test.
         outputs: Where the results go.
-        log: Receives each cell's scores.
+        log: Receives each cell's scores, as `<cell>/<metric>`.
 
     Returns:
         What `report.json` holds.
@@ -111,9 +111,10 @@ def evaluate(
     scorer.keep([folder, *(cell.folder for cell in group)])
     cells = []
     shown = tracked(unscored, f"evaluate {listed.task}", len(unscored), unit="cell")
-    for number, cell in enumerate(shown):
+    for cell in shown:
         cells.append(cell.model_copy(update={"test": scorer.on_test(cell.folder)}))
-        log(number, cells[-1].figures())
+        figures = cells[-1].figures().items()
+        log(0, {f"{cell.folder}/{name}": value for name, value in figures})
     chosen = next(cell for cell in cells if cell.folder == folder)
     logits, meta = scorer.logits(folder, "test")
     if isinstance(meta.calibration, MultiLabelCalibration):

@@ -21,10 +21,11 @@ from torch import Tensor
 from bigtransfer.artifacts.weights import TunedMeta, UpstreamMeta, WeightsMeta, parse_meta
 from bigtransfer.errors import CheckpointError
 from bigtransfer.model.resnet import ResNetV2, create_model
-from bigtransfer.storage import new_folder, read_json, verify_folder
+from bigtransfer.storage import as_json, new_folder, read_json, verify_folder
 
 _WEIGHTS = "weights.safetensors"
 _TRAINED_ON = "trained_on.npy"
+_CURVE = "curve.json"
 _OS_ERROR = re.compile(r"os error (\d+)")
 
 
@@ -64,6 +65,7 @@ def write_checkpoint(
     meta: UpstreamMeta | TunedMeta,
     weights: Mapping[str, Tensor] | None = None,
     trained_on: NDArray[np.uint64] | None = None,
+    curve: Sequence[Mapping[str, object]] = (),
 ) -> None:
     """Write a network's weights with what is needed to build and use it again.
 
@@ -74,6 +76,7 @@ def write_checkpoint(
         weights: Its whole tensors, where they are split over processes; None: as they are.
         trained_on: 64 bits of the digest of each training image, to know them again; None: not
             noted.
+        curve: Of its training: `step` and what was noted for it.
     """
     tensors = model.state_dict() if weights is None else weights
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -82,6 +85,8 @@ def write_checkpoint(
         meta.write(partial)
         if trained_on is not None:
             np.save(partial / _TRAINED_ON, np.sort(trained_on), allow_pickle=False)
+        if curve:
+            (partial / _CURVE).write_text(as_json(list(curve)), "utf-8")
 
 
 def read_meta(folder: Path) -> UpstreamMeta | TunedMeta:
@@ -147,6 +152,12 @@ def read_trained_on(folder: Path) -> NDArray[np.uint64] | None:
         return None
     digests: NDArray[np.uint64] = np.load(path, allow_pickle=False)
     return digests
+
+
+def read_curve(folder: Path) -> list[dict[str, float]]:
+    """Return the curve of a network's training: `step` and metrics; empty if it is not noted."""
+    path = folder / _CURVE
+    return list(read_json(path)) if path.is_file() else []
 
 
 def _built(folder: Path, meta: WeightsMeta, classes: Sequence[str] | None) -> ResNetV2:

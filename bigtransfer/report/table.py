@@ -46,6 +46,21 @@ def headline_rows(rows: Iterable[SummaryRow]) -> list[dict[str, str]]:
     return result
 
 
+def as_markdown(rows: Iterable[SummaryRow]) -> str:
+    """Return the same as a table in Markdown, with what it is about above it."""
+    listed = list(rows)
+    lines = [
+        f"Test {metric_names(listed)}, median ± standard deviation over seeds",
+        "",
+        "| task | per class | transfer | scratch | difference |",
+        "|---|---|---|---|---|",
+    ]
+    for row in headline_rows(listed):
+        shown = ("task", "examples_per_class", "transfer", "scratch", "difference")
+        lines.append("| " + " | ".join(row[name] for name in shown) + " |")
+    return "\n".join(lines)
+
+
 def others_of(row: SummaryRow) -> str:
     """Return the scores that stand beside top-1, to append to a line."""
     known = [(word, row.medians[name]) for name, word in OTHERS.items() if name in row.medians]

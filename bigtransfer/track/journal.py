@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,25 @@ class Journal:
         """Note a small file to keep with the run."""
         self._append("file", path=str(path.resolve()))
 
+    def headline(
+        self,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        params: Mapping[str, object] | None = None,
+        note: str = "",
+        files: Sequence[Path] = (),
+    ) -> None:
+        """Note what the run of the whole workflow shows.
+
+        Args:
+            metrics: Its figures.
+            params: Its params.
+            note: Its description, Markdown.
+            files: Small ones to keep with it.
+        """
+        kept = [str(path.resolve()) for path in files]
+        self._append("headline", metrics=metrics or {}, params=params or {}, note=note, files=kept)
+
     def close(self, status: str) -> None:
         """Note the end; wait for the shipper if no stage comes after.
 
@@ -158,6 +177,25 @@ class SilentJournal(Journal):
 
     def ship(self) -> None:
         """Do nothing."""
+
+    def headline(
+        self,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        params: Mapping[str, object] | None = None,
+        note: str = "",
+        files: Sequence[Path] = (),
+    ) -> None:
+        """Note what the run of the whole workflow shows.
+
+        Args:
+            metrics: Its figures.
+            params: Its params.
+            note: Its description, Markdown.
+            files: Small ones to keep with it.
+        """
+        kept = [str(path.resolve()) for path in files]
+        self._append("headline", metrics=metrics or {}, params=params or {}, note=note, files=kept)
 
     def close(self, status: str) -> None:
         """Do nothing."""

@@ -58,6 +58,7 @@ _LONGEST_PAUSE = 10.0
 _PAUSES_FOR_A_FILE = (0.1, 0.2, 0.4, 0.8)
 _PARAM_CHARACTERS = 500
 _POINTS_AT_A_TIME = 900
+_PARAMS_AT_A_TIME = 100
 _T = TypeVar("_T")
 
 
@@ -234,12 +235,7 @@ class _Shipment:
     def _tell(self, entry: Entry) -> None:
         kind, run = entry["kind"], self._run
         if kind == "params":
-            from mlflow.entities import Param
-
-            known = self._client.get_run(run).data.params  # MLflow refuses to change one
-            values = {k: str(v)[:_PARAM_CHARACTERS] for k, v in entry["values"].items()}
-            fresh = [Param(k, v) for k, v in values.items() if k not in known]
-            self._client.log_batch(run, params=fresh)
+            self._send_params(run, entry["values"])
         elif kind == "tags":
             for key, value in entry["values"].items():
                 self._client.set_tag(run, key, value)
@@ -248,18 +244,42 @@ class _Shipment:
                 self._client, run, entry["name"], entry["digest"], entry["path"], entry["profile"]
             )
         elif kind == "file":
-            self._send_file(Path(entry["path"]))
+            self._send_file(run, Path(entry["path"]))
+        elif kind == "headline":
+            self._send_headline(entry)
         elif kind == "training":
             self._join_earlier(entry["key"])
 
-    def _send_file(self, path: Path) -> None:
+    def _send_params(self, run: str, values: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        known = self._client.get_run(run).data.params  # MLflow refuses to change one
+        texts = {k: str(v)[:_PARAM_CHARACTERS] for k, v in values.items()}
+        fresh = [Param(k, v) for k, v in texts.items() if k not in known]
+        for first in range(0, len(fresh), _PARAMS_AT_A_TIME):
+            self._client.log_batch(run, params=fresh[first : first + _PARAMS_AT_A_TIME])
+
+    def _send_headline(self, entry: Entry) -> None:
+        """Tell the run of the whole workflow; sent again, it is the same."""
+        from mlflow.entities import Metric
+
+        parent = self._parent
+        points = [Metric(k, v, entry["time"], 0) for k, v in entry["metrics"].items()]
+        self._client.log_batch(parent, metrics=points)
+        self._send_params(parent, entry["params"])
+        if entry["note"]:
+            self._client.set_tag(parent, "mlflow.note.content", entry["note"])
+        for path in entry["files"]:
+            self._send_file(parent, Path(path))
+
+    def _send_file(self, run: str, path: Path) -> None:
         """Send a file; one that is gone, because it was made anew or removed, is named at the end.
 
         DVC takes an output away for a moment, when it puts it into its cache.
         """
         try:
             retry(
-                lambda: self._client.log_artifact(self._run, str(path)),
+                lambda: self._client.log_artifact(run, str(path)),
                 may_help=lambda error: isinstance(error, FileNotFoundError),
                 pauses=_PAUSES_FOR_A_FILE,
             )

@@ -18,6 +18,7 @@ from bigtransfer.model.checkpoint import load_checkpoint
 from bigtransfer.model.resnet import ResNetV2, create_model
 from bigtransfer.storage.places import Target
 from bigtransfer.train.compute import ComputeSettings
+from bigtransfer.train.curve import Row
 from bigtransfer.train.hyperrule import HyperRule
 from bigtransfer.train.interrupts import Interrupts
 from bigtransfer.train.loop import StepCallback
@@ -60,6 +61,25 @@ class InitialWeights:
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """When a network that is being trained is scored on the validation split, and how."""
+
+    steps: frozenset[int]
+    score: Callable[[ResNetV2], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class TrainedCell:
+    """What became of a cell."""
+
+    model: ResNetV2
+    loss: float
+    """Mean of the last ten steps."""
+    curve: list[Row]
+    """`step` and what was noted for it: `loss`, `rate`, and now and then scores on validation."""
+
+
+@dataclass(frozen=True)
 class CheckpointPolicy:
     """Where and how often the state of a run is kept."""
 
@@ -82,8 +102,9 @@ def train_cell(
     flip: bool,
     compute: ComputeSettings,
     policy: CheckpointPolicy,
+    scoring: Scoring,
     advance: Callable[[int], None],
-) -> tuple[ResNetV2, float]:
+) -> TrainedCell:
     """Train one network by a HyperRule verdict.
 
     Args:
@@ -94,10 +115,8 @@ def train_cell(
         flip: Whether to mirror at random.
         compute: What it is computed on; its micro-batch is halved when memory runs out.
         policy: Where its state is kept.
+        scoring: On validation, on the way; it changes no weight.
         advance: Is told the finished steps.
-
-    Returns:
-        The network, and the mean loss of the last ten steps.
 
     Raises:
         BigTransferError: If the loss is no number any more.
@@ -124,11 +143,10 @@ def train_cell(
     with closing(ResumableRun(model, recipe, compute, folder)) as run:
         if step := run.restore():
             _say(f"{cell.name}: resuming at step {step:,} of {run.total_steps:,}")
-        run.train(_CellCallback(cell, run, policy, advance))
-        last = [
-            row["loss"] for row in run.curve.rows if row["step"] > run.total_steps - _LAST_LOSSES
-        ]
-    return model.requires_grad_(True), float(np.mean(last))
+        run.train(_CellCallback(cell, run, policy, scoring, advance))
+        curve, last = list(run.curve.rows), run.total_steps - _LAST_LOSSES
+    losses = [row["loss"] for row in curve if row["step"] > last and "loss" in row]
+    return TrainedCell(model.requires_grad_(True), float(np.mean(losses)), curve)
 
 
 class _CellCallback(StepCallback):
@@ -139,15 +157,19 @@ class _CellCallback(StepCallback):
         cell: Cell,
         run: ResumableRun,
         policy: CheckpointPolicy,
+        scoring: Scoring,
         advance: Callable[[int], None],
     ) -> None:
         self._cell, self._run, self._policy, self._advance = cell, run, policy, advance
+        self._scoring = scoring
 
     def before_update(self) -> None:
         self._run.before_update()
 
     def after_step(self, step: int, loss: float, rate: float, reduced: Sequence[float]) -> None:
         self._run.curve.add(step, {"loss": loss, "rate": rate})
+        if step in self._scoring.steps:
+            self._run.curve.add(step, self._scoring.score(self._run.model))
         self._advance(step)
         if step == self._run.total_steps:
             return

@@ -25,14 +25,27 @@ from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.storage import lock
 from bigtransfer.storage.places import Place
 from bigtransfer.storage.s3 import S3Path
-from bigtransfer.train.cell import CheckpointPolicy, InitialWeights, train_cell
+from bigtransfer.train.cell import CheckpointPolicy, InitialWeights, Scoring, train_cell
 from bigtransfer.train.compute import Machine
+from bigtransfer.train.curve import Row, thinned
 from bigtransfer.train.fitting import images_that_fit
 from bigtransfer.train.forecast import warn_if_long, warn_of_another_size
 from bigtransfer.train.grid import Grid, GridPlan
 from bigtransfer.train.interrupts import Interrupts
 from bigtransfer.train.mirror import state_target
 from bigtransfer.train.workers import Work
+
+_SCORES = ("val_top1", "val_map")
+"""Figures of a finished network that its curve on validation ends with."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a worker tells of a finished cell."""
+
+    figures: dict[str, float]
+    curve: list[Row]
+    """`step` and what was noted for it; empty where there are no steps."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +139,15 @@ class CellTrainer:
 
     def __call__(
         self, number: int, interrupts: Interrupts, tell: Callable[[int], None]
-    ) -> dict[str, float]:
-        """Train a cell, write its checkpoint, and return its scores."""
+    ) -> Finished:
+        """Train a cell, write its checkpoint, and return its scores and its curve."""
         grid, job = self._grid, self._job
         cell = grid.cells[number]
         verdict = grid.rule(cell.examples_per_class)
         state = job.done / f"{cell.name}.state"
         mirror = state_target(job.mirror_place, cell.name, _say)
         with lock(job.done / f"{cell.name}.lock", f"cell {cell.name} of task {job.plan.task!r}"):
-            model, loss = train_cell(
+            found = train_cell(
                 cell,
                 self._initial,
                 grid.rows(cell),
@@ -144,15 +157,22 @@ class CellTrainer:
                 policy=CheckpointPolicy(
                     state, job.checkpoint_seconds, interrupts, job.code, mirror
                 ),
+                scoring=Scoring(
+                    grid.validation_steps(verdict),
+                    lambda model: grid.validation_scores(model, verdict, self._compute),
+                ),
                 advance=tell,
             )
-            calibration = grid.calibration(model, verdict, self._compute)
+            calibration = grid.calibration(found.model, verdict, self._compute)
+            figures = figures_of(calibration)
+            curve = thinned(found.curve)
+            curve[-1] |= {name: figures[name] for name in _SCORES if name in figures}
             write_cell(
-                job, cell, self._initial, grid, model,
+                job, cell, self._initial, grid, found.model, curve=curve,
                 crop=verdict.crop, verdict=asdict(verdict), calibration=calibration,
             )  # fmt: skip
             shutil.rmtree(state, ignore_errors=True)
-        return {"final_loss": loss, **figures_of(calibration)}
+        return Finished({"final_loss": found.loss, **figures}, curve)
 
     def _images_that_fit(self) -> int | None:
         rule = self._grid.rule(self._grid.cells[0].examples_per_class)
@@ -175,6 +195,7 @@ def write_cell(
     grid: Grid,
     model: ResNetV2,
     *,
+    curve: list[Row],
     crop: int,
     verdict: Json,
     calibration: Calibration | MultiLabelCalibration,
@@ -187,6 +208,7 @@ def write_cell(
         initial: What it started from.
         grid: All cells.
         model: The network.
+        curve: Of its training.
         crop: Side of the square that it takes, pixels.
         verdict: What it was trained by.
         calibration: What the validation split says of it.
@@ -210,7 +232,7 @@ def write_cell(
         code=job.code,
     )
     seen = initial.shards.origin_digests(np.unique(grid.rows(cell)))
-    write_checkpoint(job.done / cell.name, model.cpu(), meta, trained_on=seen)
+    write_checkpoint(job.done / cell.name, model.cpu(), meta, trained_on=seen, curve=curve)
 
 
 def figures_of(calibration: Calibration | MultiLabelCalibration) -> dict[str, float]:

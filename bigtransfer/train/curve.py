@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,33 @@ class Curve:
             self.rows.append(row)
         else:
             known.update(row)
+
+
+def thinned(rows: Sequence[Row], points: int = 100) -> list[Row]:
+    """Return a curve of fewer points: means over as many stretches of equal length.
+
+    A stretch stands at its last step; what is noted now and then, a score, stands at its own.
+
+    Args:
+        rows: `step`, ascending, and the metrics noted for it.
+        points: At most, for what is noted at every step.
+    """
+    if not rows:
+        return []
+    length = -(-int(rows[-1]["step"]) // points)
+    always = {key for key in rows[0] if key != "step"}
+    stretches: dict[int, list[Row]] = {}
+    found: dict[int, Row] = {}
+    for row in rows:
+        stretches.setdefault((row["step"] - 1) // length, []).append(row)
+        if scores := {key: value for key, value in row.items() if key not in {*always, "step"}}:
+            found[row["step"]] = {"step": row["step"], **scores}
+    for some in stretches.values():
+        step = some[-1]["step"]
+        means = {
+            key: sum(row[key] for row in some if key in row) / sum(key in row for row in some)
+            for key in sorted(always)
+            if any(key in row for row in some)
+        }
+        found[step] = {**found.get(step, {"step": step}), **means}
+    return [found[step] for step in sorted(found)]

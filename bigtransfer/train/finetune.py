@@ -69,7 +69,7 @@ def finetune(
         shards_place: Shards of the task's dataset; needs the splits train and val.
         output: Folder to write.
         work: Folder for resumable state.
-        log: Receives the scores of each cell when it is finished.
+        log: Receives each cell's curve and scores when it is finished, as `<cell>/<metric>`.
         on_cell: Receives each cell with its scores, those that were there already first.
         longest_seconds: What takes longer on a CPU is refused, because nobody has agreed to it;
             None: it is only said, and the same again is not asked either.
@@ -199,9 +199,13 @@ def _train(
             reached[number] = step
             advance(sum(reached), grid.cells[number].name, leap=leap)
 
-        for number, figures in in_workers(method.make, missing, method.workers, interrupts, tell):
-            log(number, figures)
-            on_cell(grid.cells[number], figures)
+        for number, found in in_workers(method.make, missing, method.workers, interrupts, tell):
+            cell = grid.cells[number]
+            for row in found.curve:
+                points = {name: value for name, value in row.items() if name != "step"}
+                log(row["step"], {f"{cell.name}/{name}": own for name, own in points.items()})
+            log(steps[number], {f"{cell.name}/{name}": own for name, own in found.figures.items()})
+            on_cell(cell, found.figures)
 
 
 def is_done(output: Path, params: TaskParams, pretrained: Path, shards: Place) -> bool:

@@ -19,6 +19,8 @@ from bigtransfer.data.batches import (
     few_shot_rows,
 )
 from bigtransfer.errors import ConfigError, DatasetError
+from bigtransfer.metrics.accuracy import softmax, topk_accuracy
+from bigtransfer.metrics.multilabel import mean_average_precision, multi_hot
 from bigtransfer.model.inference import predict
 from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.train.calibration import calibration_of, multi_label_calibration_of
@@ -39,6 +41,10 @@ RECIPE = (
 QUICK = "quick"
 """The preset that is no HyperRule: a linear head on the frozen network's features."""
 _VALIDATION_BATCH = 256
+_SCORES, _SHARE_OF_SCORING = 9, 0.05
+"""Of a curve on validation, before the last: so many at most, in so small a part of the time."""
+_PASSES_OF_A_STEP = 3
+"""A step costs a forward pass, and a backward pass of twice as much."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +160,39 @@ class Grid:
         self, model: ResNetV2, rule: HyperRule, compute: ComputeSettings
     ) -> Calibration | MultiLabelCalibration:
         """Return what the validation split says of a network."""
+        return self.calibration_of(self._logits(model, rule, compute))
+
+    def validation_scores(
+        self, model: ResNetV2, rule: HyperRule, compute: ComputeSettings
+    ) -> dict[str, float]:
+        """Return the points of a curve: `val_top1` and `val_loss`, or `val_map`."""
+        logits = self._logits(model, rule, compute)
+        labels = self._shards.targets(self.validation_rows)
+        if self._shards.summary.multi_label:
+            truth = multi_hot(labels, logits.shape[1])
+            return {"val_map": mean_average_precision(logits, truth)}
+        own = softmax(logits)[np.arange(len(labels)), labels]
+        return {
+            "val_top1": topk_accuracy(logits, labels, 1),
+            "val_loss": float(-np.log(np.maximum(own, 1e-12)).mean()),
+        }
+
+    def validation_steps(self, rule: HyperRule) -> frozenset[int]:
+        """Return after which steps a network is scored, the last one aside.
+
+        Evenly spread; so few that they take a small part of the training's own time.
+        """
+        trained = _PASSES_OF_A_STEP * rule.total_steps * rule.batch_size
+        count = min(_SCORES, int(_SHARE_OF_SCORING * trained / len(self.validation_rows)))
+        return frozenset({rule.total_steps * n // (count + 1) for n in range(1, count + 1)} - {0})
+
+    def _logits(
+        self, model: ResNetV2, rule: HyperRule, compute: ComputeSettings
+    ) -> NDArray[np.float32]:
         if self._val is None or self._val.side != rule.crop:
-            self._val = Squares(self._shards, self._shards.rows("val"), rule.crop)
+            self._val = Squares(self._shards, self.validation_rows, rule.crop)
         size = compute.micro_batch_size or min(rule.batch_size, _VALIDATION_BATCH)
-        logits = predict(model, evaluation_images(self._val, size), compute.device.torch)
-        return self.calibration_of(logits)
+        return predict(model, evaluation_images(self._val, size), compute.device.torch)
 
     def calibration_of(self, logits: NDArray[np.float32]) -> Calibration | MultiLabelCalibration:
         """Return what the validation split says, given a network's logits (N, C) of all of it."""

@@ -24,7 +24,7 @@ from bigtransfer.model.processor import use_cpu
 from bigtransfer.progress import counted
 from bigtransfer.storage import lock
 from bigtransfer.train.cell import InitialWeights
-from bigtransfer.train.cell_trainer import Job, figures_of, write_cell
+from bigtransfer.train.cell_trainer import Finished, Job, figures_of, write_cell
 from bigtransfer.train.features import FeatureSpec, FeatureStore, best_precision
 from bigtransfer.train.forecast import warn_of_another_crop
 from bigtransfer.train.grid import OVERRIDES, QUICK, Grid
@@ -142,7 +142,7 @@ class ProbeTrainer:
 
     def __call__(
         self, number: int, interrupts: Interrupts, tell: Callable[[int], None]
-    ) -> dict[str, float]:
+    ) -> Finished:
         """Fit a head, write the checkpoint of the whole network, and return its scores."""
         job, grid = self._job, self._grid
         cell = grid.cells[number]
@@ -160,11 +160,12 @@ class ProbeTrainer:
             calibration = grid.calibration_of(logits)
             rule = ProbeRule(self._crop, job.flip, self._store.precision, strength, len(rows))
             write_cell(
-                job, cell, self._initial, grid, model,
+                job, cell, self._initial, grid, model, curve=[],
                 crop=self._crop, verdict=asdict(rule), calibration=calibration,
             )  # fmt: skip
         tell(1)
-        return {"final_loss": head.loss, "strength": strength, **figures_of(calibration)}
+        figures = {"final_loss": head.loss, "strength": strength, **figures_of(calibration)}
+        return Finished(figures, [])
 
     def _strength(self, cell: Cell, interrupts: Interrupts) -> float:
         """Return the strength of a cell: one for all seeds that draw from the same images."""

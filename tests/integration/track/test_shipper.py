@@ -216,3 +216,23 @@ def test_a_finished_training_is_not_gone_on_with(tracked: Path, client: Any) -> 
     experiment = client.get_experiment_by_name("bigtransfer").experiment_id
     names = [run.info.run_name for run in client.search_runs([experiment])]
     assert names.count("pretrain") == 2
+
+
+def test_the_run_of_the_whole_workflow_shows_the_headline(tracked: Path, client: Any) -> None:
+    page = tracked / "index.html"
+    page.write_text("<p>")
+    journal = Journal(tracked, "summarize")
+    params = {f"pretrain.p{number}": number for number in range(130)}
+    for _ in range(2):  # what is sent again is the same
+        journal.headline(metrics={"digits/test_top1_median": 0.9}, params=params, note="| a |",
+                         files=[page])  # fmt: skip
+    journal.close("FINISHED")
+    ship(tracked, journal.path)
+    run = runs(client)["summarize"]
+    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
+    assert parent.data.metrics == {"digits/test_top1_median": 0.9}
+    assert len(client.get_metric_history(parent.info.run_id, "digits/test_top1_median")) == 1
+    assert len(parent.data.params) == 130 and parent.data.params["pretrain.p7"] == "7"
+    assert parent.data.tags["mlflow.note.content"] == "| a |"
+    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["index.html"]
+    assert not run.data.metrics

@@ -15,12 +15,13 @@ from bigtransfer.data.shard_plan import Packing
 from bigtransfer.data.shards import digest_bits, open_shards
 from bigtransfer.errors import ConfigError, DatasetError, InfrastructureError
 from bigtransfer.model import load_checkpoint
-from bigtransfer.model.checkpoint import read_trained_on
+from bigtransfer.model.checkpoint import read_curve, read_trained_on
 from bigtransfer.storage import as_json, read_json, seal
 from bigtransfer.train import cell as cells
 from bigtransfer.train import cell_trainer
 from bigtransfer.train import finetune as finetuning
 from bigtransfer.train.fitting import images_that_fit
+from bigtransfer.train.grid import Grid
 from fixtures.datasets import pack, planted, validated
 from fixtures.training import meta_of, tune, weights_of
 
@@ -97,7 +98,7 @@ def test_validation_goes_with_the_checkpoint(
     validation = meta_of(tmp_path / "out")["calibration"]
     assert 0 <= validation["top1"] <= validation["top5"] == 1.0  # three classes
     assert validation["temperature"] > 0
-    assert logged[0]["val_top1"] == validation["top1"]
+    assert logged[-1]["upstream-2-0/val_top1"] == validation["top1"]
 
 
 def test_an_interrupted_cell_goes_on_to_the_same_weights(
@@ -394,3 +395,32 @@ def test_an_interrupted_cell_of_other_code_begins_anew_or_says_that_it_goes_on(
         said = capsys.readouterr().out
         assert ("step-00000005 was written by another version" in said) == goes_on
         assert ("resuming at step 5 of 8" in said) == goes_on
+
+
+def test_each_network_has_a_curve_of_loss_and_validation(
+    pretrained: Path, packed: Path, tmp_path: Path
+) -> None:
+    logged: list[tuple[int, dict[str, float]]] = []
+    tune(pretrained, packed, tmp_path / "out", log=lambda *own: logged.append(own),
+         total_steps=40, seeds=(0, 1))  # fmt: skip
+    for seed in (0, 1):
+        name = f"upstream-2-{seed}"
+        losses = [step for step, own in logged if f"{name}/loss" in own]
+        scored = [step for step, own in logged if f"{name}/val_loss" in own]
+        assert losses == list(range(1, 41))
+        assert scored and scored == sorted(scored) and scored[-1] < 40
+        curve = read_curve(tmp_path / "out" / name)
+        assert [row["step"] for row in curve] == losses
+        top1 = meta_of(tmp_path / "out", name)["calibration"]["top1"]
+        assert curve[-1]["val_top1"] == top1
+
+
+def test_looking_at_the_validation_split_changes_no_weight(
+    pretrained: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(pretrained, packed, tmp_path / "with", total_steps=40)
+    monkeypatch.setattr(Grid, "validation_steps", lambda self, rule: frozenset())
+    tune(pretrained, packed, tmp_path / "without", total_steps=40, resume="any_code")
+    with_, without = (weights_of(tmp_path / side) for side in ("with", "without"))
+    assert not any("val_loss" in row for row in read_curve(tmp_path / "without" / "upstream-2-0"))
+    assert all(torch.equal(with_[name], without[name]) for name in with_)

@@ -126,8 +126,8 @@ def test_seeds_differ_and_the_network_below_the_head_stays(
     meta = meta_of(tmp_path / "out", "upstream-full-0")
     assert meta["trained"] == "head" and meta["crop"] == 10
     assert meta["hyperrule"]["regime"] == "quick"
-    assert meta["hyperrule"]["strength"] == logged[0]["strength"]
-    assert logged[0]["val_top1"] == meta["calibration"]["top1"]
+    assert meta["hyperrule"]["strength"] == logged[0]["upstream-full-0/strength"]
+    assert logged[0]["upstream-full-0/val_top1"] == meta["calibration"]["top1"]
 
 
 def test_the_same_again_computes_nothing_and_more_seeds_compute_no_features(

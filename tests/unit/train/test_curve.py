@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bigtransfer.errors import StorageError
-from bigtransfer.train.curve import Curve, Row
+from bigtransfer.train.curve import Curve, Row, thinned
 
 
 def rows(path: Path) -> list[Row]:
@@ -54,3 +54,14 @@ def test_a_shorter_journal_is_replaced_by_that_of_the_checkpoint(tmp_path: Path)
         own.add(4, {"loss": 4.0})
         own.take_from(kept.path)
         assert [row["step"] for row in own.rows] == [1, 2, 3, 4]
+
+
+def test_a_long_curve_becomes_means_of_stretches_and_keeps_its_scores() -> None:
+    rows = [{"step": step, "loss": float(step), "rate": 1.0} for step in range(1, 1001)]
+    rows[332]["val_top1"] = 0.5
+    found = thinned(rows, points=10)
+    assert [row["step"] for row in found] == [100, 200, 300, 333, *range(400, 1001, 100)]
+    assert found[0] == {"step": 100, "loss": 50.5, "rate": 1.0}
+    assert found[3] == {"step": 333, "val_top1": 0.5}
+    assert thinned(rows[:5], points=10) == rows[:5]
+    assert thinned([]) == []
