@@ -167,7 +167,7 @@ class Model:
         from bigtransfer.model.inference import to_network
 
         square = np.empty((1, deployed.crop, deployed.crop, 3), np.uint8)
-        resize_into(square[0], np.ascontiguousarray(image))
+        resize_into(square[0], np.array(image, order="C"))
         device = next(deployed.parameters()).device
         with torch.inference_mode():
             found = deployed.probabilities(to_network(square, device))

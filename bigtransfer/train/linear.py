@@ -22,6 +22,9 @@ USUAL_STRENGTH = 1e2
 FOLDS = 3
 _MOST_TO_CHOOSE = 6_000
 """Images, mirror images aside, by which a strength is chosen; more tell little more."""
+_AS_GOOD = 0.01
+"""Nats per image by which a weaker strength must be better: where all are told apart, the loss
+falls for ever, and weights that grow with it would answer to a single grey level."""
 _PATIENCE = 2
 """Strengths in a row that are worse than the best one before the weaker ones are left out."""
 _ITERATIONS = 200
@@ -103,7 +106,7 @@ def choose_strength(examples: Examples, weights: NDArray[np.float64], seed: int 
                 iterations=_CHOOSING_ITERATIONS,
             )
             loss += fit.loss_of(_tensor(np.where(held, weights, 0)))
-        if loss < best_loss:
+        if loss < best_loss - _AS_GOOD * weights.sum():
             best, best_loss, worse = strength, loss, 0
         else:
             worse += 1
