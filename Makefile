@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRITON := 3.7.1
 # The extras in requirements.lock, and what builds the project.
-LOCKED := data train registry pipelines dvc onnx dev
+LOCKED := all dev
 BACKEND := hatchling
 TPU := torchax==0.0.14.dev20260814 jax==0.10.2 jaxlib==0.10.2 ml_dtypes==0.6.0 opt_einsum==3.4.0
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check

@@ -17,6 +17,7 @@ from bigtransfer.artifacts.report import TaskReport
 from bigtransfer.command.dvc_lock import make_way
 from bigtransfer.command.params_file import check_params
 from bigtransfer.config import Params
+from bigtransfer.extras import require
 from bigtransfer.storage import read_json
 from bigtransfer.track.address import forgot_everything
 
@@ -33,6 +34,8 @@ def repro(project: Path, targets: list[str]) -> int:
         project: Folder of dvc.yaml and params.yaml.
         targets: Stages to run with what they need; all where empty.
     """
+    for package in ("dvc", "mlflow", "sklearn"):
+        require(package, "the workflow")
     params = check_params(project / "params.yaml")
     failure = project / _LAST_FAILURE
     make_way(project)
