@@ -32,6 +32,7 @@ COMMANDS = {
     "kfp": "Kubeflow's `kfp` with `kfp run submit FILE.py`, where that name is not to be had",
     "plan": "what an upstream training would take: steps, FLOPs, memory, time, cost",
     "sync": "send to MLflow what it did not take before",
+    "ui": "MLflow in the browser: runs, curves, models (this is `make ui`)",
     "weights": "published weights: fetch, show, convert",
 }
 """Name -> its line in the help. Its module has `add_arguments(parser)` and `run(arguments)`, and is

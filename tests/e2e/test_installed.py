@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import subprocess
 import sys
 import sysconfig
@@ -14,27 +13,23 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.installation import asked_by, call, closure, link
 from fixtures.project import PROJECT
 
 KFP = f"kfp=={metadata.version('kfp')}"
-ENVIRONMENT = {
-    key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")
-}
 
 
-def call(*line: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a line away from the checkout."""
-    done = subprocess.run(
-        [str(word) for word in line], cwd=Path(sys.executable).parent, env=ENVIRONMENT,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+def new_venv(folder: Path, *, with_base: bool = False) -> Path:
+    """Return the folder of scripts of a bare environment.
 
-
-def new_venv(folder: Path) -> Path:
-    """Return the folder of scripts of a bare environment."""
+    Args:
+        folder: To make it in.
+        with_base: With what the base installation needs: an index has torch for GPUs, gigabytes.
+    """
     call(sys.executable, "-m", "venv", folder)
+    if with_base:
+        (site,) = folder.glob("lib/python3*/site-packages")
+        link(closure(asked_by(PROJECT), ""), site)
     return folder / "bin"
 
 
@@ -112,9 +107,9 @@ def _index(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.mark.usefixtures("_index")
 def test_kfp_is_ours_after_one_pip_install(tmp_path: Path) -> None:
-    scripts = new_venv(tmp_path / "venv")
+    scripts = new_venv(tmp_path / "venv", with_base=True)
     pip = [scripts / "python", "-m", "pip", "install", "--quiet"]
-    call(*pip, f"{PROJECT}[pipelines]")
+    call(*pip, f"{PROJECT}[kfp]")
     assert_ours(scripts)
     bigtransfer = call(scripts / "bigtransfer", "kfp", "run", "submit", "nowhere.py", check=False)
     assert bigtransfer.returncode == 2 and bigtransfer.stderr.count("\n") == 1
@@ -130,9 +125,11 @@ def test_kfp_is_ours_after_one_uv_install(tmp_path: Path) -> None:
     if got.returncode:
         pytest.skip("uv cannot be had here")
     uv, venv = tools / "uv", tmp_path / "venv"
-    call(uv, "venv", "--quiet", "--python", sys.executable, venv)
+    new_venv(venv, with_base=True)
     probe = call(uv, "pip", "install", "--python", venv / "bin/python", "six", check=False)
     if probe.returncode:
         pytest.skip("uv reaches no package index here")
-    call(uv, "pip", "install", "--python", venv / "bin/python", f"{PROJECT}[pipelines]")
+    call(
+        uv, "pip", "install", "--python", venv / "bin/python", f"{PROJECT}[pipelines]"
+    )  # the extra's name until 0.1
     assert_ours(venv / "bin")
