@@ -130,8 +130,10 @@ class _Shown:
 
     def begin(self) -> None:
         """Say how long it may take, and from what that is known."""
+        self._wait()
         if not self._whole or not self._stages:
             return
+        self._clear()
         stages = counted(len(self._stages), "stage")
         if known := sum(self._left.values()):
             print(
@@ -201,7 +203,7 @@ class _Shown:
                   end="", flush=True)  # fmt: skip
 
     def _rest(self) -> str:
-        if not self._whole:
+        if not self._whole or not self._stages:
             return ""
         if left := sum(self._left.values()):
             return f"   {duration(left)} left at most, by the last times"

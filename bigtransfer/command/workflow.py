@@ -75,6 +75,9 @@ def _explain(failure: Path, code: int, told: Told | None) -> int:
     facts = read_json(failure) if failure.is_file() else None
     if told is not None:
         _repeat(told, str(facts["message"]) if facts else "")
+    if facts is None and told is not None and told.stage:
+        print(f"stage {told.stage!r} failed", file=sys.stderr)
+        return 1
     if facts is None:
         print(f"\n`dvc repro` failed (its exit code {code}); its message is above", file=sys.stderr)
         return code if 0 < code < 255 else 1
