@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from bigtransfer.errors import ConfigError, did_you_mean
@@ -21,7 +22,10 @@ class Parser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         """Refuse unknown options first: else a misspelt one is reported as a missing one."""
         words = sys.argv[1:] if args is None else list(args)
-        if self._subparsers is None and (unknown := list(self._unknown(words))):
+        own = words
+        if self._subparsers is not None:  # what comes after a command is the command's
+            own = list(takewhile(lambda word: word.startswith("-"), words))
+        if unknown := list(self._unknown(own)):
             hint = did_you_mean(unknown[0], self._option_string_actions)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         result: tuple[argparse.Namespace, list[str]] = super().parse_known_args(words, namespace)

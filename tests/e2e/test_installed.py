@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,24 +15,32 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.installation import asked_by, call, closure, link
+from fixtures.installation import call
 from fixtures.project import PROJECT
 
 KFP = f"kfp=={metadata.version('kfp')}"
 
 
-def new_venv(folder: Path, *, with_base: bool = False) -> Path:
-    """Return the folder of scripts of a bare environment.
-
-    Args:
-        folder: To make it in.
-        with_base: With what the base installation needs: an index has torch for GPUs, gigabytes.
-    """
+def new_venv(folder: Path) -> Path:
+    """Return the folder of scripts of a bare environment."""
     call(sys.executable, "-m", "venv", folder)
-    if with_base:
-        (site,) = folder.glob("lib/python3*/site-packages")
-        link(closure(asked_by(PROJECT), ""), site)
     return folder / "bin"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what is installed that asks for less: an index has torch for GPUs, gigabytes."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(PROJECT / "bigtransfer", folder / "bigtransfer")
+    for name in ("README.md", "LICENSE"):
+        shutil.copy(PROJECT / name, folder)
+    text = (PROJECT / "pyproject.toml").read_text()
+    lighter = re.sub(
+        r'"(torch|great-expectations|scipy|pandas|matplotlib)[^"]*",\s*', "", text, count=5
+    )
+    assert lighter.index("dependencies = [") < len(lighter) < len(text) - 50
+    (folder / "pyproject.toml").write_text(lighter)
+    return folder
 
 
 def kfp_of(scripts: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -106,10 +116,10 @@ def _index(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.mark.usefixtures("_index")
-def test_kfp_is_ours_after_one_pip_install(tmp_path: Path) -> None:
-    scripts = new_venv(tmp_path / "venv", with_base=True)
+def test_kfp_is_ours_after_one_pip_install(checkout: Path, tmp_path: Path) -> None:
+    scripts = new_venv(tmp_path / "venv")
     pip = [scripts / "python", "-m", "pip", "install", "--quiet"]
-    call(*pip, f"{PROJECT}[kfp]")
+    call(*pip, f"{checkout}[kfp]")
     assert_ours(scripts)
     bigtransfer = call(scripts / "bigtransfer", "kfp", "run", "submit", "nowhere.py", check=False)
     assert bigtransfer.returncode == 2 and bigtransfer.stderr.count("\n") == 1
@@ -119,17 +129,17 @@ def test_kfp_is_ours_after_one_pip_install(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_index")
-def test_kfp_is_ours_after_one_uv_install(tmp_path: Path) -> None:
+def test_kfp_is_ours_after_one_uv_install(checkout: Path, tmp_path: Path) -> None:
     tools = new_venv(tmp_path / "tools")
     got = call(tools / "python", "-m", "pip", "install", "--quiet", "uv", check=False)
     if got.returncode:
         pytest.skip("uv cannot be had here")
     uv, venv = tools / "uv", tmp_path / "venv"
-    new_venv(venv, with_base=True)
+    call(uv, "venv", "--quiet", "--python", sys.executable, venv)
     probe = call(uv, "pip", "install", "--python", venv / "bin/python", "six", check=False)
     if probe.returncode:
         pytest.skip("uv reaches no package index here")
     call(
-        uv, "pip", "install", "--python", venv / "bin/python", f"{PROJECT}[pipelines]"
+        uv, "pip", "install", "--python", venv / "bin/python", f"{checkout}[pipelines]"
     )  # the extra's name until 0.1
     assert_ours(venv / "bin")
