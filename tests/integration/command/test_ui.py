@@ -28,11 +28,8 @@ PAGE = re.compile(r"(http://localhost:(\d+))/#/experiments/(\d+)/runs\?workflowT
 
 @pytest.fixture
 def project(empty_database: Path, tmp_path: Path) -> Path:
-    """A project with a database that has our experiment and, before it, another."""
+    """A project with a database that has our experiment, beside MLflow's own."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    for name in ("another", "bigtransfer"):
-        client.create_experiment(name)
     return tmp_path
 
 
@@ -68,15 +65,18 @@ def test_it_arrives_at_the_page_of_the_runs_past_a_busy_port(project: Path) -> N
 def test_a_server_that_does_not_start_gives_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "mlflow.db").write_text("no database, and long enough to be looked at as one" * 9)
-    monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
+    (tmp_path / "mlflow.db").touch()
+    (tmp_path / "mlflow.py").write_text("raise SystemExit('the database is newer than MLflow')")
+    monkeypatch.chdir(tmp_path)  # where `python -m` looks first
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     with reserved_port() as port:
         code, _, err = heard(capsys, "ui", "--no-open", "--port", str(port))
-    signal.signal(signal.SIGTERM, before)
     assert code == 75 and err.count("\n") == 1
-    assert "MLflow did not start; the last that it said: " in err
-    assert ".work/log/ui.log" in err
+    assert (
+        "MLflow did not start; the last that it said: 'the database is newer than MLflow' "
+        "(.work/log/ui.log)"
+    ) in err
 
 
 class _Known(BaseHTTPRequestHandler):

@@ -18,7 +18,10 @@ from fixtures.commands import call, heard
     [
         ("predct m i", "invalid choice: 'predct'; did you mean 'predict'? (`bigtransfer --help`)"),
         ("photos", "invalid choice: 'photos'; one of check-params, run, data, "),
-        ("data chek photos", "invalid choice: 'chek'; did you mean 'check'? (`bigtransfer data -"),
+        (
+            "data checks photos",
+            "invalid choice: 'checks'; did you mean 'check'? (`bigtransfer data -",
+        ),
         ("export m o --format onx", "--format: invalid choice: 'onx'; did you mean 'onnx'?"),
         ("predict m i --ot a.csv", "unrecognized arguments: --ot; did you mean '--out'?"),
         ("predict m i --ot=a.csv", "unrecognized arguments: --ot; did you mean '--out'?"),
