@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRITON := 3.7.1
 # The extras in requirements.lock, and what builds the project.
-LOCKED := data train registry pipelines dvc onnx dev
+LOCKED := all dev
 BACKEND := hatchling
 TPU := torchax==0.0.14.dev20260814 jax==0.10.2 jaxlib==0.10.2 ml_dtypes==0.6.0 opt_einsum==3.4.0
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -15,8 +15,6 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export GX_ANALYTICS_ENABLED := false
 export DVC_NO_ANALYTICS := true
-# `make ui` needs none of the jobs of MLflow's server; without them it starts in half the time.
-export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
 .PHONY: help install run test test-long lint images ui clean lock lock-all
 
@@ -72,8 +70,8 @@ lint: install ## format, lint, types, import layers, spelling
 images: install ## the container images that `kfp run submit` names, by Docker or Podman
 	@$(BIN)/bigtransfer images
 
-ui: install ## MLflow in the browser: runs, curves, registered models (http://localhost:5000)
-	@$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
+ui: install ## MLflow in the browser: runs, curves, registered models
+	@$(BIN)/bigtransfer ui
 
 clean: ## remove everything that `make run` made, not .venv and not your own data
 	rm -rf artifacts .work mlflow.db mlruns data/upstream data/digits data/alphabets

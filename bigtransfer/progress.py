@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Protocol, TextIO, TypeVar
 
 _Item = TypeVar("_Item")
+TERMINAL = "BIGTRANSFER_TERMINAL"
+"""Environment variable that names the terminal, where what is printed goes into a file."""
 _SECONDS_BEFORE_SHOWN = 2.0
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -62,11 +66,12 @@ def progress(label: str, total: int, *, unit: str, start: int = 0) -> Iterator[A
         unit: Name of one unit, e.g. `step` or `image`; a symbol such as `MB` gets no plural.
         start: Units that were already done when this began (a resumed run).
     """
-    if sys.stderr.isatty():
-        with _bar(label, total, unit, start) as advance:
-            yield advance
-    else:
-        yield _lines(label, total, unit, start)
+    with ExitStack() as stack:
+        terminal = _terminal(stack)
+        if terminal is None:
+            yield _lines(label, total, unit, start)
+        else:
+            yield stack.enter_context(_bar(label, total, unit, start, terminal))
 
 
 def tracked(items: Iterable[_Item], label: str, total: int, *, unit: str) -> Iterator[_Item]:
@@ -77,8 +82,17 @@ def tracked(items: Iterable[_Item], label: str, total: int, *, unit: str) -> Ite
             advance(done, "")
 
 
+def _terminal(stack: ExitStack) -> TextIO | None:
+    if sys.stderr.isatty():
+        return sys.stderr
+    with suppress(OSError):
+        if name := os.environ.get(TERMINAL):
+            return stack.enter_context(Path(name).open("w", encoding="utf-8"))
+    return None
+
+
 @contextmanager
-def _bar(label: str, total: int, unit: str, start: int) -> Iterator[Advance]:
+def _bar(label: str, total: int, unit: str, start: int, file: TextIO) -> Iterator[Advance]:
     from tqdm import tqdm
 
     with tqdm(
@@ -88,6 +102,7 @@ def _bar(label: str, total: int, unit: str, start: int) -> Iterator[Advance]:
         unit=f" {unit}",
         delay=_SECONDS_BEFORE_SHOWN,
         leave=False,
+        file=file,
         dynamic_ncols=True,
     ) as bar:
 

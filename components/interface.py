@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from bigtransfer.arguments import Parser
 from bigtransfer.errors import (
     BigTransferError,
     ConfigError,
@@ -128,10 +129,9 @@ def main(component: Component, run: Run) -> NoReturn:
 def parser(component: Component) -> argparse.ArgumentParser:
     """Return the command line that the declaration describes."""
     family = component.section.endswith("<name>")
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog=f"python -m components.{component.name}",
         description=component.summary,
-        allow_abbrev=False,
         epilog="Exit codes: 0 done, 2 yours to mend, 3 a gate said no, 4 another run writes the "
         "same output, 75 try again, 1 our bug.",
     )

@@ -6,83 +6,57 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import bigtransfer
-from bigtransfer.command import (
-    check_params,
-    compare,
-    data,
-    doctor,
-    evaluate,
-    export,
-    finetune,
-    images,
-    kfp,
-    plan,
-    predict,
-    run,
-    sweep,
-    sync,
-    weights,
-)
-from bigtransfer.errors import BigTransferError
+from bigtransfer.arguments import Parser
+from bigtransfer.errors import BigTransferError, ConfigError
+from bigtransfer.extras import missing
 
+_BUG = 1
 _INTERRUPTED = 130
 _NOBODY_READS = 141
-COMMANDS: dict[str, tuple[Any, str]] = {
-    "check-params": (
-        check_params,
-        "check all of params.yaml and the paths in it; every fault in one report",
-    ),
-    "run": (run, "check-params, then dvc repro, then what was made (this is `make run`)"),
-    "data": (data, "check any folder of images without a project; look into shards"),
-    "finetune": (
-        finetune,
-        "from a folder of images and weights to a tested model, in one command",
-    ),
-    "sweep": (
-        sweep,
-        "many tasks, subset sizes and seeds from one network; resumable, one table",
-    ),
-    "predict": (predict, "what a fine-tuned model sees in image files"),
-    "evaluate": (
-        evaluate,
-        "how often a model is right on labelled images from elsewhere, e.g. ObjectNet",
-    ),
-    "export": (export, "a fine-tuned model as an ONNX or torch file, preprocessing inside"),
-    "compare": (
-        compare,
-        "two reports on one test split: which model is better, and how sure is that?",
-    ),
-    "doctor": (
-        doctor,
-        "is everything here that the commands need, and is `kfp` this project's?",
-    ),
-    "images": (images, "build the container images of the components, by Docker or Podman"),
-    "kfp": (
-        kfp,
-        "Kubeflow's `kfp` with `kfp run submit FILE.py`, where that name is not to be had",
-    ),
-    "plan": (plan, "what an upstream training would take: steps, FLOPs, memory, time, cost"),
-    "sync": (sync, "send to MLflow what it did not take before"),
-    "weights": (weights, "published weights: fetch, show, convert"),
+COMMANDS = {
+    "check-params": "check all of params.yaml and the paths in it; every fault in one report",
+    "run": "check-params, then dvc repro, then what was made (this is `make run`)",
+    "data": "check any folder of images without a project; look into shards",
+    "finetune": "from a folder of images and weights to a tested model, in one command",
+    "sweep": "many tasks, subset sizes and seeds from one network; resumable, one table",
+    "predict": "what a fine-tuned model sees in image files",
+    "evaluate": "how often a model is right on labelled images from elsewhere, e.g. ObjectNet",
+    "export": "a fine-tuned model as an ONNX or torch file, preprocessing inside",
+    "compare": "two reports on one test split: which model is better, and how sure is that?",
+    "doctor": "is everything here that the commands need, and is `kfp` this project's?",
+    "images": "build the container images of the components, by Docker or Podman",
+    "kfp": "Kubeflow's `kfp` with `kfp run submit FILE.py`, where that name is not to be had",
+    "plan": "what an upstream training would take: steps, FLOPs, memory, time, cost",
+    "sync": "send to MLflow what it did not take before",
+    "ui": "MLflow in the browser: runs, curves, models (this is `make ui`)",
+    "weights": "published weights: fetch, show, convert",
 }
-"""Name -> module with `add_arguments(parser)` and `run(arguments)`, and its line in the help."""
+"""Name -> its line in the help. Its module has `add_arguments(parser)` and `run(arguments)`, and is
+imported where it is wanted: the help of all needs none of them."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
     words = sys.argv[1:] if argv is None else list(argv)
-    if words[:1] == ["kfp"]:  # argparse would take `--help` and `--endpoint` for itself
-        kfp.run(argparse.Namespace(words=words[1:]))
-    arguments = parser().parse_args(words)
-    module, _ = COMMANDS[arguments.command]
+    if not words:
+        parser(only="").print_help()
+        sys.exit(ConfigError.exit_code)
+    name = words[0]
     try:
-        sys.exit(module.run(arguments) or 0)
+        if name == "kfp":  # argparse would take `--help` and `--endpoint` for itself
+            _module(name).run(argparse.Namespace(words=words[1:]))
+        arguments = parser(only=name).parse_args(words)
+        sys.exit(_module(name).run(arguments) or 0)
     except BigTransferError as error:
-        print(f"bigtransfer {arguments.command}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _leave(name, str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if said := missing(error):
+            _leave(name, str(said), said.exit_code)
+        _leave(name, f"our bug: no module {error.name!r} can be imported", _BUG)
     except BrokenPipeError:  # `bigtransfer predict … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_NOBODY_READS)
@@ -91,16 +65,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(_INTERRUPTED)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line of `bigtransfer`."""
-    result = argparse.ArgumentParser(
-        prog="bigtransfer", description="Big Transfer as a workflow.", allow_abbrev=False
+def parser(*, only: str | None = None) -> Parser:
+    """Return the command line of `bigtransfer`.
+
+    Args:
+        only: Name of the command whose arguments are declared too; None: of all of them.
+    """
+    result = Parser(
+        prog="bigtransfer",
+        description="Big Transfer as a workflow. `bigtransfer COMMAND --help` says more.",
     )
     result.add_argument("--version", action="version", version=bigtransfer.__version__)
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (module, summary) in COMMANDS.items():
-        module.add_arguments(commands.add_parser(name, help=summary, allow_abbrev=False))
+    for name, summary in COMMANDS.items():
+        added = commands.add_parser(name, help=summary)
+        if only in (None, name):
+            _module(name).add_arguments(added)
     return result
+
+
+def _module(name: str) -> Any:
+    return import_module(f"bigtransfer.command.{name.replace('-', '_')}")
+
+
+def _leave(name: str, message: str, code: int) -> None:
+    print(f"bigtransfer {name}: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -11,9 +10,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bigtransfer import extras
 from bigtransfer.command import kfp
 from bigtransfer.command import kfp_script as script
 from bigtransfer.errors import ConfigError
+
+_FOR = {
+    "mlflow": "runs, curves, models:/…",
+    "dvc": "`bigtransfer run`, dvc:// sources",
+    "onnx": "`bigtransfer export`",
+    "s3": "s3:// sources",
+}
+_OPTIONAL = {
+    extra: [module for module, of in extras.EXTRAS.items() if of == extra] for extra in _FOR
+}
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,8 @@ def _look_at_cluster(namespace: str | None) -> None:
 def kfp_script() -> Finding:
     """Say whether the script `kfp`, which Kubeflow's distribution brings, takes pipeline files."""
     if not kfp.is_installed():
-        install = "`pip install 'bigtransfer[pipelines]'`"
-        return Finding("kfp", False, f"not installed; {install} for clusters", needed=False)
+        text = f"not installed; {extras.install('kfp')} for clusters"
+        return Finding("kfp", False, text, needed=False)
     if fault := script.fault():
         cure = "`bigtransfer doctor --repair` mends it, and `bigtransfer kfp …` is always ours"
         return Finding("kfp", False, f"{fault}; {cure}")
@@ -94,6 +104,7 @@ def _others() -> Iterator[Finding]:
     yield Finding("python", sys.version_info >= (3, 11), f"{here} (3.11 or newer is needed)")
     yield Finding("git", shutil.which("git") is not None, "for commits in MLflow and for DVC")
     yield _gpu()
+    yield from _extras()
     engine = next((name for name in ("docker", "podman") if shutil.which(name)), None)
     running = (
         engine is not None
@@ -105,10 +116,18 @@ def _others() -> Iterator[Finding]:
     )
 
 
+def _extras() -> Iterator[Finding]:
+    """Say which optional parts are here; `kfp` has a line of its own."""
+    for extra, needs in _OPTIONAL.items():
+        lacking = [module for module in needs if not extras.is_installed(module)]
+        text = f"no {', '.join(lacking)}; {extras.install(needs[0])}" if lacking else "installed"
+        yield Finding(extra, not lacking, f"{text} ({_FOR[extra]})", needed=False)
+
+
 def _gpu() -> Finding:
-    if importlib.util.find_spec("torch") is None:
-        install = "`pip install 'bigtransfer[train]'`"
-        return Finding("gpu", False, f"torch is not installed; {install} to train", needed=False)
+    if not extras.is_installed("torch"):
+        text = "torch is not installed; `pip install bigtransfer` brings it"
+        return Finding("gpu", False, text, needed=False)
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

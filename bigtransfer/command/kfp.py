@@ -8,12 +8,13 @@ upstream's script call it.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from bigtransfer import extras
+from bigtransfer.arguments import Parser
 from bigtransfer.errors import BigTransferError, ConfigError
 
 _ACTIONS = ("submit", "create")
@@ -27,8 +28,7 @@ def main() -> NoReturn:
     """Submit a pipeline file, or be upstream's `kfp`."""
     if not is_installed():
         print(
-            "kfp: Kubeflow Pipelines' client is not installed; "
-            "`pip install 'bigtransfer[pipelines]'`",
+            f"kfp: Kubeflow Pipelines' client is not installed; {extras.install('kfp')}",
             file=sys.stderr,
         )
         sys.exit(ConfigError.exit_code)
@@ -49,8 +49,7 @@ def main() -> NoReturn:
 
 def is_installed() -> bool:
     """Return whether Kubeflow's client is here; nothing of it is imported."""
-    found = importlib.util.find_spec("kfp")
-    return found is not None and found.origin is not None  # a mere folder `kfp` has none
+    return extras.is_installed("kfp")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,11 +87,10 @@ def ours(words: Sequence[str]) -> list[str] | None:
     return None
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the command line of `kfp run submit`."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         prog="kfp run submit",
-        allow_abbrev=False,
         description="Compile a pipeline file and submit it to Kubeflow Pipelines, or run it on "
         "this machine's Docker. KEY=VALUE is a parameter of the pipeline, or, with a dot in KEY, "
         "a value of params.yaml, e.g. pretrain.epochs=3.",

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from bigtransfer.errors import InfrastructureError
+from bigtransfer.extras import require
 from bigtransfer.progress import counted
 from bigtransfer.track.address import quiet_environment, tracking_uri
 
@@ -22,6 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Send every journal of the project that is not in MLflow yet.
 
     Raises:
+        ConfigError: If MLflow is not installed here.
         InfrastructureError: If MLflow does not take one; names it.
     """
     from bigtransfer.track.journal import is_being_written, unsent
@@ -36,6 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not waiting:
         print("MLflow has all that was logged")
         return
+    require("mlflow", "sync")
     refused = [journal for journal in waiting if not _sent(project, journal)]
     print(
         f"{len(waiting) - len(refused)} of {counted(len(waiting), 'journal')} sent to "

@@ -14,9 +14,12 @@ from pathlib import Path
 
 from bigtransfer.artifacts.registration import Registration
 from bigtransfer.artifacts.report import TaskReport
+from bigtransfer.command import stages
 from bigtransfer.command.dvc_lock import make_way
 from bigtransfer.command.params_file import check_params
+from bigtransfer.command.stages import Told
 from bigtransfer.config import Params
+from bigtransfer.extras import require
 from bigtransfer.storage import read_json
 from bigtransfer.track.address import forgot_everything
 
@@ -26,13 +29,21 @@ _EVALUATIONS = Path("artifacts") / "evaluate"
 _REGISTRATIONS = Path("artifacts") / "register"
 
 
-def repro(project: Path, targets: list[str]) -> int:
+def repro(project: Path, targets: list[str], *, verbose: bool = False) -> int:
     """Run `dvc repro` in the project and return the exit code of the whole.
 
     Args:
         project: Folder of dvc.yaml and params.yaml.
         targets: Stages to run with what they need; all where empty.
+        verbose: Show all that DVC and the stages say; else a line for each stage, and all goes to
+            a log in .work/log.
+
+    Raises:
+        ConfigError: If what it needs is not installed, or params.yaml is wrong.
+        LockError: If another run works in this project.
     """
+    for package in ("dvc", "mlflow", "sklearn"):
+        require(package, "the workflow")
     params = check_params(project / "params.yaml")
     failure = project / _LAST_FAILURE
     make_way(project)
@@ -42,9 +53,14 @@ def repro(project: Path, targets: list[str]) -> int:
         shutil.rmtree(project / _REGISTRATIONS, ignore_errors=True)
     # `dvc` of the environment this runs in, whether it is activated or not.
     command = [sys.executable, "-m", "dvc", "repro", *targets]
-    code = subprocess.run(command, cwd=project, env=_environment(), check=False).returncode
+    told = None
+    if verbose:
+        code = subprocess.run(command, cwd=project, env=_environment(), check=False).returncode
+    else:
+        told = stages.repro(project, command, _environment(), whole=not targets)
+        code = told.code
     if code:
-        return _explain(failure, code)
+        return _explain(failure, code, told)
     if not targets:
         _show(project, params)
     return 0
@@ -55,14 +71,30 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")])}
 
 
-def _explain(failure: Path, code: int) -> int:
-    if not failure.is_file():
+def _explain(failure: Path, code: int, told: Told | None) -> int:
+    facts = read_json(failure) if failure.is_file() else None
+    if told is not None:
+        _repeat(told, str(facts["message"]) if facts else "")
+    if facts is None and told is not None and told.stage:
+        print(f"stage {told.stage!r} failed", file=sys.stderr)
+        return 1
+    if facts is None:
         print(f"\n`dvc repro` failed (its exit code {code}); its message is above", file=sys.stderr)
         return code if 0 < code < 255 else 1
-    facts = read_json(failure)
     print(f"\n{facts['stage']}: {facts['message']}", file=sys.stderr)
     print(f"stage {facts['stage']!r} stopped with exit code {facts['exit_code']}", file=sys.stderr)
     return int(facts["exit_code"])
+
+
+def _repeat(told: Told, message: str) -> None:
+    """Print what only the log has: the last lines of the stage, or what DVC itself complains of."""
+    known = message.splitlines()
+    lines = [line for line in told.last if not any(one in line for one in known if one)]
+    if not message and not lines:
+        lines = told.errors
+    for line in lines:
+        print(line, file=sys.stderr)
+    print(f"\nall that was said: {told.log}", file=sys.stderr)
 
 
 def _show(project: Path, params: Params) -> None:
@@ -79,7 +111,7 @@ def _show(project: Path, params: Params) -> None:
     _line(f"{_REPORT}/index.html", "the report")
     print("\nNext")
     _line(f"{_opener()} {_REPORT}/index.html", "look at it")
-    _line("make ui", "runs, curves and models in MLflow, http://localhost:5000")
+    _line("make ui", "runs, curves and models in MLflow")
     _line("$EDITOR params.yaml", "add your own folder of photos, then `make run` again")
     _line("", '(README, section "Your own photos")')
 

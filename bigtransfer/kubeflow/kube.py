@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer.errors import InfrastructureError
+from bigtransfer.extras import install
 
 _SECONDS = 3.0
 _OPEN_SECONDS = 10.0
@@ -111,7 +112,7 @@ def _open() -> tuple[Kube | None, str]:
         from kubernetes.config.config_exception import ConfigException
         from kubernetes.config.kube_config import yaml
     except ImportError:
-        return None, "the package kubernetes is not installed (it comes with kfp)"
+        return None, f"the package kubernetes is not installed; {install('kubernetes')}"
     place = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     made = client.Configuration()
     try:

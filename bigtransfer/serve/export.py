@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from bigtransfer.artifacts.calibration import Calibration
 from bigtransfer.artifacts.weights import TunedMeta
 from bigtransfer.data.transforms import resize_into
-from bigtransfer.errors import BigTransferError, ConfigError
+from bigtransfer.errors import BigTransferError
+from bigtransfer.extras import require
 from bigtransfer.metrics.calibration import calibrated
 from bigtransfer.metrics.multilabel import sigmoid
 from bigtransfer.model.checkpoint import load_tuned
@@ -218,12 +219,5 @@ _WAYS = {"onnx": (_write_onnx, _run_onnx), "torch": (_write_torch, _run_torch)}
 
 
 def _require_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"ONNX needs a package that is not installed ({error.name}); say "
-            "`pip install 'bigtransfer[onnx]'`, or choose --format torch"
-        ) from error
+    for module in ("onnx", "onnxruntime", "onnxscript"):
+        require(module, "--format onnx", or_else="or choose --format torch")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer.errors import ConfigError, InfrastructureError, StorageError
+from bigtransfer.extras import require
 from bigtransfer.storage.tree import Contents, TreeFile, all_of
 
 _THREADS = 16
@@ -35,11 +36,12 @@ class DvcTree:
         """Open an address at its revision; a branch or tag is resolved to the commit it names now.
 
         Raises:
-            ConfigError: If the address cannot be understood.
+            ConfigError: If the address cannot be understood, or DVC is not installed.
             StorageError: If repository, revision or path are not there.
             InfrastructureError: If the repository cannot be reached.
         """
         repository, revision, path = split_address(url)
+        require("dvc", "a dvc:// address")
         from dvc.api import DVCFileSystem
 
         with _explained(url):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bigtransfer.errors import ConfigError, InfrastructureError, StorageError
+from bigtransfer.extras import require
 from bigtransfer.retry import retry
 from bigtransfer.storage.local import sha256_file
 from bigtransfer.storage.tree import Contents, TreeFile, all_of
@@ -115,8 +116,9 @@ def client(*, seconds: float = 10, tries: int | None = None) -> Any:
         tries: Of each request; None: one, and five more.
 
     Raises:
-        ConfigError: If the environment's settings cannot be used.
+        ConfigError: If the environment's settings cannot be used, or boto3 is not installed.
     """
+    require("boto3", "an s3:// address")
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError

@@ -24,6 +24,7 @@ from bigtransfer.errors import (
     TrackingError,
     did_you_mean,
 )
+from bigtransfer.extras import require
 from bigtransfer.storage import new_folder
 from bigtransfer.track.address import forgot_everything, home_of, tracking_uri
 from bigtransfer.track.origin import find_origin
@@ -145,8 +146,10 @@ def fetch_checkpoint(project: Path, address: str) -> Path:
         address: `models:/<name>@<alias>` or `models:/<name>/<version>`.
 
     Raises:
+        ConfigError: If MLflow is not installed.
         TrackingError: If there is no such model, or its files cannot be had.
     """
+    require("mlflow", repr(address))
     with _of_registered(project, address) as (client, found):
         target = project / ".work" / "models" / str(found.run_id)
         if not target.is_dir():

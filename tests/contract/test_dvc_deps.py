@@ -17,7 +17,9 @@ SAYS_ONLY = {
     "components/executor.py",
     "bigtransfer/kubeflow/image_tag.py",  # this and the next: of tasks on a cluster alone
     "bigtransfer/kubeflow/refusals.py",
+    "bigtransfer/arguments.py",
     "bigtransfer/errors.py",
+    "bigtransfer/extras.py",
     "bigtransfer/progress.py",
     "bigtransfer/retry.py",
     "bigtransfer/__init__.py",

@@ -52,11 +52,32 @@ def test_lock_pins_what_the_project_asks_for() -> None:
     extras = project["optional-dependencies"]
     assert all("==" in text for text in extras.pop("tpu")), "pinned there, not in the lock"
     asked = [*project["dependencies"], *sum(extras.values(), [])]
-    names = {re.split(r"[<>=\[; ]", text)[0].replace(".", "-") for text in asked}
+    names = {package(text) for text in asked} - {"bigtransfer"}  # an extra may be of others
     locked = {
         line.split("==")[0] for line in (PROJECT / "requirements.lock").read_text().splitlines()
     }
     assert names <= locked
+
+
+def test_every_package_says_how_it_is_installed() -> None:
+    import tomllib
+
+    from bigtransfer.extras import BASE, EXTRAS
+
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert {name.replace(".", "-") for name in BASE.values()} == {
+        package(text) for text in project["dependencies"]
+    }
+    assert set(EXTRAS.values()) == {"mlflow", "dvc", "kfp", "onnx", "s3", "tpu"}
+    for extra in set(EXTRAS.values()):
+        own = {package(text) for text in project["optional-dependencies"][extra]}
+        own = {{"scikit-learn": "sklearn"}.get(name, name.replace("-", "_")) for name in own}
+        known = {module for module, of in EXTRAS.items() if of == extra}
+        assert own - known <= {"kfp_kubernetes"}, extra
+
+
+def package(requirement: str) -> str:
+    return re.split(r"[<>=\[; ]", requirement)[0].replace(".", "-")
 
 
 def test_lock_ends_with_what_builds_the_project() -> None:

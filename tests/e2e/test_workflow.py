@@ -14,7 +14,15 @@ from components.executor import ExecutorInput
 from fixtures.executor import given as executor_input
 from fixtures.executor import said
 from fixtures.stages import dvc_lines
-from fixtures.workflow import Finished, call, edit_params, mlflow_client, ran, run_workflow
+from fixtures.workflow import (
+    Finished,
+    call,
+    edit_params,
+    mlflow_client,
+    ran,
+    run_quietly,
+    run_workflow,
+)
 from pipelines.containers import KINDS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-workflow")]
@@ -84,6 +92,12 @@ def test_second_run_does_nothing_and_opens_no_run(finished: Finished) -> None:
     before = number_of_runs(finished.project)
     again = run_workflow(finished.project)
     assert (again.returncode, ran(again.stdout)) == (0, set())
+    quiet = run_quietly(finished.project)
+    assert quiet.returncode == 0, quiet.stderr
+    before_tail, tail = quiet.stdout.split("\nTest top-1, median")
+    assert again.stdout.endswith(tail)
+    assert re.search(r"^  \d+ stages up to date$", before_tail, re.M)
+    assert not re.search(r"^  \S+ +\d+ (s|min) ", before_tail, re.M), "no stage ran"
     assert again.stdout.endswith(finished.output[finished.output.index("\nTest top-1, median") :])
     assert number_of_runs(finished.project) == before
 
@@ -140,8 +154,12 @@ def test_a_failing_stage_is_repeated_last_with_its_own_code(own_copy: Path) -> N
     victim = broken / "b" / image.name
     victim.write_bytes(victim.read_bytes()[:60])
     edit_params(own_copy, "  alphabets: {path", "  mine: {path: data/mine}\n  alphabets: {path")
-    result = run_workflow(own_copy, "shard@mine")
+    result = run_quietly(own_copy, "shard@mine")
     assert result.returncode == 3
+    assert "PATH=" not in result.stdout + result.stderr
+    assert "failed to reproduce" not in result.stderr
+    (log,) = set(re.findall(r"\.work/log/run-[\w-]+\.log", result.stderr))
+    assert "PATH=" in (own_copy / log).read_text()
     *_, before_last, last = result.stderr.strip().splitlines()
     assert last == "stage 'validate@mine' stopped with exit code 3"
     assert "then run again" in before_last

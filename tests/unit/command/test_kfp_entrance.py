@@ -70,10 +70,10 @@ def test_without_kubeflows_client_the_cure_is_one_line(
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert said == (
-        "kfp: Kubeflow Pipelines' client is not installed; `pip install 'bigtransfer[pipelines]'`\n"
+        "kfp: Kubeflow Pipelines' client is not installed; `pip install 'bigtransfer[kfp]'`\n"
     )
     found = doctor.kfp_script()
-    assert "bigtransfer[pipelines]" in found.text and not found.needed
+    assert "bigtransfer[kfp]" in found.text and not found.needed
 
 
 @pytest.mark.parametrize(
