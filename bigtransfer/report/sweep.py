@@ -1,4 +1,4 @@
-"""Tables over many tasks: median between min and max, group means, in Markdown, LaTeX and CSV."""
+"""Tables over many tasks: median between min and max, group means, as text and in Markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from bigtransfer.artifacts.report import SummaryRow
 from bigtransfer.report.table import METRICS
 
 ALL = "all groups"
-_SPECIAL = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"}
 
 
 @dataclass(frozen=True)
@@ -186,27 +185,3 @@ def as_markdown(
         lines.append("|---" * (1 + len(names)) + "|")
         lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
-
-
-def as_latex(tasks: Sequence[SweptTask]) -> str:
-    """Return the table as LaTeX, for the package booktabs."""
-    lines = [
-        r"\begin{tabular}{llrrrrr}",
-        r"\toprule",
-        r"task & init & per class & min & median & max & runs \\",
-        r"\midrule",
-    ]
-    for row in table_rows(tasks):
-        cells = [row[key] for key in ("task", "init", "per_class", "min", "median", "max", "runs")]
-        if not row["median"]:
-            cells = [row["task"], "missing", "", "", "", "", ""]
-        elif row["metric"] != METRICS["top1"]:
-            cells[0] += f" ({row['metric']})"
-        if row["median"] and row["note"]:
-            cells[0] += f" ({row['note']})"
-        lines.append(" & ".join(map(_escaped, cells)) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def _escaped(text: str) -> str:
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)

@@ -3,7 +3,6 @@ from __future__ import annotations
 from bigtransfer.report.sweep import (
     Published,
     SweptTask,
-    as_latex,
     as_markdown,
     group_rows,
     table_rows,
@@ -55,11 +54,8 @@ def test_what_others_printed_stands_beneath() -> None:
     assert lines[-2:] == ["| theirs | 80.77 | 73.50 |", "| old |  |  |"]
 
 
-def test_markdown_and_latex() -> None:
+def test_markdown() -> None:
     text = as_markdown(TASKS)
     assert "| pets | 5 | upstream | 40.0 ← **50.0** → 70.0 | 3 | 82.3 |" in text
     assert "| dtd |  |  | missing: put it at data/dtd |  |  |" in text
     assert "| natural | 5 | upstream | 70.0 | 2 of 3 |" in text
-    latex = as_latex(TASKS)
-    assert r"flow\_ers & upstream & 5 & 80.0 & 90.0 & 95.0 & 3 \\" in latex
-    assert r"dtd & missing &" in latex
