@@ -63,7 +63,7 @@ def test_what_is_missing_is_listed_with_what_to_do() -> None:
     page = page_of()
     missing = page.partition("<h2>Missing (2)")[2].partition("<h2>")[0]
     assert "put &lt;DTD&gt; at data/dtd" in missing
-    assert re.search(r'<td class="bad">failed: it asks for 99', missing)
+    assert re.search(r'<dd class="bad">failed: it asks for 99', missing)
     assert "<b>2 of 7</b><span>tasks are finished" in page
 
 
