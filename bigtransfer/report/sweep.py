@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
 from bigtransfer.artifacts.report import SummaryRow
-from bigtransfer.report.table import METRICS
+from bigtransfer.report.table import METRICS, by_shots
 
 ALL = "all groups"
 
@@ -112,10 +112,9 @@ def group_rows(
         wholes[ALL] = sum(sizes.values())
     result = []
     for name, members in pools.items():
-        kinds = dict.fromkeys(
+        for k, init in in_order(
             (str(row.examples_per_class), row.init) for t in members for row in t.rows
-        )
-        for k, init in kinds:
+        ):
             medians = [
                 row.median
                 for t in members
@@ -135,6 +134,11 @@ def group_rows(
                 }
             )
     return result
+
+
+def in_order(kinds: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return pairs of examples per class and init, each once: transfer first, the least first."""
+    return sorted(set(kinds), key=lambda kind: (kind[1] != "upstream", by_shots(kind[0])))
 
 
 def published_rows(published: Sequence[Published]) -> tuple[list[str], list[list[str]]]:

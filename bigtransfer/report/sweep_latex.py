@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bigtransfer.artifacts.report import SummaryRow
-from bigtransfer.report.sweep import ALL, Published, SweptTask, group_rows
+from bigtransfer.report.sweep import ALL, Published, SweptTask, group_rows, in_order
 from bigtransfer.report.table import METRICS, by_shots
 
 _SPECIAL = {
@@ -162,7 +162,7 @@ def _means(means: Sequence[Mapping[str, str]], published: Sequence[Published]) -
         _line(["mean of medians", *map(escaped, names)]),
         r"\midrule",
     ]
-    kinds = dict.fromkeys((row["per_class"], row["init"]) for row in means)
+    kinds = in_order((row["per_class"], row["init"]) for row in means)
     for k, init in kinds:
         own = {r["group"]: r for r in means if (r["per_class"], r["init"]) == (k, init)}
         title = f"{_INITS[init]}, {'all images' if k == 'full' else f'{k} per class'}"

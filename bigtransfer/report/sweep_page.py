@@ -10,7 +10,7 @@ import bigtransfer
 from bigtransfer.artifacts.report import SummaryRow
 from bigtransfer.progress import counted
 from bigtransfer.report import curves, page
-from bigtransfer.report.sweep import ALL, Sweep, SweptTask, group_rows, table_rows
+from bigtransfer.report.sweep import ALL, Sweep, SweptTask, group_rows, in_order, table_rows
 from bigtransfer.report.table import by_shots, metric_names
 
 INITS = {"upstream": "transfer", "scratch": "from scratch"}
@@ -92,7 +92,8 @@ def _cards(finished: Sequence[SweptTask], sweep: Sweep) -> list[dict[str, str]]:
                 f"points over scratch, mean of {counted(len(both), 'task')}, {words}; every seed "
                 f"of transfer is above every one from scratch in {apart} of {len(both)}"
             )
-            cards.append({"value": f"{100 * fmean(gaps):+.1f}", "label": label})
+            card = {"value": f"{100 * fmean(gaps):+.1f}", "label": label}
+            cards.append(card if apart else card | {"inside": "yes"})
     total = _total(sweep)
     cards.append({"value": f"{len(finished)} of {total}", "label": "tasks are finished"})
     return cards
@@ -109,7 +110,7 @@ def _means(sweep: Sweep) -> page.Shown:
     names = dict.fromkeys(row["group"] for row in own)
     names |= dict.fromkeys(group for other in sweep.published for group in other.means)
     ordered = sorted(names, key=lambda name: name == ALL)
-    kinds = dict.fromkeys((row["per_class"], row["init"]) for row in own)
+    kinds = in_order((row["per_class"], row["init"]) for row in own)
     cells = {(row["per_class"], row["init"], row["group"]): row for row in own}
     return {
         "groups": ordered,

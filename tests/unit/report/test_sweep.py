@@ -39,6 +39,16 @@ def test_group_means_say_how_many_tasks_are_in_them() -> None:
     assert group_rows([SweptTask("lone", rows=[summary_row("upstream", 1, 0, 0, 0)])]) == []
 
 
+def test_means_of_transfer_come_first_the_least_training_set_first() -> None:
+    rows = [
+        summary_row(init, k, 0, 0.5, 1) for init in ("scratch", "upstream") for k in ("full", 10)
+    ]
+    tasks = [SweptTask("a", "g", rows), SweptTask("b", "h", [summary_row("upstream", 2, 0, 0, 0)])]
+    last = [(r["init"], r["per_class"]) for r in group_rows(tasks) if r["group"] == "all groups"]
+    assert last == [("upstream", "2"), ("upstream", "10"), ("upstream", "full"),
+                    ("scratch", "10"), ("scratch", "full")]  # fmt: skip
+
+
 def test_another_split_than_the_official_one_stays_out_of_the_means() -> None:
     rows = [summary_row("upstream", 5, 0, 0.8, 0.9)]
     tasks = [*TASKS, SweptTask("svhn", "natural", official=False, rows=rows)]

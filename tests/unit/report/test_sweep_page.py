@@ -70,7 +70,8 @@ def test_what_is_missing_is_listed_with_what_to_do() -> None:
 def test_headline_figures_are_means_over_tasks_that_count() -> None:
     page = page_of(Sweep(TASKS[:1]))
     assert "<b>70.0 %</b><span>mean of medians over 1 task, transfer, 10 per class" in page
-    assert "<b>+40.0</b><span>points over scratch, mean of 1 task, 10 per class; every seed" in page
+    gap = "points over scratch, mean of 1 task, 10 per class; every seed"
+    assert f'title="inside the spread of the seeds">+40.0</b><span>{gap}' in page
     assert "above every one from scratch in 0 of 1</span>" in page
     noted = [replace(TASKS[0], note="made with other params")]
     assert "mean of medians" not in page_of(Sweep(noted)).partition("</div>\n</div>")[0]
