@@ -8,6 +8,24 @@ from bigtransfer.artifacts.base import Artifact, Part
 from bigtransfer.errors import DatasetError
 
 
+class Closest(Part):
+    """The two images, one of each side, whose looks differ least; seldom one image."""
+
+    downstream_path: str
+    downstream_split: str
+    upstream_path: str
+    mirrored: bool
+    """Whether it is the mirror image of the one that resembles the other."""
+    bits: int
+    """In which their 64-bit hashes differ."""
+    correlation: float
+    """Of their thumbnails of 16x16 grey levels, -1 to 1."""
+    counts: bool
+    """Whether looks count for both: large enough, and not switched off."""
+    pairs: int
+    """That were looked at; fewer than there are where those would take minutes."""
+
+
 class Compared(Part):
     """Two datasets."""
 
@@ -20,6 +38,11 @@ class Compared(Part):
     leaks: int
     by_looks: bool
     """Whether images that look the same count, too; if not, equal pixels alone."""
+    comparable: tuple[int, int] | None = None
+    """Downstream and upstream images that are large enough for their looks to count. Not noted in
+    schema 1."""
+    closest: Closest | None = None
+    """None: there was nothing to compare. Not noted in schema 1."""
 
 
 class Leak(Part):
@@ -39,6 +62,7 @@ class Audit(Artifact):
     FILE: ClassVar[str] = "audit.json"
     WHAT: ClassVar[str] = "the outcome of an audit"
     MAKER: ClassVar[str] = "audit"
+    SCHEMA: ClassVar[int] = 2
     REFUSAL: ClassVar[type[DatasetError]] = DatasetError
 
     success: bool

@@ -31,6 +31,7 @@ _TOP = ("data", "finetune", "published", "tasks")
 _TASK = ("path", "group", "official", "images", "reference", "download", "data", "finetune")
 _OURS = (
     "upstream", "page", "lock", "table.md", "table.tex", "table.csv", "cells.csv", "sweep.json",
+    "curves.svg", "curves.pdf",
 )  # fmt: skip
 """What a sweep writes beside the folders of its tasks."""
 _CATALOGUES = {"vtab": Path(__file__).parents[1] / "vtab.yaml"}

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from bigtransfer.errors import BigTransferError
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from bigtransfer.report.sweep import Published, SweptTask
 
 _ON_VALIDATION = ("val_top1", "val_top5", "val_map", "val_micro_f1")
+_FILES = ("table.md", "table.tex", "table.csv", "cells.csv")
+_CURVES = ("curves.svg", "curves.pdf")
 Row = Mapping[str, object]
 
 
@@ -115,7 +118,7 @@ class Tables:
 
     def made(self) -> list[Path]:
         """Return the files that are there."""
-        names = ("table.md", "table.tex", "table.csv", "cells.csv", "page/index.html")
+        names = (*_FILES, *_CURVES, "page/index.html")
         return [path for path in (self.folder / name for name in names) if path.is_file()]
 
     def _keep(self, task: SweptTask, cells: Sequence[ScoredCell]) -> None:
@@ -123,36 +126,49 @@ class Tables:
         self._cells[task.name] = [cell.flat() for cell in cells]
 
     def _write(self) -> None:
-        from bigtransfer.report.sweep import as_latex, table_rows
+        from bigtransfer.report.sweep import table_rows
+        from bigtransfer.report.sweep_latex import as_latex
         from bigtransfer.storage import as_csv, write_text
 
+        latex = as_latex(self.tasks, self._published, self._sizes)
         write_text(self.folder / "table.md", self.markdown())
-        write_text(self.folder / "table.tex", as_latex(self.tasks))
+        write_text(self.folder / "table.tex", latex)
         write_text(self.folder / "table.csv", as_csv(table_rows(self.tasks)))
         self._write_record()
         self._write_cells()
         self._write_page()
 
     def _write_page(self) -> None:
-        from bigtransfer.report.summary import write_report
-        from bigtransfer.report.sweep import Sweep
+        """Write the curves and the page, as soon as there is a task to show.
 
-        finished = {t.name: self.folder / t.name for t in self.tasks if t.rows}
-        if finished:
-            write_report(
-                self.folder / "page",
-                pretrain=None,
-                datasets=finished,
-                evaluations=finished,
-                registrations={},
-                params=json.dumps(
-                    {name: _recipe(folder) for name, folder in finished.items()},
-                    indent=2,
-                    ensure_ascii=False,
-                ),
-                commit="",
-                sweep=Sweep(self.tasks, self._published, self._sizes),
-            )
+        Each task has a page of its own in its folder; this one leads there.
+        """
+        from bigtransfer.report.curves import for_paper
+        from bigtransfer.report.sweep import Sweep
+        from bigtransfer.report.sweep_page import render
+        from bigtransfer.storage import new_file, new_folder
+
+        finished = [task.name for task in self.tasks if task.rows]
+        if not finished:
+            return
+        for name, drawn in zip(_CURVES, for_paper(self.tasks), strict=True):
+            with new_file(self.folder / name) as file:
+                file.write_bytes(drawn)
+        recipes = {name: _recipe(self.folder / name) for name in finished}
+        html = render(
+            Sweep(self.tasks, self._published, self._sizes),
+            pages={
+                name: f"../{quote(name)}/page/index.html"
+                for name in finished
+                if (self.folder / name / "page" / "index.html").is_file()
+            },
+            files={
+                name: f"../{name}" for name in (*_FILES, *_CURVES) if (self.folder / name).is_file()
+            },
+            params=json.dumps(recipes, indent=2, ensure_ascii=False),
+        )
+        with new_folder(self.folder / "page") as folder:
+            (folder / "index.html").write_text(html, "utf-8")
 
     def _write_record(self) -> None:
         from bigtransfer.artifacts.sweep import SweepRecord, SweptEntry

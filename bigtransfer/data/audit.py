@@ -16,9 +16,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from bigtransfer.artifacts.audit import Audit, Compared, Leak
+from bigtransfer.artifacts.audit import Audit, Closest, Compared, Leak
 from bigtransfer.data.copies import find_between
-from bigtransfer.data.fingerprint import THUMB_SIDE, Fingerprints
+from bigtransfer.data.fingerprint import (
+    HASH_BITS,
+    MAX_DISTANCE,
+    MIN_CORRELATION,
+    THUMB_SIDE,
+    Fingerprints,
+    nearest_pair,
+)
 from bigtransfer.data.manifest import column, comparable, fingerprints, read_manifest
 from bigtransfer.errors import ConfigError, GateError
 from bigtransfer.report import page
@@ -64,6 +71,7 @@ def audit(
             )
     leaks: list[Leak] = []
     pictures: list[tuple[str, str]] = []
+    nearest: list[tuple[str, str] | None] = []
     compared = []
     if upstream is not None:
         source, facts = read_manifest(known[upstream])
@@ -73,7 +81,10 @@ def audit(
         table = _of_splits(table, ("val", "test"))
         side = max(facts.near_duplicate_side, own.near_duplicate_side)
         off = 0 in (facts.near_duplicate_side, own.near_duplicate_side)
-        found = find_between(_columns(table, side, off), _columns(source, side, off))
+        ours, theirs = _columns(table, side, off), _columns(source, side, off)
+        found = find_between(ours, theirs)
+        closest, shown_pair = _closest(table, source, ours[2], theirs[2])
+        nearest.append(shown_pair)
         compared.append(
             Compared(
                 upstream=facts.dataset,
@@ -82,6 +93,8 @@ def audit(
                 downstream_images=len(table),
                 leaks=len({c.first for c in found}),
                 by_looks=not off,
+                comparable=(int(ours[2].sum()), int(theirs[2].sum())),
+                closest=closest,
             )
         )
         leaks += [
@@ -108,6 +121,8 @@ def audit(
             Path(__file__).with_name("audit.html"),
             audit=result,
             pictures=pictures,
+            nearest=nearest,
+            limits={"bits": MAX_DISTANCE, "of": HASH_BITS, "correlation": MIN_CORRELATION},
             exclude=_exclude(leaks),
             upstream=upstream,
             on_leak=on_leak,
@@ -150,6 +165,34 @@ def _of_splits(table: pa.Table, splits: tuple[str, ...]) -> pa.Table:
 def _columns(table: pa.Table, side: int, off: bool) -> Columns:
     mask = np.zeros(len(table), bool) if off else comparable(table, side)
     return column(table, "pixel_sha256"), fingerprints(table), mask
+
+
+def _closest(
+    table: pa.Table, source: pa.Table, ours: NDArray[np.bool_], theirs: NDArray[np.bool_]
+) -> tuple[Closest | None, tuple[str, str] | None]:
+    """Return the pair that looks most alike, and its pictures.
+
+    Images whose looks count are preferred; where a side has none, all that show something are.
+    """
+    counts = bool(ours.any() and theirs.any())
+    if not counts:
+        ours, theirs = comparable(table, 1), comparable(source, 1)
+    rows, others = np.flatnonzero(ours), np.flatnonzero(theirs)
+    found = nearest_pair(fingerprints(table).take(rows), fingerprints(source).take(others))
+    if found is None:
+        return None, None
+    own, other = int(rows[found.query]), int(others[found.reference])
+    closest = Closest(
+        downstream_path=table["path"][own].as_py(),
+        downstream_split=table["split"][own].as_py(),
+        upstream_path=source["path"][other].as_py(),
+        mirrored=found.mirrored,
+        bits=found.bits,
+        correlation=round(found.correlation, 3),
+        counts=counts,
+        pairs=found.pairs,
+    )
+    return closest, (_thumb(table, own), _thumb(source, other))
 
 
 def _thumb(table: pa.Table, row: int) -> str:

@@ -81,10 +81,11 @@ def write_report(
         rules=tuple(checked.outcomes),
         params=params,
     )
+    page = validation_page.render(root, checked, verdict, asked)
     with new_folder(report) as folder:
         verdict.write(folder)
         _write_quarantine(folder / "quarantine.csv", checked.table)
-        (folder / "index.html").write_text(validation_page.render(root, checked, verdict), "utf-8")
+        (folder / "index.html").write_text(page, "utf-8")
 
 
 def _notes(checked: Checked, asked: Asked) -> list[str]:

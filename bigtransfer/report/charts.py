@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -169,3 +170,25 @@ def _svg(figure: Figure) -> str:
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     return text
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours of a chart that is drawn both for the page and for paper."""
+
+    ink: str
+    dim: str
+    line: str
+    inits: Mapping[str, str]
+    """Of each init."""
+
+
+PAGE = Palette(_INK, _DIM, _LINE, _COLOURS)
+"""Follows light and dark."""
+PAPER = Palette("#1c2330", "#5b6577", "#dde2ea", {"upstream": "#2563a8", "scratch": "#c2610c"})
+LABELS = _LABELS
+
+
+def svg_of(figure: Figure) -> str:
+    """Return a figure that was drawn in the colours of `PAGE` as SVG that stands in a page."""
+    return _svg(figure)

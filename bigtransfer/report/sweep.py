@@ -1,16 +1,15 @@
-"""Tables over many tasks: median between min and max, group means, in Markdown, LaTeX and CSV."""
+"""Tables over many tasks: median between min and max, group means, as text and in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
 from bigtransfer.artifacts.report import SummaryRow
-from bigtransfer.report.table import METRICS
+from bigtransfer.report.table import METRICS, by_shots
 
 ALL = "all groups"
-_SPECIAL = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#"}
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,9 @@ def group_rows(
         wholes[ALL] = sum(sizes.values())
     result = []
     for name, members in pools.items():
-        kinds = dict.fromkeys(
+        for k, init in in_order(
             (str(row.examples_per_class), row.init) for t in members for row in t.rows
-        )
-        for k, init in kinds:
+        ):
             medians = [
                 row.median
                 for t in members
@@ -136,6 +134,11 @@ def group_rows(
                 }
             )
     return result
+
+
+def in_order(kinds: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return pairs of examples per class and init, each once: transfer first, the least first."""
+    return sorted(set(kinds), key=lambda kind: (kind[1] != "upstream", by_shots(kind[0])))
 
 
 def published_rows(published: Sequence[Published]) -> tuple[list[str], list[list[str]]]:
@@ -186,27 +189,3 @@ def as_markdown(
         lines.append("|---" * (1 + len(names)) + "|")
         lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
-
-
-def as_latex(tasks: Sequence[SweptTask]) -> str:
-    """Return the table as LaTeX, for the package booktabs."""
-    lines = [
-        r"\begin{tabular}{llrrrrr}",
-        r"\toprule",
-        r"task & init & per class & min & median & max & runs \\",
-        r"\midrule",
-    ]
-    for row in table_rows(tasks):
-        cells = [row[key] for key in ("task", "init", "per_class", "min", "median", "max", "runs")]
-        if not row["median"]:
-            cells = [row["task"], "missing", "", "", "", "", ""]
-        elif row["metric"] != METRICS["top1"]:
-            cells[0] += f" ({row['metric']})"
-        if row["median"] and row["note"]:
-            cells[0] += f" ({row['note']})"
-        lines.append(" & ".join(map(_escaped, cells)) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def _escaped(text: str) -> str:
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)

@@ -5,13 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from bigtransfer.artifacts.audit import Audit
 from bigtransfer.data.audit import audit
+from bigtransfer.data.fingerprint import Fingerprints, looks_of, nearest_pair
 from bigtransfer.data.validation import validate
 from bigtransfer.errors import ConfigError, GateError
+from bigtransfer.storage import sha256_file
 from fixtures.datasets import rules
 from fixtures.images import scene, write_image
 
@@ -89,6 +92,72 @@ def test_test_image_seen_upstream_is_a_leak(manifests: Path, change: Any, how: s
     assert not run(manifests, on_leak="report").success
     revalidate(manifests.parent, "upstream", exclude=(seen,))
     assert run(manifests).success
+
+
+def test_the_page_says_what_was_compared_and_shows_the_closest_pair(manifests: Path) -> None:
+    compared = run(manifests).compared[0]
+    assert compared.comparable == (compared.downstream_images, compared.upstream_images)
+    closest = compared.closest
+    assert closest is not None and closest.counts
+    assert closest.bits > 0 and -1 <= closest.correlation < 0.9
+    assert closest.pairs == compared.downstream_images * compared.upstream_images
+    assert closest.downstream_path in paths_of(manifests, "task", closest.downstream_split)
+    assert closest.upstream_path in paths_of(manifests, "upstream", "train")
+    page = (manifests.parent / "audit" / "index.html").read_text("utf-8")
+    for part in (
+        "“task” against “upstream”", f"{compared.upstream_images} training images",
+        f"{closest.bits} of 64 bits differ", closest.downstream_path, closest.upstream_path,
+        "all images are large enough", sha256_file(manifests / "task" / "manifest.parquet"),
+    ):  # fmt: skip
+        assert part in page
+    assert page.count("data:image/png") == 2
+
+
+def test_of_small_images_the_closest_pair_is_shown_and_does_not_count(manifests: Path) -> None:
+    for name in ("task", "upstream"):
+        revalidate(manifests.parent, name, near_duplicate_side=200)
+    compared = run(manifests).compared[0]
+    assert compared.comparable == (0, 0)
+    assert compared.closest is not None and not compared.closest.counts
+    page = (manifests.parent / "audit" / "index.html").read_text("utf-8")
+    assert "does not count here: no image of “task” is large enough" in page
+    assert "so look for yourself" in page
+
+
+def test_an_audit_of_before_is_read(tmp_path: Path) -> None:
+    old = {"success": True, "datasets": {"a": "0"}, "leaks": [], "compared": [
+        {"upstream": "u", "downstream": "a", "upstream_images": 2, "downstream_images": 1,
+         "leaks": 0, "by_looks": True}]}  # fmt: skip
+    (tmp_path / "audit.json").write_text(json.dumps(old))
+    assert Audit.read(tmp_path).compared[0].closest is None
+
+
+def prints(count: int, seed: int) -> Fingerprints:
+    looks = [looks_of(np.asarray(scene(seed + i, (40, 40)))) for i in range(count)]
+    return Fingerprints(
+        np.array([own.phash for own in looks]),
+        np.array([own.phash_mirrored for own in looks]),
+        np.stack([np.frombuffer(own.thumb, np.uint8) for own in looks]),
+    )
+
+
+def test_the_nearest_pair_is_that_of_the_fewest_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = prints(9, 0), prints(14, 100)
+    apart = {
+        (i, j, mirrored): (int(hashes[i]) ^ int(theirs.phash[j])).__and__((1 << 64) - 1).bit_count()
+        for mirrored, hashes in ((False, ours.phash), (True, ours.mirrored))
+        for i in range(9)
+        for j in range(14)
+    }
+    monkeypatch.setattr("bigtransfer.data.fingerprint._ROWS", 4)
+    monkeypatch.setattr("bigtransfer.data.fingerprint._COLUMNS", 5)
+    found = nearest_pair(ours, theirs)
+    assert found is not None and found.pairs == 9 * 14
+    assert found.bits == min(apart.values())
+    assert apart[found.query, found.reference, found.mirrored] == found.bits
+    some = nearest_pair(ours, theirs, most_pairs=30)
+    assert some is not None and some.pairs <= 30 and some.bits >= found.bits
+    assert nearest_pair(ours, theirs.take(np.array([], int))) is None
 
 
 def test_training_images_of_the_task_may_be_known_upstream(manifests: Path) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 from bigtransfer.report.sweep import (
     Published,
     SweptTask,
-    as_latex,
     as_markdown,
     group_rows,
     table_rows,
@@ -40,6 +39,16 @@ def test_group_means_say_how_many_tasks_are_in_them() -> None:
     assert group_rows([SweptTask("lone", rows=[summary_row("upstream", 1, 0, 0, 0)])]) == []
 
 
+def test_means_of_transfer_come_first_the_least_training_set_first() -> None:
+    rows = [
+        summary_row(init, k, 0, 0.5, 1) for init in ("scratch", "upstream") for k in ("full", 10)
+    ]
+    tasks = [SweptTask("a", "g", rows), SweptTask("b", "h", [summary_row("upstream", 2, 0, 0, 0)])]
+    last = [(r["init"], r["per_class"]) for r in group_rows(tasks) if r["group"] == "all groups"]
+    assert last == [("upstream", "2"), ("upstream", "10"), ("upstream", "full"),
+                    ("scratch", "10"), ("scratch", "full")]  # fmt: skip
+
+
 def test_another_split_than_the_official_one_stays_out_of_the_means() -> None:
     rows = [summary_row("upstream", 5, 0, 0.8, 0.9)]
     tasks = [*TASKS, SweptTask("svhn", "natural", official=False, rows=rows)]
@@ -55,11 +64,8 @@ def test_what_others_printed_stands_beneath() -> None:
     assert lines[-2:] == ["| theirs | 80.77 | 73.50 |", "| old |  |  |"]
 
 
-def test_markdown_and_latex() -> None:
+def test_markdown() -> None:
     text = as_markdown(TASKS)
     assert "| pets | 5 | upstream | 40.0 ← **50.0** → 70.0 | 3 | 82.3 |" in text
     assert "| dtd |  |  | missing: put it at data/dtd |  |  |" in text
     assert "| natural | 5 | upstream | 70.0 | 2 of 3 |" in text
-    latex = as_latex(TASKS)
-    assert r"flow\_ers & upstream & 5 & 80.0 & 90.0 & 95.0 & 3 \\" in latex
-    assert r"dtd & missing &" in latex
