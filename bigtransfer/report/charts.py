@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from bigtransfer.artifacts.report import ReliabilityBin, SummaryRow
@@ -24,6 +25,8 @@ _LABELS = {"upstream": "transfer from upstream", "scratch": "from scratch"}
 _INSIDE = "\ninside\nthe spread"
 _LONGEST_NAME = 24
 """Of a class in a chart, letters."""
+_NAME_BEGINS = 6
+"""Letters of a longer one before the gap."""
 
 
 def few_shot(rows: Sequence[SummaryRow]) -> str:
@@ -123,7 +126,7 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> str:
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     names = [_short(name) for name in classes]
     longest = max(map(len, names), default=0)
-    side = min(5.0, 1.2 + 0.42 * len(classes)) + 0.07 * longest
+    side = min(5.4, 1.2 + 0.42 * len(classes) + 0.07 * longest)
     figure, axes = _figure(side, side)
     blues = LinearSegmentedColormap.from_list("share", ["#3b82c400", "#3b82c4d8"])
     axes.pcolormesh(share, cmap=blues, vmin=0, vmax=1, rasterized=True)
@@ -142,9 +145,11 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> str:
 
 
 def _short(name: str) -> str:
-    """Return a class's name, of a length that leaves room for the chart."""
+    """Return a class's name, of a length that leaves room for the chart; ends tell names apart."""
     readable = name.replace("_", " ")
-    return readable if len(readable) <= _LONGEST_NAME else readable[: _LONGEST_NAME - 1] + "…"
+    if len(readable) <= _LONGEST_NAME:
+        return readable
+    return f"{readable[:_NAME_BEGINS]}…{readable[_NAME_BEGINS + 1 - _LONGEST_NAME :]}"
 
 
 def reliability(bins: Sequence[ReliabilityBin]) -> str:
@@ -154,7 +159,7 @@ def reliability(bins: Sequence[ReliabilityBin]) -> str:
         bins: Of enough images each; bars are 95 % intervals.
     """
     figure, axes = _figure(4.6, 3.8)
-    axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle="--")
+    axes.plot([0, 1], [0, 1], color=_DIM, linewidth=1, linestyle="--")
     x, y = [own.confidence for own in bins], np.array([own.accuracy for own in bins])
     low, high = np.array([wilson(own.accuracy, own.images) for own in bins]).T
     bars = np.maximum([y - low, high - y], 0)
@@ -167,10 +172,12 @@ def reliability(bins: Sequence[ReliabilityBin]) -> str:
             f"{own.images:,}", (own.confidence, 0), (0, -4), textcoords="offset points",
             rotation=90, ha="center", va="top", fontsize=8, color=_DIM, annotation_clip=False,
         )  # fmt: skip
-    axes.set_xlim(0, 1.04)
-    axes.set_ylim(0, 1.04)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
+    most = min(1.04, 1.1 * max(*x, *high))
+    axes.set_xlim(0, most)
+    axes.set_ylim(0, most)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     axes.tick_params(axis="x", pad=28)
     axes.set_xlabel("how sure; above it, test images", color=_DIM)
     axes.set_title("how often right", loc="left", color=_INK, fontsize=10)

@@ -108,6 +108,12 @@ def task_section(
         "mistakes": mistakes[:_SHOWN_FIRST],
         "more_mistakes": mistakes[_SHOWN_FIRST:],
         "places": _places(result.mistakes),
+        "confusion_svg": "",
+        "confusion_note": "",
+        "confused": [],
+        "reliability_svg": "",
+        "bins": (),
+        "abstention": "",
     }
     if result.confusion is not None:
         shown |= _confusion(np.array(result.confusion), result.classes)
@@ -230,8 +236,11 @@ def _confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> dict[str, o
         }
         for i, j in _pairs(matrix)[:_CONFUSED_SHOWN]
     ]
-    shown = svg if numbers else ""
-    return {"confusion_svg": shown, "confusion_note": note, "confused": pairs}
+    return {
+        "confusion_svg": svg if numbers else "",
+        "confusion_note": note,
+        "confused": pairs if len(classes) > 2 else [],  # of two, the matrix says it all
+    }
 
 
 def confused_classes(matrix: NDArray[np.int64], most: int) -> list[int]:

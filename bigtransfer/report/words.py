@@ -125,10 +125,11 @@ def abstention_in_words(
         )
     answered = max(1, round(reliability.answered * images))
     interval = span(wilson(reliability.answered_accuracy, answered))
-    return _sentence(
-        f"{wanted}got {percent(reliability.answered_accuracy)} (95 % interval {interval}), answers "
-        f"{percent(reliability.answered)} of the test images; below a probability of {below} it "
-        f"says that it is unsure. {everything}"
+    got = f"{percent(reliability.answered_accuracy)} (95 % interval {interval})"
+    share = f"answers {percent(reliability.answered)} of the test images"
+    return (
+        (f"{wanted}got {got}, {share}" if wanted else f"It {share} and is right in {got}")
+        + f"; below a probability of {below} it says that it is unsure. {everything}"
     )
 
 
