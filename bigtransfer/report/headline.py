@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from bigtransfer.artifacts.calibration import Calibration
 from bigtransfer.artifacts.report import SummaryRow, TaskReport
@@ -79,15 +80,27 @@ def interval_text(result: TaskReport, row: SummaryRow, score: float | None = Non
     return f"95 % interval {span(found[0])} ({found[1]})"
 
 
-def baseline_text(result: TaskReport, row: SummaryRow, score: float | None = None) -> str:
-    """Return the baseline, and whether it is beaten for certain; empty where none is known."""
+@dataclass(frozen=True)
+class Baseline:
+    """What a score has to beat."""
+
+    share: float
+    words: str
+
+
+def baseline_of(result: TaskReport) -> Baseline | None:
+    """Return what is got without looking at images; None where it is not known."""
+    if result.multi_label:
+        shares = [row.images / result.test_images for row in result.per_class if row.images]
+        return Baseline(fmean(shares), "labels given at random") if shares else None
     if result.baseline is None:
-        return ""
-    text = f"baseline {percent(result.baseline)}, always “{result.largest_class}”"
-    found = interval_of(result, row, score)
-    if found and found[0][0] <= result.baseline:
-        text += ": not clearly beaten"
-    return text
+        return None
+    return Baseline(result.baseline, f"always saying “{result.largest_class}”")
+
+
+def is_beaten(baseline: Baseline, found: tuple[tuple[float, float], str] | None) -> bool:
+    """Say whether a score's interval lies above the baseline, as far as there is one."""
+    return found is None or found[0][0] > baseline.share
 
 
 def cards_of(results: Mapping[str, TaskReport], registrations: Mapping[str, Path]) -> list[Card]:
@@ -124,15 +137,19 @@ def _score_card(name: str, result: TaskReport, row: SummaryRow, *, registered: b
         )
     found = interval_of(result, row, score)
     value = row.median if score is None else score
+    baseline = baseline_of(result)
     strip = Strip(
         value=100 * value,
         low=100 * found[0][0] if found else None,
         high=100 * found[0][1] if found else None,
         seeds=tuple(100 * own for own in scores_of(result, row)),
-        baseline=None if result.baseline is None else 100 * result.baseline,
+        baseline=None if baseline is None else 100 * baseline.share,
     )
-    notes = [interval_text(result, row, score), baseline_text(result, row, score)]
-    return Card(percent(value), label, tuple(filter(None, notes)), strip)
+    notes = [interval_text(result, row, score)]
+    if baseline:
+        doubt = "" if is_beaten(baseline, found) else ": not clearly beaten"
+        notes.append(f"baseline {percent(baseline.share)}, {baseline.words}{doubt}")
+    return Card(percent(value), label, tuple(notes), strip)
 
 
 def _gain_card(name: str, result: TaskReport) -> Card | None:

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bigtransfer.artifacts.report import SummaryRow, TaskReport
-from bigtransfer.report.headline import difference_text, interval_of, pairs_of, spread_of
+from bigtransfer.report.headline import (
+    baseline_of,
+    difference_text,
+    interval_of,
+    pairs_of,
+    spread_of,
+)
 from bigtransfer.report.table import OTHERS
 from bigtransfer.report.words import percent, span
 
@@ -48,7 +54,7 @@ def headline_columns(results: Mapping[str, TaskReport]) -> list[Column]:
         Column("transfer" if controlled else "test score", [_score(r, t) for r, _, t, _ in lines]),
         Column("scratch", [_score(r, s) for r, _, _, s in lines]),
         Column("difference", [_difference(t, s) for *_, t, s in lines]),
-        Column("baseline", [_share(result.baseline) for result, *_ in lines]),
+        Column("baseline", [_baseline(result) for result, *_ in lines]),
         *(
             Column(word, [_share(_other(t or s, name)) for *_, t, s in lines])
             for name, word in OTHERS.items()
@@ -81,6 +87,11 @@ def _difference(transfer: SummaryRow | None, scratch: SummaryRow | None) -> Entr
 
 def _other(row: SummaryRow | None, name: str) -> float | None:
     return None if row is None else row.medians.get(name)
+
+
+def _baseline(result: TaskReport) -> Entry:
+    found = baseline_of(result)
+    return _share(found.share if found else None)
 
 
 def _share(share: float | None) -> Entry:

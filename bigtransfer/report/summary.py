@@ -98,7 +98,7 @@ def render_report(
         metric_names=metric_names(rows),
         upstream=upstream,
         datasets=datasets,
-        copies=any(dataset["copies"] for dataset in datasets),
+        flagged=any(dataset["flagged"] for dataset in datasets),
         params=params,
         commit=commit,
         version=bigtransfer.__version__,
@@ -145,7 +145,11 @@ def _dataset(name: str, folder: Path, output: Path) -> page.Shown:
     return {
         "name": name,
         "counts": counts,
-        "copies": sum(counts.flags.values()),
+        "flagged": ", ".join(
+            f"{images:,} {flag.replace('_', ' ')}"
+            for flag, images in counts.flags.items()
+            if images
+        ),
         "digest": digest_of(folder / "shards"),
         "page": Path(os.path.relpath(folder / "validation" / "index.html", output)).as_posix(),
     }

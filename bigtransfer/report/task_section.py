@@ -17,7 +17,13 @@ from bigtransfer.artifacts.registration import Registration
 from bigtransfer.artifacts.report import Mistake, PlaceMap, ReliabilityBin, TaskReport
 from bigtransfer.progress import counted
 from bigtransfer.report import charts, page
-from bigtransfer.report.headline import baseline_text, interval_text, row_of_chosen
+from bigtransfer.report.headline import (
+    baseline_of,
+    interval_of,
+    interval_text,
+    is_beaten,
+    row_of_chosen,
+)
 from bigtransfer.report.table import METRICS
 from bigtransfer.report.words import (
     abstention_in_words,
@@ -138,15 +144,11 @@ def facts_of(result: TaskReport, registration: Registration | None) -> list[Fact
     if row.seeds > 1:
         spread = f"{percent(row.min)} to {percent(row.max)}, median {percent(row.median)}"
         facts.append(Fact("its seeds", counted(row.seeds, "network"), spread))
-    if result.baseline is not None:
-        facts.append(
-            Fact(
-                "baseline",
-                percent(result.baseline),
-                f"always saying “{result.largest_class}”, the most common class of the training "
-                "images" + (": not clearly beaten" if _unbeaten(result) else ""),
-            )
-        )
+    if baseline := baseline_of(result):
+        common = "" if result.multi_label else ", the most common class of the training images"
+        beaten = is_beaten(baseline, interval_of(result, row, own))
+        doubt = "" if beaten else ": not clearly beaten"
+        facts.append(Fact("baseline", percent(baseline.share), baseline.words + common + doubt))
     if result.multi_label:
         facts.append(Fact("micro-F1", percent(test["micro_f1"])))
     elif len(result.classes) > 5 and "top5" in test:
@@ -177,11 +179,6 @@ def facts_of(result: TaskReport, registration: Registration | None) -> list[Fact
         alias = f"alias {registration.alias} ({registration.reason})"
         facts.append(Fact("in MLflow", version, alias))
     return facts
-
-
-def _unbeaten(result: TaskReport) -> bool:
-    row = row_of_chosen(result)
-    return "not clearly" in baseline_text(result, row, result.chosen.test[result.metric])
 
 
 def merged(

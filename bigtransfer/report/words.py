@@ -128,9 +128,8 @@ def abstention_in_words(
     got = f"{percent(reliability.answered_accuracy)} (95 % interval {interval})"
     share = f"answers {percent(reliability.answered)} of the test images"
     return (
-        (f"{wanted}got {got}, {share}" if wanted else f"It {share} and is right in {got}")
-        + f"; below a probability of {below} it says that it is unsure. {everything}"
-    )
+        f"{wanted}got {got}, {share}" if wanted else f"It {share} and is right in {got}"
+    ) + f"; below a probability of {below} it says that it is unsure. {everything}"
 
 
 def _sentence(text: str) -> str:
