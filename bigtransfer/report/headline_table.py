@@ -49,7 +49,7 @@ def headline_columns(results: Mapping[str, TaskReport]) -> list[Column]:
     ]
     controlled = any(scratch for *_, scratch in lines)
     columns = [
-        Column("task", [Entry(result.task) for result, *_ in lines], number=False),
+        Column("task", [Entry(_name(result, results)) for result, *_ in lines], number=False),
         Column("examples per class", [Entry(_all(k)) for _, k, *_ in lines]),
         Column("transfer" if controlled else "test score", [_score(r, t) for r, _, t, _ in lines]),
         Column("scratch", [_score(r, s) for r, _, _, s in lines]),
@@ -62,6 +62,10 @@ def headline_columns(results: Mapping[str, TaskReport]) -> list[Column]:
         Column("seeds", [Entry(_seeds(t, s)) for *_, t, s in lines]),
     ]
     return [column for column in columns if any(entry.text for entry in column.entries)]
+
+
+def _name(result: TaskReport, results: Mapping[str, TaskReport]) -> str:
+    return result.task if len(results) > 1 else ""
 
 
 def _all(k: int | str) -> str:

@@ -72,12 +72,12 @@ def test_another_metric_has_an_interval_over_seeds() -> None:
 def test_no_column_is_empty() -> None:
     alone = report().model_copy(update={"rows": INSIDE[:1]})
     titles = [column.title for column in headline_columns({"t": alone})]
-    assert titles == ["task", "examples per class", "test score", "seeds"]
+    assert titles == ["examples per class", "test score", "seeds"]
     both = {"t": alone, "u": report(baseline=0.4)}
     columns = headline_columns(both)
     assert {len(column.entries) for column in columns} == {2}
     assert all(any(entry.text for entry in column.entries) for column in columns)
-    assert {"scratch", "difference", "baseline"} <= {column.title for column in columns}
+    assert {"task", "scratch", "difference", "baseline"} <= {own.title for own in columns}
 
 
 def test_what_was_asked_of_sure_answers_has_a_card_where_there_is_one_task() -> None:
