@@ -33,6 +33,12 @@ class ListedCell(Cell):
     """A cell, and the folder that its network lies in."""
 
     folder: str
+    seconds: float | None = None
+    """That its training took in all; None here and below: not known."""
+    device: str | None = None
+    """That it was trained on, for people."""
+    peak_memory_bytes: int | None = None
+    """The most that its training held of that device's memory."""
 
     @classmethod
     def of(cls, cell: Cell) -> Self:

@@ -5,7 +5,10 @@ The first schema (before 2026-11-26) was flat where this one has parts; `upgrade
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel
 
 from bigtransfer.artifacts.base import Artifact, Json, Part
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
@@ -66,6 +69,21 @@ class ClassScore(Part):
     """Probability from which on it is named, where images may have several labels."""
 
 
+class PlaceMap(Part):
+    """How the logit of a class adds up over the places of an image."""
+
+    name: str
+    """Of the class."""
+    bias: float
+    values: tuple[tuple[float, ...], ...]
+    """Rows of places; their mean plus the bias is the logit."""
+
+    @property
+    def logit(self) -> float:
+        """Return the logit of the class."""
+        return fmean(value for row in self.values for value in row) + self.bias
+
+
 class Mistake(Part):
     """A test image that was taken for something else."""
 
@@ -75,6 +93,11 @@ class Mistake(Part):
     probability: float
     picture: str
     """`data:` URI."""
+    actual_probability: float | None = None
+    """Of the class that it is labelled; None: not noted before 2026-11-26."""
+    maps: tuple[PlaceMap, ...] = ()
+    """Of the predicted class and of the one that it is labelled; none where places are too few,
+    nor before 2026-11-26."""
 
 
 class ReliabilityBin(Part):
@@ -99,6 +122,8 @@ class Reliability(Part):
     """Share of the images that it is not unsure of."""
     answered_accuracy: float | None
     """Share of those that is right; None: there are none."""
+    asked: float | None = None
+    """Share that was asked to be right; None: not noted before 2026-11-26."""
 
 
 class DoubtedLabel(Part):
@@ -213,8 +238,9 @@ def _of_first_schema(raw: dict[str, Any]) -> Json:
     return {"confusion": None, "hits": None, **raw}
 
 
-def _only(kind: type[Part], row: dict[str, Any]) -> Json:
-    return {key: row[key] for key in kind.model_fields}
+def _only(kind: type[BaseModel], row: dict[str, Any]) -> Json:
+    """Return what a part has a field for; younger fields than the row keep their default."""
+    return {key: row[key] for key in kind.model_fields if key in row}
 
 
 def _row(row: dict[str, Any]) -> Json:
@@ -227,4 +253,4 @@ def _cell(cell: dict[str, Any]) -> Json:
         split: {k.removeprefix(f"{split}_"): cell[k] for k in cell if k.startswith(f"{split}_")}
         for split in ("val", "test")
     }
-    return {**{k: cell[k] for k in ListedCell.model_fields}, **scores}
+    return {**_only(ListedCell, cell), **scores}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +13,16 @@ from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.report import ClassScore, Mistake, Reliability, ReliabilityBin
 from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.shards import Shards
+from bigtransfer.evaluate.activation_map import ActivationMaps
 from bigtransfer.metrics.accuracy import confusion_matrix, per_class_recall, softmax
 from bigtransfer.metrics.calibration import calibrated, calibration_error, reliability
 from bigtransfer.metrics.multilabel import average_precision, multi_hot, sigmoid
 from bigtransfer.report import page
 
 _MISTAKES_SHOWN = 24
+_MISTAKE_PIXELS = 160
+MapsOf = Callable[[NDArray[np.int64], NDArray[np.int64]], ActivationMaps | None]
+"""`maps(positions, classes)`: how logits add up over places, as `Scorer.maps` says."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,11 @@ def _lines(shards: Shards, split: str) -> list[str]:
 
 
 def with_one_label(
-    shards: Shards, logits: NDArray[np.float32], calibration: Calibration
+    shards: Shards,
+    logits: NDArray[np.float32],
+    calibration: Calibration,
+    maps: MapsOf,
+    asked: float | None,
 ) -> Account:
     """Return what there is to say where an image has one label.
 
@@ -59,6 +68,8 @@ def with_one_label(
         shards: Of the task.
         logits: (N, C) of the test split.
         calibration: Of the network.
+        maps: Says how the logits of mistakes add up over places.
+        asked: Share of the sure answers that was asked to be right, in [0, 1]; None: not known.
     """
     rows = shards.rows("test")
     labels = shards.labels(rows)
@@ -72,6 +83,9 @@ def with_one_label(
     answered = confidence >= lowest if lowest is not None else np.zeros(len(rows), bool)
     paths = shards.index["path"].take(rows).to_pylist()
     wrong = sorted(np.flatnonzero(~correct).tolist(), key=lambda i: (-confidence[i], paths[i]))
+    worst = np.array(wrong[:_MISTAKES_SHOWN], np.int64)
+    classes = np.stack([predicted[worst], labels[worst]], axis=1)
+    found = maps(worst, classes)
     lines = _lines(shards, "test")
     return Account(
         guesses=[
@@ -94,9 +108,13 @@ def with_one_label(
                 actual=shards.classes[labels[i]],
                 predicted=shards.classes[predicted[i]],
                 probability=float(confidence[i]),
-                picture=picture_of(shards, int(rows[i])),
+                picture=picture_of(shards, int(rows[i]), _MISTAKE_PIXELS),
+                actual_probability=float(probabilities[i, labels[i]]),
+                maps=found.parts(number, [shards.classes[c] for c in classes[number]])
+                if found
+                else (),
             )
-            for i in wrong[:_MISTAKES_SHOWN]
+            for number, i in enumerate(worst)
         ),
         confusion=tuple(map(tuple, confusion.tolist())),
         reliability=Reliability(
@@ -105,6 +123,7 @@ def with_one_label(
             bins=tuple(ReliabilityBin(**vars(own)) for own in reliability(confidence, correct)),
             answered=float(answered.mean()),
             answered_accuracy=float(correct[answered].mean()) if answered.any() else None,
+            asked=asked,
         ),
         # In the order of the digest's lines, so that two reports on one test split can be paired.
         hits="".join(
@@ -148,6 +167,6 @@ def with_several_labels(
     )
 
 
-def picture_of(shards: Shards, row: int) -> str:
-    """Return a sample as a small picture for a page, a `data:` URI."""
-    return page.picture(decode_rgb(shards.reader().read(row), shards.summary.decode))
+def picture_of(shards: Shards, row: int, longest: int = 96) -> str:
+    """Return a sample as a small picture for a page, a `data:` URI, its longest side in pixels."""
+    return page.picture(decode_rgb(shards.reader().read(row), shards.summary.decode), longest)

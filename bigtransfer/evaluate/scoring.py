@@ -14,6 +14,7 @@ from bigtransfer.artifacts.cells import FULL, ListedCell
 from bigtransfer.artifacts.weights import TunedMeta
 from bigtransfer.data.batches import RAM_BYTES, Squares, evaluation_images, few_shot_rows
 from bigtransfer.data.shards import Shards
+from bigtransfer.evaluate.activation_map import ActivationMaps, activation_maps
 from bigtransfer.metrics.accuracy import (
     balanced_accuracy,
     confusion_matrix,
@@ -73,6 +74,25 @@ class Scorer:
     ) -> NDArray[np.float32]:
         images = evaluation_images(self._split(split, crop), self._batch_size)
         return predict(function, images, self._device)
+
+    def maps(
+        self, cell: str, positions: NDArray[np.int64], classes: NDArray[np.int64]
+    ) -> ActivationMaps | None:
+        """Return how a network's logits add up over the places of some test images.
+
+        Args:
+            cell: Its folder.
+            positions: (N,) in the test split.
+            classes: (N, K) whose logits.
+
+        Returns:
+            The maps; None where there are no images, or too few places.
+        """
+        if not len(positions):
+            return None
+        model, meta = load_tuned(self._checkpoints / cell)
+        images = self._split("test", meta.crop).get(positions)
+        return activation_maps(model.to(self._device), images, classes, self._device)
 
     def on_validation(self, cell: str) -> dict[str, float]:
         """Return a cell's scores on the validation split, from its meta."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -120,7 +121,14 @@ def evaluate(
     if isinstance(meta.calibration, MultiLabelCalibration):
         account = with_several_labels(shards, logits, meta.calibration)
     else:
-        account = with_one_label(shards, logits, meta.calibration)
+        asked = listed.recipe.get("abstain_accuracy")
+        account = with_one_label(
+            shards,
+            logits,
+            meta.calibration,
+            partial(scorer.maps, folder),
+            float(asked) if isinstance(asked, int | float) else None,
+        )
     doubt = _may_doubt(meta.calibration)
     doubted, examined = _doubted(shards, scorer, group, meta.train_on) if doubt else ([], 0)
     report = TaskReport(

@@ -193,8 +193,12 @@ class ResNetV2(nn.Module):
         if root == "small":
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types it for 4-d only
 
-    def features(self, x: Tensor) -> Tensor:
-        """Return the pooled features, (B, num_features), of images (B, 3, H, W) in [-1, 1]."""
+    def feature_map(self, x: Tensor) -> Tensor:
+        """Return the features before they are pooled, of images (B, 3, H, W) in [-1, 1].
+
+        Returns:
+            (B, num_features, H / 32, W / 32) of the root `imagenet`, H / 8 and W / 8 of `small`.
+        """
         # On a GPU convolutions want channels_last. On a CPU, small images leave the 1x1
         # convolutions as plain matrix products in it; for large ones oneDNN re-blocks either way
         # and group norm is faster in NCHW.
@@ -206,7 +210,11 @@ class ResNetV2(nn.Module):
             # kernel is several times faster in channels_last, both copies included.
             x = F.pad(x, (1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
             x = F.max_pool2d(x, 3, 2).contiguous(memory_format=layout)
-        return norm_relu(self.norm, self.body(x)).mean((2, 3))
+        return norm_relu(self.norm, self.body(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the pooled features, (B, num_features), of images (B, 3, H, W) in [-1, 1]."""
+        return self.feature_map(x).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, (B, num_classes), of images (B, 3, H, W) in [-1, 1]."""

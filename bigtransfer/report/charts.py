@@ -11,9 +11,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from bigtransfer.artifacts.report import ReliabilityBin, SummaryRow
+from bigtransfer.metrics.intervals import wilson
 from bigtransfer.report.table import METRICS, by_shots
 
 # Stand-ins that the page's style sheet replaces, so that a chart follows light and dark.
@@ -21,17 +23,23 @@ _INK, _DIM, _LINE, _BLUE, _ORANGE = "#010101", "#020202", "#030303", "#040404", 
 _VARIABLES = {_INK: "--ink", _DIM: "--dim", _LINE: "--line", _BLUE: "--blue", _ORANGE: "--orange"}
 _COLOURS = {"upstream": _BLUE, "scratch": _ORANGE}
 _LABELS = {"upstream": "transfer from upstream", "scratch": "from scratch"}
-_MOST_CLASSES_NAMED = 20
+_INSIDE = "\ninside\nthe spread"
+_LONGEST_NAME = 24
+"""Of a class in a chart, letters."""
+_NAME_BEGINS = 6
+"""Letters of a longer one before the gap."""
 
 
 def few_shot(rows: Sequence[SummaryRow]) -> str:
     """Return the score over examples per class, a line per init: median, min and max as a bar.
 
-    `full` stands right of the largest number, as far as that from the one before it.
+    `full` stands right of the largest number, as far as that from the one before it. Figures whose
+    seeds do not tell the inits apart are grey, and said to be.
     """
     figure, axes = _figure(5.0, 3.4)
     shots = sorted({row.examples_per_class for row in rows}, key=by_shots)
     numbers = [k for k in shots if k != "full"] or [1]
+    untold = {k for k in shots if _overlap([row for row in rows if row.examples_per_class == k])}
     places = {k: numbers[-1] * 4 if k == "full" else k for k in shots}
     for init in dict.fromkeys(row.init for row in rows):
         mine = sorted(
@@ -52,14 +60,15 @@ def few_shot(rows: Sequence[SummaryRow]) -> str:
             linewidth=2,
             linestyle="-" if init == "upstream" else "--",
         )
-        for across, up in zip(x, y, strict=True):
+        for row, across, up in zip(mine, x, y, strict=True):
+            inside = row.examples_per_class in untold
             axes.annotate(
-                f"{100 * up:.0f}",
+                f"{100 * up:.0f}" + (_INSIDE if inside and init == "scratch" else ""),
                 (across, up),
                 (11, 7 if init == "upstream" else -9),
                 textcoords="offset points",
-                color=_COLOURS[init],
-                va="center",
+                color=_DIM if inside else _COLOURS[init],
+                va="center" if init == "upstream" else "top",
                 fontsize=9,
             )
     axes.set_xscale("log")
@@ -73,6 +82,13 @@ def few_shot(rows: Sequence[SummaryRow]) -> str:
     axes.set_title(title, loc="left", color=_INK, fontsize=10)
     axes.legend(frameon=False, labelcolor=_INK, fontsize=9, loc="lower right")
     return _svg(figure)
+
+
+def _overlap(rows: Sequence[SummaryRow]) -> bool:
+    """Say whether the seeds of two inits overlap, so that they do not tell which is better."""
+    if len(rows) < 2:
+        return False
+    return max(row.min for row in rows) <= min(row.max for row in rows)
 
 
 def learning_curve(history: list[dict[str, str]]) -> tuple[str, str]:
@@ -102,42 +118,69 @@ def learning_curve(history: list[dict[str, str]]) -> tuple[str, str]:
 
 
 def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> str:
-    """Return the confusion matrix as a heat map, each row scaled to its class's images."""
+    """Return the confusion matrix as a heat map, each row scaled to its class's images.
+
+    Args:
+        matrix: (C, C), row = true class; of so few classes that names can be read.
+        classes: Their names.
+    """
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = 4.6 if len(classes) <= _MOST_CLASSES_NAMED else 5.2
+    names = [_short(name) for name in classes]
+    longest = max(map(len, names), default=0)
+    side = min(5.4, 1.2 + 0.42 * len(classes) + 0.07 * longest)
     figure, axes = _figure(side, side)
-    blues = LinearSegmentedColormap.from_list("share", ["#ffffff00", "#3b82c4ff"])
+    blues = LinearSegmentedColormap.from_list("share", ["#3b82c400", "#3b82c4d8"])
     axes.pcolormesh(share, cmap=blues, vmin=0, vmax=1, rasterized=True)
     axes.invert_yaxis()
     axes.set_aspect("equal")
     axes.grid(visible=False)
     axes.set_xlabel("predicted", color=_DIM)
     axes.set_ylabel("true", color=_DIM)
-    if len(classes) <= _MOST_CLASSES_NAMED:
-        ticks = np.arange(len(classes)) + 0.5
-        axes.set_xticks(ticks, classes, rotation=0 if max(map(len, classes)) < 3 else 90)
-        axes.set_yticks(ticks, classes)
-        for (i, j), n in np.ndenumerate(matrix):
-            if n:
-                axes.text(
-                    j + 0.5, i + 0.5, str(n), ha="center", va="center", fontsize=7, color=_INK
-                )
+    ticks = np.arange(len(classes)) + 0.5
+    axes.set_xticks(ticks, names, rotation=0 if longest < 3 else 90)
+    axes.set_yticks(ticks, names)
+    for (i, j), n in np.ndenumerate(matrix):
+        if n:
+            axes.text(j + 0.5, i + 0.5, str(n), ha="center", va="center", fontsize=8, color=_INK)
     return _svg(figure)
 
 
+def _short(name: str) -> str:
+    """Return a class's name, of a length that leaves room for the chart; ends tell names apart."""
+    readable = name.replace("_", " ")
+    if len(readable) <= _LONGEST_NAME:
+        return readable
+    return f"{readable[:_NAME_BEGINS]}…{readable[_NAME_BEGINS + 1 - _LONGEST_NAME :]}"
+
+
 def reliability(bins: Sequence[ReliabilityBin]) -> str:
-    """Return how often answers are right over how sure they are; a dot's area shows its images."""
-    figure, axes = _figure(3.4, 3.4)
-    axes.plot([0, 1], [0, 1], color=_LINE, linewidth=1, linestyle="--")
-    largest = max(own.images for own in bins)
-    x, y = [own.confidence for own in bins], [own.accuracy for own in bins]
-    axes.plot(x, y, color=_BLUE, linewidth=1.5)
-    axes.scatter(x, y, [8 + 90 * own.images / largest for own in bins], color=_BLUE)
-    axes.set_xlim(0, 1.04)
-    axes.set_ylim(0, 1.04)
-    for set_ticks in (axes.set_xticks, axes.set_yticks):
-        set_ticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
-    axes.set_xlabel("how sure", color=_DIM)
+    """Return how often answers are right over how sure they are, with how many they are.
+
+    Args:
+        bins: Of enough images each; bars are 95 % intervals.
+    """
+    figure, axes = _figure(4.6, 3.8)
+    axes.plot([0, 1], [0, 1], color=_DIM, linewidth=1, linestyle="--")
+    x, y = [own.confidence for own in bins], np.array([own.accuracy for own in bins])
+    low, high = np.array([wilson(own.accuracy, own.images) for own in bins]).T
+    bars = np.maximum([y - low, high - y], 0)
+    axes.errorbar(
+        x, y, yerr=bars, color=_BLUE, marker="o", markersize=5, capsize=3, linewidth=1.5,
+        elinewidth=1,
+    )  # fmt: skip
+    for own in bins:
+        axes.annotate(
+            f"{own.images:,}", (own.confidence, 0), (0, -4), textcoords="offset points",
+            rotation=90, ha="center", va="top", fontsize=8, color=_DIM, annotation_clip=False,
+        )  # fmt: skip
+    most = min(1.04, 1.1 * max(*x, *high))
+    axes.set_xlim(0, most)
+    axes.set_ylim(0, most)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axes.tick_params(axis="x", pad=28)
+    axes.set_xlabel("how sure; above it, test images", color=_DIM)
     axes.set_title("how often right", loc="left", color=_INK, fontsize=10)
     return _svg(figure)
 

@@ -59,7 +59,9 @@ def test_handwritten_digits_are_read(finished: Finished) -> None:
 
 def test_report_is_one_page_that_needs_no_network(finished: Finished) -> None:
     page = (finished.project / "artifacts/report/index.html").read_text()
-    loaded = re.findall(r"""<(?:img|script|link|iframe)\b[^>]*?\b(?:src|href)=["']([^"']+)""", page)
+    loaded = re.findall(
+        r"""<(?:img|image|script|link|iframe)\b[^>]*?\b(?:src|href)=["']([^"']+)""", page
+    )
     assert loaded and all(address.startswith("data:image/") for address in loaded)
     assert not re.search(r"url\((?!#)|@import", page)
     for part in ("Does pretraining pay?", "Which data made it", "Which params made it", "<svg"):

@@ -128,8 +128,11 @@ def test_networks_are_scored_as_they_were(written: Path) -> None:
         assert new_row.model_copy(update={"medians": old.medians}) == old
         assert old.medians.items() <= new_row.medians.items()
     assert after.chosen.test.items() >= before.chosen.test.items()
-    told = {"mistakes", "rows", "cells", "chosen", "baseline", "largest_class", "label_issues"}
+    told = {"mistakes", "rows", "cells", "chosen", "baseline", "largest_class", "label_issues",
+            "reliability"}  # fmt: skip
     assert after.model_dump(exclude=told) == before.model_dump(exclude=told)
+    assert after.reliability and before.reliability and after.reliability.asked == 0.95
+    assert after.reliability.model_copy(update={"asked": None}) == before.reliability
     assert [m.path for m in after.mistakes] == [m.path for m in before.mistakes]
     metrics, known = json.loads((new / "metrics").read_text()), read_json(written / "metrics.json")
     assert metrics["registered_test_top1"] == known["registered_test_top1"]
