@@ -27,12 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--copy",
         action="store_true",
-        help="copy image files; without it links to them are made, and they must stay where they are",
+        help="copy image files; without it they are linked to, and must stay where they are",
     )
     parser.add_argument(
         "--list",
         action="store_true",
-        help="show the 19 tasks, which files each needs, and whether the official split can be made",
+        help="show the 19 tasks, the files each needs, and whether the official split can be made",
     )
 
 

@@ -6,7 +6,10 @@ written to: files are made under names of ours, so a member cannot leave the fol
 
 from __future__ import annotations
 
+import bz2
 import fnmatch
+import gzip
+import io
 import lzma
 import re
 import shutil
@@ -17,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from bigtransfer.artifacts.prepared import Prepared
 from bigtransfer.errors import DatasetError
@@ -30,6 +33,12 @@ _DAMAGE = (
     NotImplementedError, RuntimeError, ValueError,
 )  # fmt: skip
 """What the standard library raises for archives that are cut short or altered, or locked."""
+_COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+}
+"""First bytes -> what reads the rest."""
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _CHUNK_BYTES = 1 << 20
 
@@ -235,7 +244,9 @@ def members(
 
 
 def _of_tar(raw: IO[bytes], archive: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
-    with tarfile.open(fileobj=raw, mode="r|*") as packed:
+    # Decompressed here: what tarfile reads as a stream it does not hold against its sum.
+    plain = _decompressed(raw)
+    with tarfile.open(fileobj=plain, mode="r|") as packed:
         for member in packed:
             name = _safe(member.name, archive)
             if not member.isreg() or is_litter(name.rpartition("/")[2]):
@@ -243,8 +254,19 @@ def _of_tar(raw: IO[bytes], archive: Path) -> Iterator[tuple[str, Callable[[], I
             file = packed.extractfile(member)
             assert file is not None
             yield name, lambda file=file: file  # type: ignore[misc]
-        while packed.fileobj is not None and packed.fileobj.read(_CHUNK_BYTES):
-            pass  # to its end, where the sum over all of it stands
+    while plain.read(_CHUNK_BYTES):
+        pass  # to its end, where the sum stands
+
+
+def _decompressed(raw: IO[bytes]) -> IO[bytes]:
+    """Return what is packed in a file, by its first bytes: authors name plain tars `.tar.gz`."""
+    file = io.BufferedReader(raw)  # type: ignore[type-var]
+    head = file.peek(6)
+    for magic, opener in _COMPRESSED.items():
+        if head.startswith(magic):
+            plain: IO[bytes] = opener(file)
+            return plain
+    return file
 
 
 def _safe(name: str, archive: Path) -> str:
