@@ -86,11 +86,11 @@ def _write(file: IO[bytes], entry: Entry, to: Any) -> None:
         picture = Image.open(io.BytesIO(file.read())).convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise DatasetError(f"{entry.name!r} is no image ({error}); fetch it again") from error
-    pixels = eye(np.asarray(picture))
+    pixels = eye(np.asarray(picture), RADIUS)
     Image.fromarray(pixels).save(to, "JPEG", quality=_QUALITY)
 
 
-def eye(pixels: NDArray[Any], radius: int = RADIUS) -> NDArray[Any]:
+def eye(pixels: NDArray[Any], radius: int) -> NDArray[Any]:
     """Return the photograph of an eye as the benchmark has it.
 
     Args:

@@ -266,8 +266,11 @@ def test_vtab_without_data_says_what_to_put_where(
     made = [Path(word) for word in said.rpartition("Made\n")[2].split()]
     assert [path.name for path in made] == ["table.md", "table.tex", "table.csv"]
     assert all(path.is_file() for path in made)
-    assert "put Oxford-IIIT Pets, https://www.robots.ox.ac.uk/~vgg/data/pets (37 classes)" in said
-    assert "at here/vtab/pets" in said
+    assert (
+        "missing: fetch images.tar.gz and annotations.tar.gz of Oxford-IIIT Pets, "
+        "https://www.robots.ox.ac.uk/~vgg/data/pets (37 classes), then: bigtransfer data prepare "
+        "vtab/pets --from FOLDER --to here/vtab/pets\n"
+    ) in said
     assert "flowers102" not in said
     assert "| BiT-M R152x4 |  |  |  | 70.64 |" in said
     assert call(*line, "--only", "pet") == 2

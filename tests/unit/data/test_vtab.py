@@ -73,7 +73,10 @@ def _expected(made: Imitation, task: str) -> dict[str, list[tuple[str, str]]]:
 
 @pytest.mark.usefixtures("hdf5")
 @pytest.mark.parametrize(("task", "packed"), FORMS)
-def test_a_task_has_the_images_of_the_benchmark(task: str, packed: bool, tmp_path: Path) -> None:
+def test_a_task_has_the_images_of_the_benchmark(
+    task: str, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bigtransfer.data.vtab.retinopathy.RADIUS", 20)  # 300 take long
     made = IMITATIONS[task]()
     folder = made.write(tmp_path / "set", packed=packed)
     said = prepare(f"vtab/{task}", folder, tmp_path / "made", size=made.size)
