@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
         ConfigError: If the task or --from is missing.
         BigTransferError: One line that says what is wrong with the set.
     """
-    from bigtransfer.data.vtab.prepare import PREFIX, prepare, task_of
+    from bigtransfer.data.vtab.prepare import prepare
+    from bigtransfer.data.vtab.tasks import PREFIX, task_of
 
     if arguments.list:
         _list()
@@ -58,11 +59,16 @@ def run(arguments: argparse.Namespace) -> None:
         )
     name = arguments.task.removeprefix(PREFIX)
     to = arguments.to or Path("vtab") / name
+    print(f"{PREFIX}{name}: reads {arguments.source}", flush=True)
     made = prepare(name, arguments.source, to, copy=arguments.copy)
     splits = ", ".join(f"{split} {count:,}" for split, count in made.splits.items())
     print(f"{made.task}: {splits}, {task.classes} classes, of {task.title}")
     if made.official:
-        print("the official split: in the order of TensorFlow Datasets, as VTAB-1k cuts it")
+        which = task.official.partition(", ")[2]
+        print(
+            "the official split: in the order of TensorFlow Datasets (TFDS), as VTAB-1k cuts it"
+            + (f" ({which})" if which else "")
+        )
     else:
         print(f"not the official split: {made.why}; `sweep` keeps the task out of the means")
     where = shlex.quote(str(to))
@@ -71,8 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _list() -> None:
     from bigtransfer.config import read_yaml
-    from bigtransfer.data.vtab.prepare import PREFIX
-    from bigtransfer.data.vtab.tasks import TASKS
+    from bigtransfer.data.vtab.tasks import PREFIX, TASKS
 
     catalogue = read_yaml(Path(__file__).parents[1] / "vtab.yaml")["tasks"]
     for name, task in TASKS.items():

@@ -22,7 +22,13 @@ from bigtransfer.api.transfer import (
     transfer,
 )
 from bigtransfer.command.swept import Tables
-from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError, did_you_mean
+from bigtransfer.errors import (
+    BigTransferError,
+    ConfigError,
+    DatasetError,
+    InfrastructureError,
+    did_you_mean,
+)
 from bigtransfer.progress import counted
 
 if TYPE_CHECKING:
@@ -186,7 +192,7 @@ def _run_tasks(
 
 def _how_to_get(entry: dict[str, Any], path: Path) -> str:
     """Return where the data of a task come from, and what makes them or where they belong."""
-    from bigtransfer.data.vtab.prepare import task_of
+    from bigtransfer.data.vtab.tasks import task_of
 
     download, place = entry.get("download", "its data"), shlex.quote(str(path))
     if not (made := entry.get("prepare")):
@@ -251,6 +257,7 @@ def _entries(
         _require_folder_name(str(name), where)
         _only(entry, _TASK, where)
         _require_mappings(entry, ("data", "finetune", "images", "reference"), where)
+        _require_prepared(entry, where)
         data, tuning = ({**raw.get(key, {}), **entry.get(key, {})} for key in ("data", "finetune"))
         settings = settings_of(str(name), data, tuning, where)
         if typed.data or typed.finetune:
@@ -258,6 +265,17 @@ def _entries(
             settings = settings_of(str(name), *whole, "--set")
         result[str(name)] = (entry, settings)
     return result
+
+
+def _require_prepared(entry: dict[str, Any], where: str) -> None:
+    """Refuse a `prepare` that `data prepare` does not know."""
+    from bigtransfer.data.vtab.tasks import task_of
+
+    if "prepare" in entry:
+        try:
+            task_of(str(entry["prepare"]))
+        except DatasetError as error:
+            raise ConfigError(f"{where}: prepare: {error}") from error
 
 
 def _chosen(entries: dict[str, Any], only: list[str] | None) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The order of examples that VTAB's splits are cut from.
 
 The benchmark cuts its splits out of TensorFlow Datasets (TFDS), which orders the examples of a part
-by the MD5 of the part's name and the example's key (tensorflow/datasets, `core/hashing.py`,
-`core/shuffle.py`, since its version 1.3). Keys are those of its builders: a file name, or the
-number of a row. Nothing is drawn, so the order can be had without TFDS.
+by the MD5 of the part's name and the example's key (tensorflow/datasets, `core/hashing.py` and
+`core/shuffle.py`). Keys are those of its builders: a file name, or the number of a row. Nothing is
+drawn, so the order can be had without TFDS.
 """
 
 from __future__ import annotations

@@ -11,13 +11,12 @@ from bigtransfer.artifacts.prepared import Prepared
 from bigtransfer.data.vtab.material import Material
 from bigtransfer.data.vtab.opened import Opened
 from bigtransfer.data.vtab.order import order_of
-from bigtransfer.data.vtab.tasks import TASKS, TRAIN, VAL, Cut, Task
-from bigtransfer.errors import DatasetError, StorageError, did_you_mean
+from bigtransfer.data.vtab.tasks import PREFIX, TRAIN, VAL, Cut, Task, task_of
+from bigtransfer.errors import DatasetError, StorageError
 from bigtransfer.progress import counted
 from bigtransfer.storage import as_csv, new_folder, write_text
 
 TABLE = "images.csv"
-PREFIX = "vtab/"
 _UNSAFE = re.compile(r"[^\w.-]+")
 
 
@@ -40,21 +39,6 @@ class _Row:
     key: str
     label: str
     split: str
-
-
-def task_of(name: str) -> Task:
-    """Return a task by its name, with or without `vtab/` before it.
-
-    Raises:
-        DatasetError: If there is none; names the closest.
-    """
-    plain = name.removeprefix(PREFIX)
-    if plain not in TASKS:
-        raise DatasetError(
-            f"there is no task {name!r} of VTAB-1k{did_you_mean(plain, TASKS)}; there are "
-            f"{', '.join(TASKS)}"
-        )
-    return TASKS[plain]
 
 
 def prepare(

@@ -27,7 +27,10 @@ from bigtransfer.data.vtab.photos import (
 from bigtransfer.data.vtab.retinopathy import open_retinopathy
 from bigtransfer.data.vtab.scenes import open_clevr_count, open_clevr_distance, open_kitti
 from bigtransfer.data.vtab.sprites import open_location, open_orientation
+from bigtransfer.errors import DatasetError, did_you_mean
 
+PREFIX = "vtab/"
+"""Before a task's name, where there may be others."""
 TRAIN, VAL = 800, 200
 """Images of the two splits that are trained on."""
 
@@ -73,6 +76,7 @@ class Task:
 _PARTS = Cuts(Cut("validation"), Cut("test"))
 _TENTH = Cuts(Cut("train", 90), Cut("test"))
 _FIFTHS = Cuts(Cut("train", 60), Cut("train", 80))
+_SINCE = "yes, as TFDS orders the set since 2021; before, by the folder that it lay in"
 _CLEVR = Cuts(Cut("train", 90), Cut("validation"))
 
 
@@ -177,6 +181,7 @@ TASKS = {
         10,
         {"train": 27_000},
         _FIFTHS,
+        official=_SINCE,
     ),
     "resisc45": Task(
         "NWPU-RESISC45",
@@ -186,6 +191,7 @@ TASKS = {
         45,
         {"train": 31_500},
         _FIFTHS,
+        official=_SINCE,
     ),
     "retinopathy": Task(
         "Diabetic Retinopathy (Kaggle 2015)",
@@ -221,3 +227,18 @@ TASKS = {
     "smallnorb_azimuth": _norb(open_azimuth, 18),
     "smallnorb_elevation": _norb(open_elevation, 9),
 }
+
+
+def task_of(name: str) -> Task:
+    """Return a task by its name, with or without `vtab/` before it.
+
+    Raises:
+        DatasetError: If there is none; names the closest.
+    """
+    plain = name.removeprefix(PREFIX)
+    if plain not in TASKS:
+        raise DatasetError(
+            f"there is no task {name!r} of VTAB-1k{did_you_mean(plain, TASKS)}; there are "
+            f"{', '.join(TASKS)}"
+        )
+    return TASKS[plain]

@@ -284,6 +284,11 @@ def test_vtab_without_data_says_what_to_put_where(
         ("total_steps: 6", "total_step: 6", "tasks.colours: unknown key 'total_step'"),
         ("tasks:", "task:", "tasks.yaml: unknown key 'task'; did you mean 'tasks'?"),
         ("path: nowhere/pets, ", "", "tasks.gone lacks a 'path'"),
+        (
+            "reference:",
+            "prepare: vtab/pet, reference:",
+            "tasks.colours: prepare: there is no task 'vtab/pet' of VTAB-1k; did you mean 'pets'?",
+        ),
         ("reference: {4: 97.5}", "reference: 97.5", "tasks.colours: 'reference' must hold keys"),
         ("tasks:", "data: null\ntasks:", "tasks.yaml: 'data' must hold keys and values, got None"),
         ("tasks:", "published: [{name: z}]\ntasks:", "tasks.yaml: published must list {name: "),

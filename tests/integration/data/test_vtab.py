@@ -43,8 +43,10 @@ def test_a_task_is_prepared_checked_and_swept(
     code, said, _ = heard(capsys, "data", "prepare", "vtab/eurosat", "--from", whole)
     assert code == 0
     assert said.splitlines() == [
+        f"vtab/eurosat: reads {whole}",
         "vtab/eurosat: train 800, val 200, test 280, 3 classes, of EuroSAT (RGB)",
-        "the official split: in the order of TensorFlow Datasets, as VTAB-1k cuts it",
+        "the official split: in the order of TensorFlow Datasets (TFDS), as VTAB-1k cuts it (as "
+        "TFDS orders the set since 2021; before, by the folder that it lay in)",
         "written to vtab/eurosat; next: bigtransfer finetune vtab/eurosat --weights FILE, or "
         "sweep vtab",
     ]
