@@ -13,6 +13,8 @@ class SweptEntry(Part):
     group: str = ""
     reference: dict[str, float] = {}
     """Examples per class -> a published figure, percent."""
+    official: bool = True
+    """Whether its data said, when it was run, to hold the benchmark's own split."""
     missing: str = ""
     """Why there is no report of it."""
     begun: tuple[Json, ...] = ()
@@ -25,5 +27,6 @@ class SweepRecord(Artifact):
     FILE: ClassVar[str] = "sweep.json"
     WHAT: ClassVar[str] = "the record of a sweep"
     MAKER: ClassVar[str] = "bigtransfer sweep"
+    SCHEMA: ClassVar[int] = 2  # 1: without `official`, which was so
 
     tasks: dict[str, SweptEntry]

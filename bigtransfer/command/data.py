@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bigtransfer.api.checking import asked_of_a_task, asked_of_images
+from bigtransfer.command import data_prepare
 from bigtransfer.errors import ConfigError, GateError
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--extract", type=Path, metavar="FOLDER", help="write the shown samples there as files"
     )
 
+    data_prepare.add_arguments(
+        actions.add_parser(
+            "prepare", help="make a task of VTAB-1k of the set as distributed", allow_abbrev=False
+        )
+    )
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what was asked.
@@ -73,6 +80,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.action == "check":
         _check(arguments)
+    elif arguments.action == "prepare":
+        data_prepare.run(arguments)
     else:
         _show(arguments)
 

@@ -18,6 +18,7 @@ from bigtransfer.command.swept import Tables
 from bigtransfer.errors import (
     BigTransferError,
     ConfigError,
+    DatasetError,
     InfrastructureError,
     TooLongError,
     did_you_mean,
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from bigtransfer.report.sweep import Published, SweptTask
 
 _TOP = ("data", "finetune", "published", "tasks")
-_TASK = ("path", "group", "official", "images", "reference", "download", "data", "finetune")
+_TASK = (
+    "path", "group", "official", "images", "reference", "download", "prepare", "data", "finetune",
+)  # fmt: skip
 _OURS = (
     "upstream", "page", "lock", "table.md", "table.tex", "table.csv", "cells.csv", "sweep.json",
     "curves.svg", "curves.pdf",
@@ -42,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "FILE is YAML: `tasks:` names each with a `path`; `finetune:` and `data:` hold what "
         "differs from the defaults, for all or within a task. A task may name its `group` (means "
-        "of medians), a `reference` (examples per class: percent) and where to `download` it. "
+        "of medians), a `reference` (examples per class: percent), where to `download` it and "
+        "what `data prepare` calls it (`prepare: vtab/pets`). "
         "`official: false` keeps it out of the means, and so does another number of `images` "
         "(split: images) than the task names. `published:` lists means of others. `vtab` stands "
         "for the 19 tasks of VTAB-1k. The same again goes on where it was stopped. The tables hold "
@@ -111,7 +115,7 @@ def run(arguments: argparse.Namespace) -> None:
         upstream = as_checkpoint(arguments.weights, folder / "upstream")
         digest = digest_of(upstream)
         for name, (entry, settings) in known.items():
-            task = _task(name, entry)
+            task = _task(name, entry, arguments.data)
             tables.recall(task, settings.called(name).task, digest, entry.get("images", {}))
         tables.recall_others()
         try:
@@ -168,10 +172,10 @@ def _run_tasks(
 ) -> _Outcome:
     outcome = _Outcome()
     for name, (entry, settings) in entries.items():
-        task, path = _task(name, entry), data / entry["path"]
+        task, path = _task(name, entry, data), data / entry["path"]
         print(f"\n{name}", flush=True)
         if not path.exists():
-            why = f"put {entry.get('download', 'its data')} at {shlex.quote(str(path))}"
+            why = _how_to_get(entry, path)
             print(f"  missing: {why}", flush=True)
             outcome.missing.append(name)
             tables.add(replace(task, missing=why))
@@ -199,13 +203,34 @@ def _run_tasks(
     return outcome
 
 
-def _task(name: str, entry: dict[str, Any]) -> SweptTask:
+def _how_to_get(entry: dict[str, Any], path: Path) -> str:
+    """Return where the data of a task come from, and what makes them or where they belong."""
+    from bigtransfer.data.vtab.tasks import task_of
+
+    download, place = entry.get("download", "its data"), shlex.quote(str(path))
+    if not (made := entry.get("prepare")):
+        return f"put {download} at {place}"
+    to = "" if str(path) == made else f" --to {place}"
+    return (
+        f"fetch {task_of(str(made)).wants} of {download}, then: bigtransfer data prepare {made} "
+        f"--from FOLDER{to}"
+    )
+
+
+def _says_not_official(path: Path) -> bool:
+    """Say whether `data prepare` noted that the split in a folder is not the benchmark's."""
+    from bigtransfer.artifacts.prepared import Prepared
+
+    return (path / Prepared.FILE).is_file() and not Prepared.read(path).official
+
+
+def _task(name: str, entry: dict[str, Any], data: Path) -> SweptTask:
     from bigtransfer.report.sweep import SweptTask
 
     return SweptTask(
         name,
         entry.get("group", ""),
-        official=entry.get("official", True),
+        official=entry.get("official", True) and not _says_not_official(data / entry["path"]),
         reference={str(k): v for k, v in entry.get("reference", {}).items()},
     )
 
@@ -245,6 +270,7 @@ def _entries(
         _require_folder_name(str(name), where)
         _only(entry, _TASK, where)
         _require_mappings(entry, ("data", "finetune", "images", "reference"), where)
+        _require_prepared(entry, where)
         data, tuning = ({**raw.get(key, {}), **entry.get(key, {})} for key in ("data", "finetune"))
         settings = settings_of(str(name), data, tuning, where)
         if typed.data or typed.finetune:
@@ -252,6 +278,17 @@ def _entries(
             settings = settings_of(str(name), *whole, "--set")
         result[str(name)] = (entry, settings)
     return result
+
+
+def _require_prepared(entry: dict[str, Any], where: str) -> None:
+    """Refuse a `prepare` that `data prepare` does not know."""
+    from bigtransfer.data.vtab.tasks import task_of
+
+    if "prepare" in entry:
+        try:
+            task_of(str(entry["prepare"]))
+        except DatasetError as error:
+            raise ConfigError(f"{where}: prepare: {error}") from error
 
 
 def _chosen(entries: dict[str, Any], only: list[str] | None) -> dict[str, Any]:

@@ -71,7 +71,8 @@ class Tables:
             if known and known.missing:
                 self._tasks[task.name] = replace(task, missing=known.missing)
             return
-        official = task.official and _splits(folder).items() >= sizes.items()
+        told = task.official and (known is None or known.official)
+        official = told and _splits(folder).items() >= sizes.items()
         note = _made_otherwise(folder, report, params, upstream)
         self._keep(replace(task, rows=report.rows, official=official, note=note), report.cells)
 
@@ -180,6 +181,7 @@ class Tables:
             entries[name] = SweptEntry(
                 group=self._groups.get(name, ""),
                 reference=before.reference if task is None else dict(task.reference),
+                official=before.official if task is None or task.missing else task.official,
                 missing=before.missing if task is None else task.missing,
                 begun=tuple(self._begun.get(name, ())),  # type: ignore[arg-type]  # JSON values
             )

@@ -20,6 +20,7 @@ from bigtransfer.data.manifest import column, with_column
 from bigtransfer.data.sources.listing import SPLITS, Source
 from bigtransfer.data.splits import make_splits
 from bigtransfer.errors import DatasetError
+from bigtransfer.progress import counted
 
 _NAMED = 3
 _IMBALANCED = 5
@@ -124,11 +125,11 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
     flags = [[*own, *more] for own, more in zip(column(table, "flags"), found, strict=True)]
     table = with_column(table, "flags", flags)
     usable = [fault is None for fault in column(table, "fault")]
-    counted = usable if asked.quarantine else [True] * len(usable)
+    taken = usable if asked.quarantine else [True] * len(usable)
     by_class = Counter(
-        label for names, counts in zip(labels, counted, strict=True) if counts for label in names
+        label for names, counts in zip(labels, taken, strict=True) if counts for label in names
     )
-    by_split = Counter(s for s, counts in zip(splits, counted, strict=True) if counts)
+    by_split = Counter(s for s, counts in zip(splits, taken, strict=True) if counts)
     found_in = Counter(
         (label, split)
         for names, split, good in zip(labels, splits, usable, strict=True)
@@ -137,7 +138,7 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
     )
     outcomes = expectations.check(
         table,
-        leaks,
+        None if source.benchmark else leaks,
         source.labels,
         by_class,
         by_split,
@@ -151,6 +152,7 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
         *_pixel_notes(table, asked.decode),
         *_imbalance(by_class),
         *_unmeasured(source, table, copies, found_in, asked),
+        *_of_benchmark(source, leaks, found_in),
     )
     made = made if asked.val or asked.test else ()
     return Checked(source, table, made, leaks, copies, outcomes, counts, asked.decode, notes)
@@ -217,6 +219,21 @@ def _unmeasured(
         f"{of_classes(short)} fewer than {shares + 1} distinct images, copies counted once: not "
         "every split gets one, so how well they are told cannot be measured"
     ]
+
+
+def _of_benchmark(
+    source: Source, leaks: Sequence[str | None], found_in: Mapping[tuple[str, str], int]
+) -> list[str]:
+    """Return a line about what would be refused, were the splits not those of a benchmark."""
+    if not source.benchmark:
+        return []
+    leaking = sum(leak is not None for leak in leaks)
+    rows = expectations.untrained_classes(source.labels, found_in)
+    untrained = [name for name, fault in rows if fault]
+    told = [f"{counted(leaking, 'image')} in two of them"] if leaking else []
+    told += [f"{of_classes(untrained)} none in train"] if untrained else []
+    beside = f": {', '.join(told)}" if told else ""
+    return [f"benchmark: the splits are those of {source.benchmark}, used as they are{beside}"]
 
 
 def of_classes(names: Sequence[str]) -> str:

@@ -57,6 +57,8 @@ class Source:
     read: Read
     notes: tuple[str, ...] = ()
     """What the user should know of how it was read, a line each."""
+    benchmark: str = ""
+    """The task of a benchmark that `data prepare` made it as: its splits are used as they are."""
 
 
 def split_of(text: str, where: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bigtransfer.artifacts.prepared import Prepared
 from bigtransfer.data.sources.folders import reader
 from bigtransfer.data.sources.labels import (
     class_name,
@@ -81,8 +83,23 @@ def list_table(tree: Tree, contents: Contents, name: str) -> Source:
     ordered = in_order(label for image in images for label in image.labels)
     given = splits[0] is not None
     return Source(
-        tree.address, "table", images, ordered, given, multi, 0, reader(tree), tuple(notes)
-    )
+        tree.address, "table", images, ordered, given, multi, 0, reader(tree), tuple(notes),
+        _benchmark(tree, contents) if given else "",
+    )  # fmt: skip
+
+
+def _benchmark(tree: Tree, contents: Contents) -> str:
+    """Return the task that `data prepare` says, beside the table, to have made; else nothing."""
+    if not any(file.path == Prepared.FILE for file in contents.files):
+        return ""
+    try:
+        told = json.loads(tree.read(Prepared.FILE))
+    except ValueError as error:
+        raise DatasetError(
+            f"{Prepared.FILE!r} of {tree.address!r} is not JSON ({error}); make the folder anew: "
+            f"`{Prepared.MAKER}`"
+        ) from error
+    return Prepared.parse(told, f"{tree.address.rstrip('/')}/{Prepared.FILE}").task
 
 
 def _at(where: str, number: int) -> str:

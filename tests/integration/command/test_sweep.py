@@ -268,8 +268,11 @@ def test_vtab_without_data_says_what_to_put_where(
     made = [Path(word) for word in said.rpartition("Made\n")[2].split()]
     assert [path.name for path in made] == ["table.md", "table.tex", "table.csv"]
     assert all(path.is_file() for path in made)
-    assert "put Oxford-IIIT Pets, https://www.robots.ox.ac.uk/~vgg/data/pets (37 classes)" in said
-    assert "at here/vtab/pets" in said
+    assert (
+        "missing: fetch images.tar.gz and annotations.tar.gz of Oxford-IIIT Pets, "
+        "https://www.robots.ox.ac.uk/~vgg/data/pets (37 classes), then: bigtransfer data prepare "
+        "vtab/pets --from FOLDER --to here/vtab/pets\n"
+    ) in said
     assert "flowers102" not in said
     assert "| BiT-M R152x4 |  |  |  | 70.64 |" in said
     assert call(*line, "--only", "pet") == 2
@@ -283,6 +286,11 @@ def test_vtab_without_data_says_what_to_put_where(
         ("total_steps: 6", "total_step: 6", "tasks.colours: unknown key 'total_step'"),
         ("tasks:", "task:", "tasks.yaml: unknown key 'task'; did you mean 'tasks'?"),
         ("path: nowhere/pets, ", "", "tasks.gone lacks a 'path'"),
+        (
+            "reference:",
+            "prepare: vtab/pet, reference:",
+            "tasks.colours: prepare: there is no task 'vtab/pet' of VTAB-1k; did you mean 'pets'?",
+        ),
         ("reference: {4: 97.5}", "reference: 97.5", "tasks.colours: 'reference' must hold keys"),
         ("tasks:", "data: null\ntasks:", "tasks.yaml: 'data' must hold keys and values, got None"),
         ("tasks:", "published: [{name: z}]\ntasks:", "tasks.yaml: published must list {name: "),
