@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-import bigtransfer
 from bigtransfer.artifacts.report import SummaryRow
 from bigtransfer.progress import counted
 from bigtransfer.report import curves, page
 from bigtransfer.report.sweep import ALL, Sweep, SweptTask, group_rows, in_order, table_rows
 from bigtransfer.report.table import by_shots, metric_names
+from bigtransfer.version import __version__
 
 INITS = {"upstream": "transfer", "scratch": "from scratch"}
 """Words for how a network begins."""
@@ -47,7 +47,7 @@ def render(sweep: Sweep, *, pages: Mapping[str, str], files: Mapping[str, str], 
         pages=pages,
         files=files,
         params=params,
-        version=bigtransfer.__version__,
+        version=__version__,
     )
 
 
