@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.pages import PROGRAMS, Line, WrongCommand, check, lines_of, pages
+from fixtures.project import PROJECT
 
 pytestmark = pytest.mark.xdist_group("pages")
 LINES = sorted({line for page in pages() for line in lines_of(page)}, key=str)
@@ -18,12 +19,23 @@ def test_a_command_of_a_page_is_taken_by_its_program(line: Line) -> None:
     check(line)
 
 
-def test_readme_is_read_whole() -> None:
-    programs = {line.words[0] for line in LINES if line.page == "README.md"}
-    assert programs == set(PROGRAMS) - {"mlflow"}  # it has `make ui`
+def test_the_pages_are_read_whole() -> None:
+    assert {line.words[0] for line in LINES} == set(PROGRAMS) - {"mlflow"}  # they have `make ui`
+    first = {line.words[0] for line in LINES if line.page == "README.md"}
+    assert {"bigtransfer", "make", "kfp"} <= first
     typed = [line.words for line in LINES if line.whole]
     assert ["make", "run"] in typed
     assert any({"components.pretrain", "--history"} <= set(words) for words in typed), "joined"
+
+
+def test_every_guide_is_read() -> None:
+    guides = {path.name for path in (PROJECT / "docs" / "guide").glob("*.md")}
+    assert {Path(line.page).name for line in LINES if "docs/guide" in line.page} == guides
+    assert {path.name for path in pages()} > guides
+
+
+def test_readme_is_short() -> None:
+    assert len((PROJECT / "README.md").read_text().splitlines()) <= 150
 
 
 PLANTED = {
@@ -78,7 +90,11 @@ def test_what_is_typed_and_what_is_mentioned_are_both_read(
 
 
 def test_the_readme_needs_no_activated_environment() -> None:
-    """Commands to be typed name the project's own environment; make finds it by itself."""
+    """After make its commands name the project's own environment; before, `pip install .` does."""
+    text = (PROJECT / "README.md").read_text()
     whole = [line.text for line in LINES if line.page == "README.md" and line.whole]
     own = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/|make )")
-    assert not [text for text in whole if not own.match(text)]
+    others = [line for line in whole if not own.match(line)]
+    assert all(line.startswith("bigtransfer ") for line in others)
+    installed, made = text.index("\npip install ."), text.index("\nmake run")
+    assert all(installed < text.index(f"\n{line}") < made for line in others)
