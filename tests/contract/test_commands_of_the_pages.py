@@ -22,7 +22,7 @@ def test_a_command_of_a_page_is_taken_by_its_program(line: Line) -> None:
 def test_the_pages_are_read_whole() -> None:
     assert {line.words[0] for line in LINES} == set(PROGRAMS) - {"mlflow"}  # they have `make ui`
     first = {line.words[0] for line in LINES if line.page == "README.md"}
-    assert {"bigtransfer", "make", "kfp"} <= first
+    assert {"pip", "bigtransfer", "make", "kfp"} <= first
     typed = [line.words for line in LINES if line.whole]
     assert ["make", "run"] in typed
     assert any({"components.pretrain", "--history"} <= set(words) for words in typed), "joined"
@@ -59,6 +59,9 @@ PLANTED = {
     "python benchmarks/train_stp.py": "there is no file",
     "python benchmarks/kill_test.py --kils 5": "unrecognized arguments: --kils",
     "python benchmarks/inference.py --rounds many": "invalid int value: 'many'",
+    "pip instal .": "pip has no command 'instal'",
+    "pip install --constrant requirements.lock .": "no such option",
+    "pip install '.[onx]'": "there is no extra 'onx'",
     "bigtransfer sweep benchmarks/cifar10_curv.yaml --weights W": "there is no 'benchmarks/cif",
 }
 
@@ -93,7 +96,7 @@ def test_the_readme_needs_no_activated_environment() -> None:
     """After make its commands name the project's own environment; before, `pip install .` does."""
     text = (PROJECT / "README.md").read_text()
     whole = [line.text for line in LINES if line.page == "README.md" and line.whole]
-    own = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/|make )")
+    own = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/|make |pip )")
     others = [line for line in whole if not own.match(line)]
     assert all(line.startswith("bigtransfer ") for line in others)
     installed, made = text.index("\npip install ."), text.index("\nmake run")
