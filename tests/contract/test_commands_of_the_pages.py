@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+from bigtransfer import config
 from fixtures.pages import PROGRAMS, Line, WrongCommand, check, lines_of, pages
 from fixtures.project import PROJECT
 
@@ -59,7 +62,7 @@ PLANTED = {
     "python benchmarks/train_stp.py": "there is no file",
     "python benchmarks/kill_test.py --kils 5": "unrecognized arguments: --kils",
     "python benchmarks/inference.py --rounds many": "invalid int value: 'many'",
-    "pip instal .": "pip has no command 'instal'",
+    "pip fetch .": "pip has no command 'fetch'",
     "pip install --constrant requirements.lock .": "no such option",
     "pip install '.[onx]'": "there is no extra 'onx'",
     "bigtransfer sweep benchmarks/cifar10_curv.yaml --weights W": "there is no 'benchmarks/cif",
@@ -101,3 +104,52 @@ def test_the_readme_needs_no_activated_environment() -> None:
     assert all(line.startswith("bigtransfer ") for line in others)
     installed, made = text.index("\npip install ."), text.index("\nmake run")
     assert all(installed < text.index(f"\n{line}") < made for line in others)
+
+
+PYTHON = [
+    (page.name, block)
+    for page in pages()
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+]
+
+
+@pytest.mark.parametrize(("page", "block"), PYTHON)
+def test_python_of_the_pages_is_the_library_s(page: str, block: str) -> None:
+    """Each call is one that the function takes; what it does is tested with the notebook."""
+    import bigtransfer as bt
+
+    places: dict[str, object] = {"bt": bt, "model": bt.Model}
+    calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    assert calls
+    for call in calls:
+        assert isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name)
+        place = places[call.func.value.id]
+        wanted = inspect.signature(getattr(place, call.func.attr))
+        own = [place] if place is bt.Model else []
+        wanted.bind(*own, *call.args, **{word.arg or "": word.value for word in call.keywords})
+
+
+def test_names_of_the_library_in_the_pages_exist() -> None:
+    import bigtransfer as bt
+
+    places = {"bt": bt.__all__, "model": dir(bt.Model)}
+    for page in pages():
+        found = re.findall(r"(?<![\w./-])(bt|model)\.([a-z_]+)(?=[`(\s])", page.read_text("utf-8"))
+        assert not [name for place, name in found if name not in places[place]], page.name
+
+
+def test_params_that_the_pages_name_exist() -> None:
+    """`section.key`, as they stand between backticks."""
+    models = {
+        "data": config.DatasetRules, "pretrain": config.PretrainParams,
+        "finetune": config.FinetuneParams, "cluster": config.ClusterParams,
+        "register": config.RegisterParams, "materialize": config.MaterializeParams,
+    }  # fmt: skip
+    name = re.compile(rf"(?:^|\s)({'|'.join(models)})\.([a-z_]+)(?=[:=\s.]|$)")
+    seen = 0
+    for page in pages():
+        for text in re.findall(r"`([^`\n]+)`", page.read_text("utf-8")):
+            for section, key in name.findall(text):
+                seen += 1
+                assert key in models[section].model_fields, f"{page.name}: {section}.{key}"
+    assert seen > 20
