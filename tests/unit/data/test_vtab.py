@@ -106,6 +106,22 @@ def test_a_task_has_the_images_of_the_benchmark(
     )
 
 
+@pytest.mark.usefixtures("hdf5")
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
+def test_all_sets_may_lie_in_one_folder(packed: bool, tmp_path: Path) -> None:
+    tasks = [t for t in IMITATIONS if t not in ("dsprites_orientation", "retinopathy")]
+    sets = {task: IMITATIONS[task]() for task in tasks}
+    for made in sets.values():
+        made.write(tmp_path / "all", packed=packed)
+    for task, made in sets.items():
+        made.write(tmp_path / task, packed=packed)
+        alone = prepare(task, tmp_path / task, tmp_path / "alone" / task, size=made.size)
+        among = prepare(task, tmp_path / "all", tmp_path / "among" / task, size=made.size)
+        assert alone == among
+        tables = [(tmp_path / n / task / "images.csv").read_text() for n in ("alone", "among")]
+        assert tables[0] == tables[1]
+
+
 def test_every_task_of_the_catalogue_can_be_made() -> None:
     tasks = read_yaml(PROJECT / "bigtransfer/vtab.yaml")["tasks"]
     assert [*TASKS] == [*tasks] and set(IMITATIONS) == set(TASKS) == set(CUT)
