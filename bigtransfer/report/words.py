@@ -37,6 +37,14 @@ def training_in_words(verdict: Json) -> str:
     Args:
         verdict: Of the HyperRule, as a report keeps it; another recipe is listed by its keys.
     """
+    if verdict.get("regime") == "quick":
+        views = "each with its mirror image, " if verdict["flip"] else ""
+        return (
+            f"a linear head on the features of the frozen network (quick, not the paper's "
+            f"protocol): {verdict['images']:,} different images at {verdict['crop']} px, {views}"
+            f"features in {verdict['precision']}, strength {verdict['strength']:g} of the "
+            "regularisation, chosen by folds of the training images"
+        )
     if not verdict.keys() >= _RULE:
         known = [f"{k.replace('_', ' ')} {v}" for k, v in verdict.items() if v is not None]
         return ", ".join(known)
@@ -79,7 +87,7 @@ def effort_in_words(cells: Sequence[ScoredCell]) -> str:
         parts.append("on " + listing([*devices]))
     text = " ".join(parts)
     if memory:
-        most = f"at most {size(max(memory))} of its memory"
+        most = f"at most {size(max(memory))} of memory"
         text = f"{text}, {most}" if text else most
     return text
 
