@@ -17,6 +17,7 @@ from bigtransfer.report.headline_table import headline_columns
 from bigtransfer.report.sweep import Sweep, group_rows, published_rows, table_rows
 from bigtransfer.report.table import metric_names
 from bigtransfer.report.task_section import task_section
+from bigtransfer.report.words import methods_in_words
 from bigtransfer.storage import as_json, digest_of, new_folder, read_json
 from bigtransfer.version import __version__
 
@@ -93,6 +94,7 @@ def render_report(
         cards=cards_of(results, registered),
         headline=headline_columns(results) if len(rows) > 1 else [],
         seeds=_seeds(rows),
+        methods=methods_in_words(result.hyperrule for result in results.values()),
         architectures=", ".join(dict.fromkeys(r.architecture for r in results.values())),
         swept=None if sweep is None else _swept(sweep),
         metric_names=metric_names(rows),

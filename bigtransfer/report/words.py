@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bigtransfer.artifacts.base import Json
 from bigtransfer.artifacts.calibration import Calibration
@@ -62,6 +62,15 @@ def training_in_words(verdict: Json) -> str:
         parts.append(f"divided by 10 after {listing(decays)}{last}")
     parts.append("no MixUp" if alpha is None else f"MixUp with alpha {alpha:g}")
     return ", ".join(parts)
+
+
+def methods_in_words(verdicts: Iterable[Json]) -> str:
+    """Return by what networks were made, e.g. `the BiT-HyperRule`."""
+    names = dict.fromkeys(
+        "a linear probe (quick)" if own.get("regime") == "quick" else "the BiT-HyperRule"
+        for own in verdicts
+    )
+    return listing([*names])
 
 
 def _whole(value: object) -> int:
