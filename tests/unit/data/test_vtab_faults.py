@@ -270,3 +270,12 @@ def test_a_folder_that_is_somebody_elses_is_left_alone(tmp_path: Path) -> None:
             prepare("eurosat", folder, place, size=made.size)
     (tmp_path / "empty").mkdir()
     prepare("eurosat", folder, tmp_path / "empty", size=made.size)
+
+
+def test_an_eye_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    made = vtab.retinopathy()
+    folder = made.write(tmp_path / "set", packed=False)
+    for path in (folder / "train").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    line = refused("retinopathy", folder, tmp_path / "made", made.size)
+    assert "_left.jpeg' is no image" in line or "_right.jpeg' is no image" in line
