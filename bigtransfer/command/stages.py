@@ -27,11 +27,14 @@ SECONDS = Path(".work") / "stage-seconds.json"
 """How long each stage took when it last ran, DVC's own work for it included."""
 _LOGS_KEPT = 10
 _SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_SIGNS = 60.0
+"""Without a terminal: of a stage that takes long, a line so often says how far it is."""
 _LAST_LINES = 20
 _WIDTH, _NAME = 110, 22
 _RUNNING = re.compile(r"Running stage '(.+)':")
 _UNCHANGED = re.compile(r"(?:Stage )?'(.+)' didn't change, skipping")
 _CACHED = re.compile(r"Stage '(.+)' is cached - skipping run, checking out outputs")
+_HOW_FAR = re.compile(r".+: [\d,]+ of [\d,]+ \S+, .+ left.*")
 _OF_DVC = re.compile(
     r"ERROR: |WARNING: |Updating lock file |Generating lock file |Use `dvc push` |To enable auto "
     r"staging|To track the changes|\tgit add|Data and pipelines are up to date|$"
@@ -124,7 +127,7 @@ class _Shown:
         self._seconds = _read(self._file)
         self._stages = _stages(project)
         self._left = {name: self._seconds.get(name, 0.0) for name in self._stages}
-        self._began = time.monotonic()
+        self._began = self._sign = time.monotonic()
         self._skipped = self._done = 0
         self._cached = False
 
@@ -162,6 +165,14 @@ class _Shown:
             self.told.errors.append(text.removeprefix("ERROR: "))
         elif not _OF_DVC.match(text):
             self.told.last.append(text)
+            if _HOW_FAR.fullmatch(text):
+                self._show_sign(text)
+
+    def _show_sign(self, text: str) -> None:
+        now = time.monotonic()
+        if now - max(self._began, self._sign) >= _SECONDS_BETWEEN_SIGNS:
+            self._sign = now
+            print(f"    {text}", flush=True)
 
     def end(self) -> None:
         """Say what is left to say of the stages."""

@@ -139,7 +139,5 @@ def test_kfp_is_ours_after_one_uv_install(checkout: Path, tmp_path: Path) -> Non
     probe = call(uv, "pip", "install", "--python", venv / "bin/python", "six", check=False)
     if probe.returncode:
         pytest.skip("uv reaches no package index here")
-    call(
-        uv, "pip", "install", "--python", venv / "bin/python", f"{checkout}[kfp]"
-    )
+    call(uv, "pip", "install", "--python", venv / "bin/python", f"{checkout}[kfp]")
     assert_ours(venv / "bin")
