@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bigtransfer.errors import BigTransferError
 from bigtransfer.progress import TERMINAL, counted, duration
-from bigtransfer.storage import as_json, read_json, write_text
+from bigtransfer.storage import as_json, explained, read_json, write_text
 
 LOGS = Path(".work") / "log"
 SECONDS = Path(".work") / "stage-seconds.json"
@@ -29,7 +29,7 @@ _LOGS_KEPT = 10
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_BETWEEN_SIGNS = 60.0
 """Without a terminal: of a stage that takes long, a line so often says how far it is."""
-_LAST_LINES = 20
+_LAST_LINES = 40
 _WIDTH, _NAME = 110, 22
 _RUNNING = re.compile(r"Running stage '(.+)':")
 _UNCHANGED = re.compile(r"(?:Stage )?'(.+)' didn't change, skipping")
@@ -69,13 +69,19 @@ def repro(
         whole: Whether all stages are asked for: only then can it be said how long it may take.
 
     Raises:
+        StorageError: If its log cannot be written.
+        InfrastructureError: If the disk is full.
         KeyboardInterrupt: After Ctrl-C, once the stage that ran has saved what it has.
     """
-    log = _new_log(project / LOGS)
+    with explained(project / LOGS):
+        log = _new_log(project / LOGS)
+        file = log.open("wb")
+    environment = {**environment, "PYTHONUNBUFFERED": "1"}  # what is said stands in its order
     if sys.stderr.isatty():
-        environment = {**environment, TERMINAL: os.ttyname(sys.stderr.fileno())}
+        with suppress(OSError):  # a terminal that has no name here: then there are no bars
+            environment[TERMINAL] = os.ttyname(sys.stderr.fileno())
     shown = _Shown(project, Told(LOGS / log.name), whole)
-    with log.open("wb") as file:
+    with file:
         process = subprocess.Popen(
             command, cwd=project, env=environment, stdin=subprocess.DEVNULL, stdout=file,
             stderr=subprocess.STDOUT,
@@ -98,6 +104,7 @@ def _follow(process: subprocess.Popen[bytes], log: Path, tell: Callable[[str], N
                 for line in lines:
                     tell(line.decode("utf-8", errors="replace"))
                 if ended:
+                    tell(rest.decode("utf-8", errors="replace"))
                     break
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
             except KeyboardInterrupt:
@@ -163,10 +170,10 @@ class _Shown:
             pass  # the line of the stage, long
         elif text.startswith("ERROR: "):
             self.told.errors.append(text.removeprefix("ERROR: "))
+        elif _HOW_FAR.fullmatch(text):
+            self._show_sign(text)
         elif not _OF_DVC.match(text):
             self.told.last.append(text)
-            if _HOW_FAR.fullmatch(text):
-                self._show_sign(text)
 
     def _show_sign(self, text: str) -> None:
         now = time.monotonic()
