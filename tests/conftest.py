@@ -25,7 +25,7 @@ pytest_plugins = [
     "fixtures.tracking",
     "fixtures.training",
     "fixtures.workflow",
-    "fixtures.vtab",
+    "fixtures.vtab_arrays",
 ]
 _LONGEST_FIRST = (
     "e2e/test_workflow", "e2e/test_several_labels", "e2e/test_kills", "e2e/test_sources",

@@ -219,6 +219,7 @@ def _finetune(
         _no_log,
         on_cell,
         longest_seconds=None if agreed else 3600 * LONGEST_HOURS,
+        notes_effort=True,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,12 +38,12 @@ class ListedCell(Cell):
     device: str | None = None
     """That it was trained on, for people."""
     peak_memory_bytes: int | None = None
-    """The most that its training held of that device's memory."""
+    """The most that it held of a GPU's memory; on a CPU, that its process held."""
 
     @classmethod
-    def of(cls, cell: Cell) -> Self:
-        """Return a cell with the folder of its own name."""
-        return cls(**cell.model_dump(), folder=cell.name)
+    def of(cls, cell: Cell, **effort: Any) -> Self:
+        """Return a cell with the folder of its own name, and what it has cost, if it is known."""
+        return cls(**cell.model_dump(), folder=cell.name, **effort)
 
 
 class Cells(Artifact):

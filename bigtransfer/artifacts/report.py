@@ -193,6 +193,11 @@ class TaskReport(Artifact):
     """[has the label, has it not][named, not named] -> pairs of a test image and a label, where
     images may have several; None else, and before 2026-11-26."""
 
+    curves: dict[str, tuple[dict[str, float], ...]] = {}
+    """Network -> `step` and what was noted for it while it was fine-tuned, of the chosen one and
+    those that differ from it by their seed alone; empty where there are no steps, and before
+    2026-11-26."""
+
     @property
     def headline(self) -> SummaryRow:
         """Return the row of the networks that the chosen one is the median of."""

@@ -20,18 +20,21 @@ from pathlib import Path
 
 from bigtransfer.errors import BigTransferError
 from bigtransfer.progress import TERMINAL, counted, duration
-from bigtransfer.storage import as_json, read_json, write_text
+from bigtransfer.storage import as_json, explained, read_json, write_text
 
 LOGS = Path(".work") / "log"
 SECONDS = Path(".work") / "stage-seconds.json"
 """How long each stage took when it last ran, DVC's own work for it included."""
 _LOGS_KEPT = 10
 _SECONDS_BETWEEN_LOOKS = 0.1
-_LAST_LINES = 20
+_SECONDS_BETWEEN_SIGNS = 60.0
+"""Without a terminal: of a stage that takes long, a line so often says how far it is."""
+_LAST_LINES = 40
 _WIDTH, _NAME = 110, 22
 _RUNNING = re.compile(r"Running stage '(.+)':")
 _UNCHANGED = re.compile(r"(?:Stage )?'(.+)' didn't change, skipping")
 _CACHED = re.compile(r"Stage '(.+)' is cached - skipping run, checking out outputs")
+_HOW_FAR = re.compile(r".+: [\d,]+ of [\d,]+ \S+, .+ left.*")
 _OF_DVC = re.compile(
     r"ERROR: |WARNING: |Updating lock file |Generating lock file |Use `dvc push` |To enable auto "
     r"staging|To track the changes|\tgit add|Data and pipelines are up to date|$"
@@ -66,13 +69,19 @@ def repro(
         whole: Whether all stages are asked for: only then can it be said how long it may take.
 
     Raises:
+        StorageError: If its log cannot be written.
+        InfrastructureError: If the disk is full.
         KeyboardInterrupt: After Ctrl-C, once the stage that ran has saved what it has.
     """
-    log = _new_log(project / LOGS)
+    with explained(project / LOGS):
+        log = _new_log(project / LOGS)
+        file = log.open("wb")
+    environment = {**environment, "PYTHONUNBUFFERED": "1"}  # what is said stands in its order
     if sys.stderr.isatty():
-        environment = {**environment, TERMINAL: os.ttyname(sys.stderr.fileno())}
+        with suppress(OSError):  # a terminal that has no name here: then there are no bars
+            environment[TERMINAL] = os.ttyname(sys.stderr.fileno())
     shown = _Shown(project, Told(LOGS / log.name), whole)
-    with log.open("wb") as file:
+    with file:
         process = subprocess.Popen(
             command, cwd=project, env=environment, stdin=subprocess.DEVNULL, stdout=file,
             stderr=subprocess.STDOUT,
@@ -95,6 +104,7 @@ def _follow(process: subprocess.Popen[bytes], log: Path, tell: Callable[[str], N
                 for line in lines:
                     tell(line.decode("utf-8", errors="replace"))
                 if ended:
+                    tell(rest.decode("utf-8", errors="replace"))
                     break
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
             except KeyboardInterrupt:
@@ -124,7 +134,7 @@ class _Shown:
         self._seconds = _read(self._file)
         self._stages = _stages(project)
         self._left = {name: self._seconds.get(name, 0.0) for name in self._stages}
-        self._began = time.monotonic()
+        self._began = self._sign = time.monotonic()
         self._skipped = self._done = 0
         self._cached = False
 
@@ -160,8 +170,16 @@ class _Shown:
             pass  # the line of the stage, long
         elif text.startswith("ERROR: "):
             self.told.errors.append(text.removeprefix("ERROR: "))
+        elif _HOW_FAR.fullmatch(text):
+            self._show_sign(text)
         elif not _OF_DVC.match(text):
             self.told.last.append(text)
+
+    def _show_sign(self, text: str) -> None:
+        now = time.monotonic()
+        if now - max(self._began, self._sign) >= _SECONDS_BETWEEN_SIGNS:
+            self._sign = now
+            print(f"    {text}", flush=True)
 
     def end(self) -> None:
         """Say what is left to say of the stages."""

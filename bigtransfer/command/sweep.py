@@ -245,6 +245,7 @@ def _published(raw: dict[str, Any], source: str) -> list[Published]:
         if not isinstance(row, dict) or not isinstance(row.get("means"), dict):
             raise ConfigError(f"{where} must list {{name: …, means: {{group: percent}}}}")
         _only(row, ("name", "means"), where)
+        _require_percents(row["means"], f"{where}.means")
         found.append(Published(str(row.get("name", "")), row["means"]))
     return found
 
@@ -271,6 +272,7 @@ def _entries(
         _only(entry, _TASK, where)
         _require_mappings(entry, ("data", "finetune", "images", "reference"), where)
         _require_prepared(entry, where)
+        _require_percents(entry.get("reference", {}), f"{where}.reference")
         data, tuning = ({**raw.get(key, {}), **entry.get(key, {})} for key in ("data", "finetune"))
         settings = settings_of(str(name), data, tuning, where)
         if typed.data or typed.finetune:
@@ -314,6 +316,13 @@ def _require_mappings(values: dict[str, Any], keys: tuple[str, ...], where: str)
     for key in keys:
         if not isinstance(values.get(key, {}), dict):
             raise ConfigError(f"{where}: {key!r} must hold keys and values, got {values[key]!r}")
+
+
+def _require_percents(values: dict[str, Any], where: str) -> None:
+    for key, value in values.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 <= value <= 100:
+            raise ConfigError(f"{where}: {key!r} must be a percentage, 0 to 100, got {value!r}")
 
 
 def _only(values: dict[str, Any], known: tuple[str, ...], where: str) -> None:

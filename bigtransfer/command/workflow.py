@@ -113,7 +113,7 @@ def _show(project: Path, params: Params) -> None:
     _line(f"{_opener()} {_REPORT}/index.html", "look at it")
     _line("make ui", "runs, curves and models in MLflow")
     _line("$EDITOR params.yaml", "add your own folder of photos, then `make run` again")
-    _line("", '(docs/guide/workflow.md, "Your own photos")')
+    _line("", '(README, section "Your own photos")')
 
 
 def _line(what: str, why: str) -> None:

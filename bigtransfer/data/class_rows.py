@@ -45,7 +45,7 @@ def class_rows(checked: Checked, thumbnails: Thumbnails) -> page.Shown:
 
     Returns:
         `shown` and `rest` (rows of `label`, `images`, `splits`, `bars`; of those shown `pictures`,
-        too), `splits` (names of those there are).
+        too), `splits` (names of those there are), `equal` (whether all are of one size).
     """
     classes = {label: _Class() for label in checked.source.labels}
     for i, row in enumerate(manifest.rows_of(checked.table, ["labels", "split", "fault"])):
@@ -79,6 +79,7 @@ def class_rows(checked: Checked, thumbnails: Thumbnails) -> page.Shown:
         "shown": [row_of(label, True) for label in shown],
         "rest": [row_of(label, False) for label in rest],
         "splits": splits,
+        "equal": len({own.images for own in classes.values()}) == 1,
     }
 
 

@@ -34,6 +34,7 @@ from bigtransfer.evaluate.account import (
 from bigtransfer.evaluate.scoring import Scorer
 from bigtransfer.metrics.accuracy import median_and_sd, most_confused
 from bigtransfer.metrics.label_issues import find_label_issues
+from bigtransfer.model.checkpoint import read_curve
 from bigtransfer.model.processor import device_named, use_cpu
 from bigtransfer.progress import tracked
 from bigtransfer.report.table import by_shots
@@ -152,6 +153,11 @@ def evaluate(
         label_confusion=account.label_confusion,
         reliability=account.reliability,
         hits=account.hits,
+        curves={
+            cell.folder: rows
+            for cell in group
+            if (rows := tuple(read_curve(checkpoints / cell.folder)))
+        },
         **_baseline(shards, meta.train_on),
         label_issues=LabelIssues(
             sought=doubt,

@@ -117,6 +117,46 @@ def learning_curve(history: list[dict[str, str]]) -> tuple[str, str]:
     return loss, _svg(figure)
 
 
+def fine_tuning(
+    curves: Mapping[str, Sequence[Mapping[str, float]]], chosen: str, metric: str
+) -> list[str]:
+    """Return charts of fine-tuning over steps: the training loss, and the score on validation.
+
+    Args:
+        curves: Network -> `step` and what was noted for it.
+        chosen: The network that stands out.
+        metric: `top1` or `map`.
+    """
+    titles = {"loss": "training loss", f"val_{metric}": f"validation {METRICS[metric]}"}
+    drawn = []
+    for name, title in titles.items():
+        figure, axes = _figure(4.4, 2.6)
+        several = False
+        for folder in sorted(curves, key=lambda folder: folder == chosen):
+            points = [(row["step"], row[name]) for row in curves[folder] if name in row]
+            several = several or len(points) > 1
+            own = folder == chosen
+            axes.plot(
+                [step for step, _ in points],
+                [value for _, value in points],
+                color=_BLUE if own else _DIM,
+                alpha=1 if own else 0.45,
+                linewidth=1.6 if own else 1,
+                marker="o" if name != "loss" else None,
+                markersize=3,
+            )
+        if name != "loss":
+            axes.set_ylim(0, 1.04)
+            axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_title(title, loc="left", color=_INK, fontsize=10)
+        axes.set_xlabel("step", color=_DIM)
+        if several:
+            drawn.append(_svg(figure))
+    return drawn
+
+
 def confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> str:
     """Return the confusion matrix as a heat map, each row scaled to its class's images.
 

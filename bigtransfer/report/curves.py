@@ -122,6 +122,7 @@ def _draw(axes: Axes, task: SweptTask, shots: Shots, palette: Palette) -> None:
     """Draw a line per init through the medians, and a band from the least to the most."""
     numbers = [int(k) for k in shots if k != "full"] or [1]
     places = {k: numbers[-1] * _FULL_APART if k == "full" else int(k) for k in shots}
+    named = {str(k): place for k, place in places.items()}
     for init, rows in _by_init(task.rows).items():
         x = [places[row.examples_per_class] for row in rows]
         low, middle, high = (np.array([getattr(r, key) for r in rows]) for key in _SPREAD)
@@ -133,9 +134,8 @@ def _draw(axes: Axes, task: SweptTask, shots: Shots, palette: Palette) -> None:
         style = "-" if init == "upstream" else "--"
         axes.plot(x, middle, style, color=colour, marker="o", markersize=3, linewidth=1.4)
     for k, percent in task.reference.items():
-        place = places.get(int(k) if k != "full" else k)
-        if place is not None:
-            axes.plot([place], [percent / 100], "_", color=palette.ink, markersize=10)
+        if k in named:
+            axes.plot([named[k]], [percent / 100], "_", color=palette.ink, markersize=10)
     axes.set_xscale("log")
     axes.set_xlim(places[shots[0]] / 1.4, places[shots[-1]] * 1.4)
     axes.set_xticks([places[k] for k in shots], ["all" if k == "full" else str(k) for k in shots])

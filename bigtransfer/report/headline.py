@@ -112,7 +112,7 @@ def cards_of(results: Mapping[str, TaskReport], registrations: Mapping[str, Path
     """
     cards = []
     for name, result in results.items():
-        row = row_of_chosen(result)
+        row = result.headline
         cards.append(_score_card(name, result, row, registered=name in registrations))
         if gain := _gain_card(name, result):
             cards.append(gain)
@@ -217,12 +217,6 @@ def pairs_of(
     kinds = dict.fromkeys(row.examples_per_class for row in rows)
     found = {(row.init, row.examples_per_class): row for row in rows}
     return {k: (found.get(("upstream", k)), found.get(("scratch", k))) for k in kinds}
-
-
-def row_of_chosen(result: TaskReport) -> SummaryRow:
-    """Return the summary of the networks that differ from the chosen one by their seed alone."""
-    kind = (result.chosen.init, result.chosen.examples_per_class)
-    return next(row for row in result.rows if (row.init, row.examples_per_class) == kind)
 
 
 def shots_text(examples_per_class: int | str) -> str:

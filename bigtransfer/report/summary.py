@@ -14,9 +14,9 @@ from bigtransfer.progress import counted
 from bigtransfer.report import charts, page
 from bigtransfer.report.headline import cards_of
 from bigtransfer.report.headline_table import headline_columns
-from bigtransfer.report.sweep import Sweep, group_rows, published_rows, table_rows
 from bigtransfer.report.table import metric_names
 from bigtransfer.report.task_section import task_section
+from bigtransfer.report.words import methods_in_words
 from bigtransfer.storage import as_json, digest_of, new_folder, read_json
 from bigtransfer.version import __version__
 
@@ -30,7 +30,6 @@ def write_report(
     registrations: dict[str, Path],
     params: str,
     commit: str,
-    sweep: Sweep | None = None,
 ) -> None:
     """Write `index.html` and `metrics.json`.
 
@@ -42,7 +41,6 @@ def write_report(
         registrations: Registration file of each task, by name.
         params: Text of the params that made it all.
         commit: Git commit, empty where there is none.
-        sweep: Whose tables the page shows; None: transfer beside scratch.
     """
     results = {name: TaskReport.read(folder / "report") for name, folder in evaluations.items()}
     html = render_report(
@@ -52,7 +50,6 @@ def write_report(
         datasets=[_dataset(name, folder, output) for name, folder in datasets.items()],
         params=params,
         commit=commit,
-        sweep=sweep,
     )
     kept = {"task", "init", "examples_per_class", "metric", "median", "sd"}
     with new_folder(output) as folder:
@@ -69,7 +66,6 @@ def render_report(
     datasets: Sequence[page.Shown] = (),
     params: str,
     commit: str,
-    sweep: Sweep | None = None,
 ) -> str:
     """Return the page as HTML, in one piece.
 
@@ -80,7 +76,6 @@ def render_report(
         datasets: Facts of each dataset, where at hand.
         params: Text of the params that made it all.
         commit: Git commit, empty where there is none.
-        sweep: Whose tables the page shows; None: transfer beside scratch.
     """
     registered = registrations or {}
     rows = _rows(results)
@@ -93,8 +88,8 @@ def render_report(
         cards=cards_of(results, registered),
         headline=headline_columns(results) if len(rows) > 1 else [],
         seeds=_seeds(rows),
+        methods=methods_in_words(result.hyperrule for result in results.values()),
         architectures=", ".join(dict.fromkeys(r.architecture for r in results.values())),
-        swept=None if sweep is None else _swept(sweep),
         metric_names=metric_names(rows),
         upstream=upstream,
         datasets=datasets,
@@ -113,17 +108,6 @@ def _seeds(rows: Sequence[SummaryRow]) -> str:
     """Return how many seeds the rows are over, e.g. `3 seeds`, or `1 to 3 seeds`."""
     least, most = min(row.seeds for row in rows), max(row.seeds for row in rows)
     return counted(most, "seed") if least == most else f"{least} to {counted(most, 'seed')}"
-
-
-def _swept(sweep: Sweep) -> page.Shown:
-    """Return the tables of a sweep: the very figures of its other files."""
-    groups, published = published_rows(sweep.published)
-    return {
-        "rows": table_rows(sweep.tasks),
-        "groups": group_rows(sweep.tasks, sweep.sizes),
-        "published_groups": groups,
-        "published": published,
-    }
 
 
 def _upstream(folder: Path) -> page.Shown:

@@ -22,7 +22,6 @@ from bigtransfer.report.headline import (
     interval_of,
     interval_text,
     is_beaten,
-    row_of_chosen,
 )
 from bigtransfer.report.table import METRICS
 from bigtransfer.report.words import (
@@ -101,11 +100,14 @@ def task_section(
         "anchor": f"task-{number}",
         "report": result,
         "metric_name": METRICS[result.metric],
-        "median_row": row_of_chosen(result),
+        "median_row": result.headline,
         "facts": facts_of(result, registered),
         "few_shot": charts.few_shot(result.rows)
         if len({row.examples_per_class for row in result.rows}) > 1
         else "",
+        "curves": charts.fine_tuning(result.curves, result.chosen.folder, result.metric)
+        if any(len(rows) > 1 for rows in result.curves.values())
+        else [],
         "per_class": sorted(
             result.per_class, key=lambda row: 2.0 if row.score is None else row.score
         ),
@@ -135,7 +137,7 @@ def task_section(
 
 def facts_of(result: TaskReport, registration: Registration | None) -> list[Fact]:
     """Return the figures of the chosen network, each with what it is to be measured by."""
-    test, row = result.chosen.test, row_of_chosen(result)
+    test, row = result.chosen.test, result.headline
     score = test[result.metric]
     own = None if result.multi_label else score
     facts = [

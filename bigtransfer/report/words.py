@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bigtransfer.artifacts.base import Json
 from bigtransfer.artifacts.calibration import Calibration
@@ -37,6 +37,14 @@ def training_in_words(verdict: Json) -> str:
     Args:
         verdict: Of the HyperRule, as a report keeps it; another recipe is listed by its keys.
     """
+    if verdict.get("regime") == "quick":
+        views = "each with its mirror image, " if verdict["flip"] else ""
+        return (
+            f"a linear head on the features of the frozen network (quick, not the paper's "
+            f"protocol): {verdict['images']:,} different images at {verdict['crop']} px, {views}"
+            f"features in {verdict['precision']}, strength {verdict['strength']:g} of the "
+            "regularisation, chosen by folds of the training images"
+        )
     if not verdict.keys() >= _RULE:
         known = [f"{k.replace('_', ' ')} {v}" for k, v in verdict.items() if v is not None]
         return ", ".join(known)
@@ -54,6 +62,15 @@ def training_in_words(verdict: Json) -> str:
         parts.append(f"divided by 10 after {listing(decays)}{last}")
     parts.append("no MixUp" if alpha is None else f"MixUp with alpha {alpha:g}")
     return ", ".join(parts)
+
+
+def methods_in_words(verdicts: Iterable[Json]) -> str:
+    """Return by what networks were made, e.g. `the BiT-HyperRule`."""
+    names = dict.fromkeys(
+        "a linear probe (quick)" if own.get("regime") == "quick" else "the BiT-HyperRule"
+        for own in verdicts
+    )
+    return listing([*names])
 
 
 def _whole(value: object) -> int:
@@ -79,7 +96,7 @@ def effort_in_words(cells: Sequence[ScoredCell]) -> str:
         parts.append("on " + listing([*devices]))
     text = " ".join(parts)
     if memory:
-        most = f"at most {size(max(memory))} of its memory"
+        most = f"at most {size(max(memory))} of memory"
         text = f"{text}, {most}" if text else most
     return text
 

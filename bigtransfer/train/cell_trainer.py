@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,14 +21,16 @@ from bigtransfer.artifacts.weights import TunedMeta
 from bigtransfer.config import TaskParams
 from bigtransfer.data.shards import open_shards
 from bigtransfer.model.checkpoint import read_meta, write_checkpoint
-from bigtransfer.model.processor import use_cpu
+from bigtransfer.model.processor import most_memory, use_cpu
 from bigtransfer.model.resnet import ResNetV2
+from bigtransfer.progress import counted
 from bigtransfer.storage import lock
 from bigtransfer.storage.places import Place
 from bigtransfer.storage.s3 import S3Path
 from bigtransfer.train.cell import CheckpointPolicy, InitialWeights, Scoring, train_cell
 from bigtransfer.train.compute import Machine
 from bigtransfer.train.curve import Row, thinned
+from bigtransfer.train.devices import Device
 from bigtransfer.train.fitting import images_that_fit
 from bigtransfer.train.forecast import warn_if_long, warn_of_another_size
 from bigtransfer.train.grid import Grid, GridPlan
@@ -46,6 +49,28 @@ class Finished:
     figures: dict[str, float]
     curve: list[Row]
     """`step` and what was noted for it; empty where there are no steps."""
+    effort: Effort
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a cell has cost, since it was begun or gone on with."""
+
+    seconds: float
+    device: str
+    """For people."""
+    peak_memory_bytes: int
+    """Held of a GPU; on a CPU, by the process."""
+
+    @classmethod
+    def since(cls, began: float, device: Device, threads: int) -> Effort:
+        """Return it for what began at a time of `time.monotonic`."""
+        if device.is_cuda:
+            name, peak = device.name, torch.cuda.max_memory_allocated(device.torch)
+        else:
+            name = f"CPU, {counted(threads, 'thread')}"
+            peak = most_memory()
+        return cls(time.monotonic() - began, name, int(peak))
 
 
 @dataclass(frozen=True)
@@ -146,6 +171,7 @@ class CellTrainer:
         verdict = grid.rule(cell.examples_per_class)
         state = job.done / f"{cell.name}.state"
         mirror = state_target(job.mirror_place, cell.name, _say)
+        began, device = time.monotonic(), self._compute.device
         with lock(job.done / f"{cell.name}.lock", f"cell {cell.name} of task {job.plan.task!r}"):
             found = train_cell(
                 cell,
@@ -172,7 +198,8 @@ class CellTrainer:
                 crop=verdict.crop, verdict=asdict(verdict), calibration=calibration,
             )  # fmt: skip
             shutil.rmtree(state, ignore_errors=True)
-        return Finished({"final_loss": found.loss, **figures}, curve)
+        effort = Effort.since(began, device, job.machine.threads)
+        return Finished({"final_loss": found.loss, **figures}, curve, effort)
 
     def _images_that_fit(self) -> int | None:
         rule = self._grid.rule(self._grid.cells[0].examples_per_class)

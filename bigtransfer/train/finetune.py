@@ -23,7 +23,7 @@ from bigtransfer.storage import (
 )
 from bigtransfer.storage.places import Place
 from bigtransfer.train.cell import InitialWeights
-from bigtransfer.train.cell_trainer import Job, Method, Trainings, figures_of
+from bigtransfer.train.cell_trainer import Effort, Job, Method, Trainings, figures_of
 from bigtransfer.train.code import code_version
 from bigtransfer.train.compute import Machine
 from bigtransfer.train.grid import OVERRIDES, QUICK, RECIPE, Grid, GridPlan
@@ -52,6 +52,7 @@ def finetune(
     *,
     longest_seconds: float | None = None,
     keep_mirror: bool = False,
+    notes_effort: bool = False,
 ) -> Cells:
     """Fine-tune every cell and write one folder with a checkpoint per cell and `cells.json`.
 
@@ -73,6 +74,8 @@ def finetune(
         on_cell: Receives each cell with its scores, those that were there already first.
         longest_seconds: What takes longer on a CPU is refused, because nobody has agreed to it;
             None: it is only said, and the same again is not asked either.
+        notes_effort: Whether `cells.json` says what each network has cost: then the same again
+            does not give the same file.
         keep_mirror: Whether the mirror keeps what it has: the output itself may still be lost.
 
     Returns:
@@ -143,7 +146,8 @@ def finetune(
         mirror.sending(all_of_them=keep_mirror),
     ):
         method.prepare(missing, interrupts)
-        _train(grid, missing, method, interrupts, log, finished)
+        efforts = _train(grid, missing, method, interrupts, log, finished)
+    noted = efforts if notes_effort else {}
     result = Cells(
         task=params.name,
         dataset=shards.summary.dataset,
@@ -153,7 +157,10 @@ def finetune(
         shards_digest=shards.digest,
         content_digest=made.content_digest,
         code={cell.name: read_tuned_meta(done / cell.name).code for cell in grid.cells},
-        cells=tuple(map(ListedCell.of, grid.cells)),
+        cells=tuple(
+            ListedCell.of(cell, **vars(noted[cell.name]) if cell.name in noted else {})
+            for cell in grid.cells
+        ),
     )
     with new_folder(output) as partial_output:
         for cell in grid.cells:
@@ -185,8 +192,13 @@ def _train(
     interrupts: Interrupts,
     log: Log,
     on_cell: OnCell,
-) -> None:
-    """Train the missing cells, several at a time, and show how far all of them are."""
+) -> dict[str, Effort]:
+    """Train the missing cells, several at a time, and show how far all of them are.
+
+    Returns:
+        What each has cost.
+    """
+    efforts: dict[str, Effort] = {}
     steps = [method.steps(cell) for cell in grid.cells]
     waiting = set(missing)
     reached = [0 if number in waiting else own for number, own in enumerate(steps)]
@@ -205,7 +217,9 @@ def _train(
                 points = {name: value for name, value in row.items() if name != "step"}
                 log(row["step"], {f"{cell.name}/{name}": own for name, own in points.items()})
             log(steps[number], {f"{cell.name}/{name}": own for name, own in found.figures.items()})
+            efforts[cell.name] = found.effort
             on_cell(cell, found.figures)
+    return efforts
 
 
 def is_done(output: Path, params: TaskParams, pretrained: Path, shards: Place) -> bool:

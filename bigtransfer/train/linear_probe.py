@@ -8,6 +8,7 @@ stay, so the spread over seeds is what these training images leave open.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from bigtransfer.model.processor import use_cpu
 from bigtransfer.progress import counted
 from bigtransfer.storage import lock
 from bigtransfer.train.cell import InitialWeights
-from bigtransfer.train.cell_trainer import Finished, Job, figures_of, write_cell
+from bigtransfer.train.cell_trainer import Effort, Finished, Job, figures_of, write_cell
 from bigtransfer.train.features import FeatureSpec, FeatureStore, best_precision
 from bigtransfer.train.forecast import warn_of_another_crop
 from bigtransfer.train.grid import OVERRIDES, QUICK, Grid
@@ -144,7 +145,7 @@ class ProbeTrainer:
         self, number: int, interrupts: Interrupts, tell: Callable[[int], None]
     ) -> Finished:
         """Fit a head, write the checkpoint of the whole network, and return its scores."""
-        job, grid = self._job, self._grid
+        job, grid, began = self._job, self._grid, time.monotonic()
         cell = grid.cells[number]
         with lock(job.done / f"{cell.name}.lock", f"cell {cell.name} of task {job.plan.task!r}"):
             rows, counts = np.unique(grid.rows(cell), return_counts=True)
@@ -165,7 +166,8 @@ class ProbeTrainer:
             )  # fmt: skip
         tell(1)
         figures = {"final_loss": head.loss, "strength": strength, **figures_of(calibration)}
-        return Finished(figures, [])
+        device = job.machine.settings(0).device
+        return Finished(figures, [], Effort.since(began, device, job.machine.threads))
 
     def _strength(self, cell: Cell, interrupts: Interrupts) -> float:
         """Return the strength of a cell: one for all seeds that draw from the same images."""

@@ -81,7 +81,8 @@ def _params() -> str:
         "`bigtransfer check-params` checks the whole file; an unknown or missing key is an error. "
         "Defaults are those of `params.yaml`. Where the commands that need no project "
         "(`bigtransfer data check`, `bigtransfer finetune`, `bigtransfer sweep`) begin with "
-        "another value, it stands below the first. Sizes of images are pixels.",
+        "another value, it stands below the first (`threads`: as many as there are cores). Sizes of "
+        "images are pixels.",
     ]
     for name, (model, note) in _TOP.items():
         about = (inspect.getdoc(model) or "").splitlines()[0]
@@ -109,7 +110,8 @@ def _rows(
             continue
         annotation = _annotation(model, key)
         shown = _default(given, alone, key, field, known=below is None)
-        about = _joined(said.get(f"{place}.{prefix}{key}", ""), texts.get(key, ""))
+        comment = said.get(f"{place}.{prefix}{key}", "")
+        about = _joined(comment, texts.get(key, ""), optional=not field.is_required())
         rows.append((f"`{prefix}{key}`", _kind(annotation), shown, about))
         inner = next((c for c in _classes_in(annotation) if issubclass(c, base.Section)), None)
         if inner is not None:
@@ -150,18 +152,18 @@ def _comments(text: str) -> dict[str, str]:
     return found
 
 
-def _joined(comment: str, docstring: str) -> str:
-    """Return the comment of params.yaml, and the docstring where it says more."""
-    own, other = (set(re.findall(r"\w{4,}", text.lower())) for text in (docstring, comment))
+def _joined(comment: str, docstring: str, *, optional: bool) -> str:
+    """Return the comment of params.yaml, and the docstring where there is none or it says more."""
     text = _html(docstring.replace("None", "null"))
-    if not comment:
-        return text
-    first = _html(comment)
-    if not re.match(r"\w+(: |, |://)", first):
-        first = first[:1].upper() + first[1:]
-    if 2 * len(own & other) >= len(own):
-        return first
-    return f"{first}{'' if first.endswith(('.', '…')) else '.'} {text}"
+    if comment:
+        named = set(re.findall(r"`(\w+)`", docstring)) - set(re.findall(r"\w+", comment))
+        first = _html(comment)
+        if not re.match(r"\w+(: |, |://|\.\w)", first):
+            first = first[:1].upper() + first[1:]
+        text = f"{first}. {text}" if named else first
+    if optional and "may be absent" not in text.lower():
+        text += f"{'' if not text or text.endswith('.') else '.'} May be absent."
+    return text.strip()
 
 
 def _html(text: str) -> str:

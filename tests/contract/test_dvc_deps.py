@@ -23,6 +23,7 @@ SAYS_ONLY = {
     "bigtransfer/progress.py",
     "bigtransfer/retry.py",
     "bigtransfer/__init__.py",
+    "bigtransfer/version.py",
 }
 
 

@@ -119,7 +119,7 @@ def _index(tmp_path_factory: pytest.TempPathFactory) -> None:
 def test_kfp_is_ours_after_one_pip_install(checkout: Path, tmp_path: Path) -> None:
     scripts = new_venv(tmp_path / "venv")
     pip = [scripts / "python", "-m", "pip", "install", "--quiet"]
-    call(*pip, f"{checkout}[kfp]")
+    call(*pip, f"{checkout}[pipelines]")
     assert_ours(scripts)
     bigtransfer = call(scripts / "bigtransfer", "kfp", "run", "submit", "nowhere.py", check=False)
     assert bigtransfer.returncode == 2 and bigtransfer.stderr.count("\n") == 1
@@ -139,7 +139,5 @@ def test_kfp_is_ours_after_one_uv_install(checkout: Path, tmp_path: Path) -> Non
     probe = call(uv, "pip", "install", "--python", venv / "bin/python", "six", check=False)
     if probe.returncode:
         pytest.skip("uv reaches no package index here")
-    call(
-        uv, "pip", "install", "--python", venv / "bin/python", f"{checkout}[pipelines]"
-    )  # the extra's name until 0.1
+    call(uv, "pip", "install", "--python", venv / "bin/python", f"{checkout}[kfp]")
     assert_ours(venv / "bin")

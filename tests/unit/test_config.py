@@ -103,7 +103,7 @@ def test_all_faults_come_in_one_report(raw: dict[str, Any]) -> None:
         ("finetune", "examples_per_class", [2.5], "should be a whole number, or full"),
         ("finetune", "examples_per_class", [True], "should be a whole number, or full"),
         ("finetune", "examples_per_class", [], "at least 1 item"),
-        ("finetune", "preset", "papper", "should be 'paper' or 'repository'"),
+        ("finetune", "preset", "papper", "should be 'paper', 'repository' or 'quick'"),
         ("data", "splits", {"val": 0.6, "test": 0.6}, "val + test must stay below 1"),
     ],
 )  # fmt: skip

@@ -7,9 +7,8 @@ A record is: length (8 bytes), its checksum (4), the message, its checksum (4). 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import IO
 
-from bigtransfer.data.vtab.material import Entry, Material
+from bigtransfer.data.vtab.material import Entry, Material, Reading
 from bigtransfer.data.vtab.opened import Opened, Part, Wanted
 from bigtransfer.errors import DatasetError
 
@@ -54,7 +53,7 @@ def _frames(material: Material, entries: Mapping[str, Entry]) -> Iterator[Frame]
             yield frame
 
 
-def _records(file: IO[bytes], where: str) -> Iterator[bytes]:
+def _records(file: Reading, where: str) -> Iterator[bytes]:
     while head := file.read(12):
         length = int.from_bytes(head[:8], "little")
         data = file.read(length + 4) if len(head) == 12 and length < 1 << 30 else b""

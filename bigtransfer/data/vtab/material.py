@@ -53,6 +53,23 @@ class Entry:
     """None: a file of its own."""
 
 
+class Reading:
+    """A file that is read once, and says its name where it cannot be."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        """Read from a file, or from a member of the archive at `path`."""
+        self._file, self._path = file, path
+
+    def read(self, size: int = -1) -> bytes:
+        """Return so many bytes, or fewer at the end; all that are left by default.
+
+        Raises:
+            DatasetError: If they cannot be read.
+        """
+        with told(self._path):
+            return self._file.read(size)
+
+
 class Material:
     """The folder that a user keeps a set in."""
 
@@ -158,15 +175,14 @@ class Material:
         """Return the bytes of many, under their names; an archive is read once."""
         found = {}
         for name, file in self.each(entries):
-            with told(entries[name].archive or self.folder / entries[name].name):
-                found[name] = file.read()
+            found[name] = file.read()
         return found
 
-    def each(self, entries: Mapping[str, Entry]) -> Iterator[tuple[str, IO[bytes]]]:
+    def each(self, entries: Mapping[str, Entry]) -> Iterator[tuple[str, Reading]]:
         """Yield each name and its file, to be read from the beginning; an archive is read once.
 
         Raises:
-            DatasetError: If one cannot be opened, or an archive is damaged.
+            DatasetError: If one cannot be opened or read, or an archive is damaged.
         """
         packed: dict[Path, dict[str, str]] = {}
         for key, entry in entries.items():
@@ -176,12 +192,12 @@ class Material:
             with told(self.folder / entry.name):
                 file = (self.folder / entry.name).open("rb")
             with file:
-                yield key, file
+                yield key, Reading(file, self.folder / entry.name)
         for archive, wanted in packed.items():
             for name, opened in members(archive, self._patterns):
                 if (found := wanted.pop(name, None)) is not None:
                     with opened() as inner:
-                        yield found, inner
+                        yield found, Reading(inner, archive)
             if wanted:
                 raise DatasetError(
                     f"archive {str(archive)!r} lacks {counted(len(wanted), 'file')} that it "
@@ -204,10 +220,8 @@ class Material:
             elif entry.archive is None:
                 to.symlink_to((self.folder / entry.name).resolve())
         for name, inner in self.each(packed):
-            archive = packed[name].archive
-            assert archive is not None
             with entries[packed[name]].open("wb") as file:
-                while chunk := _read(inner, archive):
+                while chunk := inner.read(_CHUNK_BYTES):
                     file.write(chunk)
 
     def _place(self, archive: Path | None) -> str:
@@ -277,11 +291,6 @@ def _safe(name: str, archive: Path) -> str:
             "unpacked to: it is not the authors' own; fetch it again"
         )
     return plain
-
-
-def _read(file: IO[bytes], archive: Path) -> bytes:
-    with told(archive):
-        return file.read(_CHUNK_BYTES)
 
 
 @contextmanager

@@ -87,7 +87,9 @@ def _matrix(material: Material, entry: Entry) -> Iterator[tuple[_Rows, tuple[int
 
     try:
         for _, raw in material.each({"": entry}):
-            file: Any = gzip.GzipFile(fileobj=raw) if entry.name.endswith(".gz") else raw
+            file: Any = raw  # what GzipFile needs of it is `read` alone
+            if entry.name.endswith(".gz"):
+                file = gzip.GzipFile(fileobj=file)
             magic, dimensions = np.frombuffer(file.read(8), "<i4", 2).tolist()
             if magic not in _TYPES:
                 raise ValueError(f"it begins with {magic:#x}, which is no matrix of NORB's")

@@ -119,7 +119,7 @@ def open_caltech(material: Material) -> Opened:
 
 def open_eurosat(material: Material) -> Opened:
     """Open the RGB images of EuroSAT; the class stands in the file's name."""
-    images = material.find(r"([A-Za-z]+)/\2_\d+\.jpg")
+    images = material.find(r"([A-Z][A-Za-z]+)/\2_\d+\.jpg")  # other sets' are not capitals
     if not images:
         raise material.lacks("EuroSAT class folders, e.g. AnnualCrop/AnnualCrop_1.jpg (of the RGB "
                              "archive EuroSAT.zip or EuroSAT_RGB.zip)")  # fmt: skip

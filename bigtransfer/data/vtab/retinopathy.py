@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import IO, TYPE_CHECKING, Any
+import os
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bigtransfer.data.vtab.material import Entry, Material
 from bigtransfer.data.vtab.opened import Opened, Part, Wanted, needed
@@ -53,14 +58,10 @@ def open_retinopathy(material: Material) -> Opened:
         entries[part] = {name: images[f"{folder}/{name}.jpeg"] for name in rows}
 
     def write(wanted: Wanted) -> None:
-        done = 0
-        with progress("prepare eyes", sum(map(len, wanted.values())), unit="image") as advance:
-            for part, keys in wanted.items():
-                chosen = {key: entries[part][key] for key in keys}
-                for key, file in material.each(chosen):
-                    _write(file, chosen[key], keys[key])
-                    done += 1
-                    advance(done, "")
+        chosen = [
+            (entries[part][key], to) for part, keys in wanted.items() for key, to in keys.items()
+        ]
+        _write_all(material, chosen)
 
     return Opened(parts, write, ".jpg")
 
@@ -78,14 +79,33 @@ def _labels(material: Material, table: str, usage: str | None) -> dict[str, str]
     return {row["image"]: row["level"] for row in rows if not usage or row["Usage"] == usage}
 
 
-def _write(file: IO[bytes], entry: Entry, to: Any) -> None:
+def _write_all(material: Material, wanted: Sequence[tuple[Entry, Path]]) -> None:
+    """Write the images, in as many threads as there are processors; decoding lets them run."""
+    files = {str(number): entry for number, (entry, _) in enumerate(wanted)}
+    workers = os.cpu_count() or 1
+    going: deque[Future[None]] = deque()
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        progress("prepare eyes", len(wanted), unit="image") as advance,
+    ):
+        for done, (number, file) in enumerate(material.each(files), 1):
+            entry, to = wanted[int(number)]
+            going.append(pool.submit(_write, file.read(), entry.name, to))
+            while len(going) > 2 * workers:
+                going.popleft().result()
+            advance(done, "")
+        while going:
+            going.popleft().result()
+
+
+def _write(data: bytes, name: str, to: Path) -> None:
     import numpy as np
     from PIL import Image
 
     try:
-        picture = Image.open(io.BytesIO(file.read())).convert("RGB")
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
-        raise DatasetError(f"{entry.name!r} is no image ({error}); fetch it again") from error
+        raise DatasetError(f"{name!r} is no image ({error}); fetch it again") from error
     pixels = eye(np.asarray(picture), RADIUS)
     Image.fromarray(pixels).save(to, "JPEG", quality=_QUALITY)
 
@@ -129,22 +149,25 @@ def _scaled(pixels: NDArray[Any], radius: int) -> NDArray[Any]:
     own = found if found >= 1 else height / 2  # a dark picture: as high as it is
     factor = radius / own
     # Between the four nearest pixels, as OpenCV does by default; Pillow's resize would average.
-    rows = _between(pixels, 0, max(1, round(height * factor)), factor)
-    both = _between(rows, 1, max(1, round(width * factor)), factor)
-    scaled: NDArray[Any] = np.rint(both).astype(np.uint8)
+    top, bottom, down = _between(height, max(1, round(height * factor)), factor)
+    left, right, along = _between(width, max(1, round(width * factor)), factor)
+    down, along = down[:, None, None], along[None, :, None]
+    above, below = (
+        (1 - along) * pixels[np.ix_(row, left)] + along * pixels[np.ix_(row, right)]
+        for row in (top, bottom)
+    )
+    scaled: NDArray[Any] = np.rint((1 - down) * above + down * below).astype(np.uint8)
     return scaled
 
 
-def _between(pixels: NDArray[Any], axis: int, count: int, factor: float) -> NDArray[Any]:
-    """Return so many rows or columns, each between the two that are nearest to its middle."""
+def _between(length: int, count: int, factor: float) -> tuple[NDArray[Any], ...]:
+    """Return, for each of so many pixels, the two that are nearest to its middle in the original.
+
+    Returns:
+        Index of the first, index of the second, share of the second (float32); each (count,).
+    """
     import numpy as np
 
-    last = pixels.shape[axis] - 1
-    middle = np.clip((np.arange(count) + 0.5) / factor - 0.5, 0, last)
+    middle = np.clip((np.arange(count) + 0.5) / factor - 0.5, 0, length - 1)
     first = np.floor(middle).astype(np.int64)
-    share = (middle - first).astype(np.float32)
-    share = share.reshape([-1 if axis == at else 1 for at in range(pixels.ndim)])
-    below = np.take(pixels, first, axis).astype(np.float32)
-    above = np.take(pixels, np.minimum(first + 1, last), axis)
-    mixed: NDArray[Any] = below + share * (above - below)
-    return mixed
+    return first, np.minimum(first + 1, length - 1), (middle - first).astype(np.float32)

@@ -74,6 +74,18 @@ def test_a_stage_is_a_line_with_its_time_and_what_it_said_last(
     assert LONG in said and RULE in said and "dvc push" in said
 
 
+def test_a_stage_that_takes_long_says_now_and_then_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = "fine-tune digits: 703 of 960 steps, 0.5/s, 9 min left, scratch-1-2"
+    said = GOOD.replace(RULE, f"{RULE}\n{left}\n{left}")
+    repro(tmp_path, said)
+    assert left not in capsys.readouterr().out, "not at once"
+    monkeypatch.setattr(stages, "_SECONDS_BETWEEN_SIGNS", 0.0)
+    repro(tmp_path, said)
+    assert capsys.readouterr().out.count(f"    {left}\n") == 2
+
+
 def test_how_long_it_takes_is_known_from_the_last_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

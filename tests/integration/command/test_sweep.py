@@ -292,6 +292,16 @@ def test_vtab_without_data_says_what_to_put_where(
             "tasks.colours: prepare: there is no task 'vtab/pet' of VTAB-1k; did you mean 'pets'?",
         ),
         ("reference: {4: 97.5}", "reference: 97.5", "tasks.colours: 'reference' must hold keys"),
+        (
+            "{4: 97.5}",
+            "{4: high}",
+            "tasks.colours.reference: 4 must be a percentage, 0 to 100, got",
+        ),
+        (
+            "tasks:",
+            "published: [{name: z, means: {natural: 700}}]\ntasks:",
+            "published.means: 'natural' must be a percentage",
+        ),
         ("tasks:", "data: null\ntasks:", "tasks.yaml: 'data' must hold keys and values, got None"),
         ("tasks:", "published: [{name: z}]\ntasks:", "tasks.yaml: published must list {name: "),
     ],

@@ -13,7 +13,7 @@ from bigtransfer.data.checking import asked_of, check
 from bigtransfer.data.sources.opening import open_source
 from bigtransfer.data.vtab.prepare import prepare
 from bigtransfer.data.vtab.tasks import TASKS
-from fixtures import vtab
+from fixtures import vtab, vtab_arrays
 from fixtures.commands import heard
 from fixtures.project import PROJECT
 
@@ -54,6 +54,7 @@ def test_a_task_is_prepared_checked_and_swept(
     code, said, _ = heard(capsys, "data", "check", "vtab/eurosat")
     assert code == 0 and "the gate says yes" in said
     assert "benchmark: the splits are those of vtab/eurosat, used as they are: " in said
+    assert "images in two of them" in said and "leaks across splits" not in said
 
     Path("tasks.yaml").write_text(SWEEP)
     line = ("sweep", "tasks.yaml", "--weights", weights, "--to", "swept")
@@ -103,7 +104,7 @@ def test_the_list_shows_all_19(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_classes_of_a_benchmark_need_no_training_images(tmp_path: Path) -> None:
     """Of 397 classes 800 images do not show all; such a task is told of, not refused."""
-    made = vtab.svhn()
+    made = vtab_arrays.svhn()
     folder = made.write(tmp_path / "set", packed=False)
     size = replace(made.size, train=3)
     own = read_yaml(PROJECT / "bigtransfer/vtab.yaml")["data"]
@@ -121,7 +122,7 @@ def test_classes_of_a_benchmark_need_no_training_images(tmp_path: Path) -> None:
 
 def test_patchcamelyon_is_read_by_h5py(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
-    made = vtab.camelyon(real=True)
+    made = vtab_arrays.camelyon(real=True)
     folder = made.write(tmp_path / "set", packed=False)
     said = prepare("vtab/camelyon", folder, tmp_path / "made", size=made.size)
     assert said.official and said.splits == {"train": 8, "val": 3, "test": 12}

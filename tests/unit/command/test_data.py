@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bigtransfer.command.data import DEFAULTS
+from bigtransfer.api.transfer import DEFAULTS
 from bigtransfer.config import read_yaml
 from bigtransfer.data.packing import write_shards
 from bigtransfer.data.shard_plan import Packing

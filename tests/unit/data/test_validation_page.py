@@ -76,6 +76,16 @@ def test_a_good_dataset_has_nothing_wrong(photos: Path) -> None:
     assert "Every image has 12 × 12 pixels." in page and 'class="hist"' not in page
 
 
+def test_what_every_image_has_is_said_once(photos: Path) -> None:
+    page = page_of(photos, small_side_pixels=50)
+    assert "Small (all 30)</h3>\n<p" in page and 'class="odd"' not in page
+    assert "Each has 10 images." in page
+    (photos / "class_0" / "0.png").unlink()
+    write_image(photos / "class_0" / "0.png", 0, side=60)
+    page = page_of(photos, small_side_pixels=50)
+    assert "Small (29)</h3>" in page and page.count('class="odd"') == 8
+
+
 def test_sizes_that_differ_are_a_histogram(photos: Path) -> None:
     for i, side in enumerate((20, 40, 60)):
         write_image(photos / "class_0" / f"other{i}.png", 50 + i, side=side)

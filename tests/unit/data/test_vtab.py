@@ -19,9 +19,10 @@ from bigtransfer.data.vtab.order import order_of
 from bigtransfer.data.vtab.prepare import prepare
 from bigtransfer.data.vtab.retinopathy import eye
 from bigtransfer.data.vtab.tasks import TASKS
-from fixtures import vtab
+from fixtures import vtab, vtab_set
 from fixtures.project import PROJECT
-from fixtures.vtab import IMITATIONS, Imitation
+from fixtures.vtab import IMITATIONS
+from fixtures.vtab_set import Imitation
 
 CUT = {
     "caltech101": ("train", 0.9, "test", 0), "cifar100": ("train", 0.9, "test", 0),
@@ -106,6 +107,22 @@ def test_a_task_has_the_images_of_the_benchmark(
     )
 
 
+@pytest.mark.usefixtures("hdf5")
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
+def test_all_sets_may_lie_in_one_folder(packed: bool, tmp_path: Path) -> None:
+    tasks = [t for t in IMITATIONS if t not in ("dsprites_orientation", "retinopathy")]
+    sets = {task: IMITATIONS[task]() for task in tasks}
+    for made in sets.values():
+        made.write(tmp_path / "all", packed=packed)
+    for task, made in sets.items():
+        made.write(tmp_path / task, packed=packed)
+        alone = prepare(task, tmp_path / task, tmp_path / "alone" / task, size=made.size)
+        among = prepare(task, tmp_path / "all", tmp_path / "among" / task, size=made.size)
+        assert alone == among
+        tables = [(tmp_path / n / task / "images.csv").read_text() for n in ("alone", "among")]
+        assert tables[0] == tables[1]
+
+
 def test_every_task_of_the_catalogue_can_be_made() -> None:
     tasks = read_yaml(PROJECT / "bigtransfer/vtab.yaml")["tasks"]
     assert [*TASKS] == [*tasks] and set(IMITATIONS) == set(TASKS) == set(CUT)
@@ -135,7 +152,7 @@ def test_an_archive_within_an_archive_is_looked_into(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     name = "caltech-101/101_ObjectCategories.tar.gz"
-    vtab.write_archive(folder / "caltech-101.zip", [(name, inner.read_bytes())])
+    vtab_set.write_archive(folder / "caltech-101.zip", [(name, inner.read_bytes())])
     said = prepare("caltech101", folder, tmp_path / "made", size=made.size)
     assert said.splits["test"] == 12
 
@@ -143,7 +160,7 @@ def test_an_archive_within_an_archive_is_looked_into(tmp_path: Path) -> None:
 def test_without_the_lists_of_sun_the_split_is_not_the_official_one(tmp_path: Path) -> None:
     made = vtab.sun397(lists=False)
     folder = made.write(tmp_path / "set", packed=True)
-    size = vtab.Size({"train": 25, "validation": 3, "test": 7}, 2, train=8, val=3)
+    size = vtab_set.Size({"train": 25, "validation": 3, "test": 7}, 2, train=8, val=3)
     said = prepare("vtab/sun397", folder, tmp_path / "made", size=size)
     assert not said.official and "sun397_tfds_tr.txt" in said.why
     counts = Counter(image.split for image in open_source(tmp_path / "made").images)
@@ -158,10 +175,10 @@ def test_the_python_version_of_cifar_is_not_the_official_one(tmp_path: Path) -> 
     names = [f"kind{i:02d}".encode() for i in range(100)]
     (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": names}, 2))
     for part in ("train", "test"):
-        pixels = np.stack([vtab.colour(part, i).transpose(2, 0, 1).ravel() for i in range(40)])
+        pixels = np.stack([vtab_set.colour(part, i).transpose(2, 0, 1).ravel() for i in range(40)])
         batch = {b"data": pixels, b"fine_labels": [i % 4 for i in range(40)]}
         (folder / part).write_bytes(pickle.dumps(batch, 2))
-    size = vtab.Size({"train": 40, "test": 40}, 4, train=8, val=3)
+    size = vtab_set.Size({"train": 40, "test": 40}, 4, train=8, val=3)
     said = prepare("vtab/cifar100", tmp_path, tmp_path / "made", size=size)
     assert not said.official and "binary version" in said.why
 
@@ -190,7 +207,7 @@ def test_what_was_prepared_is_no_part_of_the_set(tmp_path: Path) -> None:
 def test_a_set_with_more_images_is_not_the_official_one(tmp_path: Path) -> None:
     made = vtab.resisc45()
     folder = made.write(tmp_path / "set", packed=False)
-    size = vtab.Size({"train": 39}, 2, train=8, val=3)
+    size = vtab_set.Size({"train": 39}, 2, train=8, val=3)
     said = prepare("resisc45", folder, tmp_path / "made", size=size)
     assert not said.official
     assert said.why == "the set holds 40 instead of 39 images in the part 'train'"

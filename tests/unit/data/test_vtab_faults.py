@@ -17,7 +17,7 @@ import pytest
 from bigtransfer.data.vtab import opened
 from bigtransfer.data.vtab.prepare import Size, prepare
 from bigtransfer.errors import BigTransferError, DatasetError, StorageError
-from fixtures import vtab
+from fixtures import vtab, vtab_arrays, vtab_set
 from fixtures.vtab import IMITATIONS
 
 
@@ -118,7 +118,7 @@ def test_a_member_that_leads_out_of_the_folder(kind: str, name: str, tmp_path: P
             packed.writestr(name, b"x")
     else:
         members = [(n, data) for a, n, data in made.files if a == archive]
-        vtab.write_archive(folder / archive, [*members, (name, b"x")])
+        vtab_set.write_archive(folder / archive, [*members, (name, b"x")])
     line = refused(task, folder, tmp_path / "made", made.size)
     assert "leads out of the folder" in line and "not the authors' own" in line
 
@@ -172,7 +172,7 @@ def test_a_class_is_missing(tmp_path: Path) -> None:
 
 
 def test_camelyon_needs_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = vtab.camelyon()
+    made = vtab_arrays.camelyon()
     folder = made.write(tmp_path / "set", packed=False)
     monkeypatch.setitem(sys.modules, "h5py", None)
     line = refused("camelyon", folder, tmp_path / "made", made.size)
@@ -247,7 +247,7 @@ def test_a_scene_of_clevr_without_depth(tmp_path: Path) -> None:
 def test_arrays_that_do_not_belong_together(tmp_path: Path) -> None:
     from scipy.io import savemat
 
-    made = vtab.svhn()
+    made = vtab_arrays.svhn()
     folder = made.write(tmp_path / "set", packed=False)
     savemat(folder / "test_32x32.mat", {"X": np.zeros((32, 32, 3, 4), np.uint8), "y": [[1], [2]]})
     line = refused("svhn", folder, tmp_path / "made", made.size)
@@ -270,3 +270,12 @@ def test_a_folder_that_is_somebody_elses_is_left_alone(tmp_path: Path) -> None:
             prepare("eurosat", folder, place, size=made.size)
     (tmp_path / "empty").mkdir()
     prepare("eurosat", folder, tmp_path / "empty", size=made.size)
+
+
+def test_an_eye_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    made = vtab.retinopathy()
+    folder = made.write(tmp_path / "set", packed=False)
+    for path in (folder / "train").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    line = refused("retinopathy", folder, tmp_path / "made", made.size)
+    assert "_left.jpeg' is no image" in line or "_right.jpeg' is no image" in line

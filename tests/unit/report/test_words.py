@@ -109,8 +109,8 @@ def test_effort_is_said_as_far_as_it_is_known() -> None:
         )
         for own in (3, 2)
     ]
-    assert effort_in_words(known) == "2 min to 3 min each on a GPU, at most 3.0 GB of its memory"
-    assert effort_in_words(known[:1]) == "3 min on a GPU, at most 3.0 GB of its memory"
+    assert effort_in_words(known) == "2 min to 3 min each on a GPU, at most 3.0 GB of memory"
+    assert effort_in_words(known[:1]) == "3 min on a GPU, at most 3.0 GB of memory"
     alone = [cell.model_copy(update={"seconds": 7.0})]
     assert effort_in_words(alone) == "7 s"
 
