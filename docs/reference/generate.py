@@ -81,8 +81,8 @@ def _params() -> str:
         "`bigtransfer check-params` checks the whole file; an unknown or missing key is an error. "
         "Defaults are those of `params.yaml`. Where the commands that need no project "
         "(`bigtransfer data check`, `bigtransfer finetune`, `bigtransfer sweep`) begin with "
-        "another value, it stands below the first (`threads`: as many as there are cores). Sizes of "
-        "images are pixels.",
+        "another value, it stands below the first (`threads`: as many as there are cores). Sizes "
+        "of images are pixels.",
     ]
     for name, (model, note) in _TOP.items():
         about = (inspect.getdoc(model) or "").splitlines()[0]
