@@ -124,17 +124,6 @@ def test_every_param_is_explained() -> None:
         assert re.search(rf"^{key}:", text, re.M)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_links_and_commands_of_the_pages_exist(page: str) -> None:
-    text = (PROJECT / page).read_text()
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
-        if not target.startswith("http"):
-            assert (PROJECT / target).exists(), target
-    makefile = (PROJECT / "Makefile").read_text()
-    for target in re.findall(r"`?make ([a-z]+)\b", text):
-        assert re.search(rf"^{target}:", makefile, re.M), f"make {target}"
-
-
 def test_kustomization_lists_what_is_there() -> None:
     folder = PROJECT / "manifests"
     listed = read_yaml(folder / "kustomization.yaml")["resources"]

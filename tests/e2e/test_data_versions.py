@@ -1,4 +1,4 @@
-"""A folder of the user's own is versioned by DVC as README says, and comes back in a clone."""
+"""A folder of the user's own is versioned by DVC as the guide says, and comes back in a clone."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def test_a_folder_deeper_in_data_is_refused_aloud(pushed: Path) -> None:
     assert len(files(pushed / "data" / "2024" / "photos")) == 30
 
 
-def test_readme_names_what_it_pulls() -> None:
-    text = (PROJECT / "README.md").read_text()
+def test_the_guide_names_what_it_pulls() -> None:
+    text = (PROJECT / "docs" / "guide" / "workflow.md").read_text()
     assert f".venv/bin/{PULL}" in text
     bare = [line for line in text.splitlines() if re.search(r"dvc (pull|push)\b(?! data/)", line)]
     assert not bare
