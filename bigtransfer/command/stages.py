@@ -37,7 +37,7 @@ _CACHED = re.compile(r"Stage '(.+)' is cached - skipping run, checking out outpu
 _HOW_FAR = re.compile(r".+: [\d,]+ of [\d,]+ \S+, .+ left.*")
 _OF_DVC = re.compile(
     r"ERROR: |WARNING: |Updating lock file |Generating lock file |Use `dvc push` |To enable auto "
-    r"staging|To track the changes|\tgit add|Data and pipelines are up to date|$"
+    r"staging|To track the changes|\t(?:git|dvc) |Data and pipelines are up to date|$"
 )
 
 

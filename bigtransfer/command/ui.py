@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -36,6 +37,8 @@ _PORTS_TRIED = 20
 _SECONDS_TO_START = 180.0
 _SECONDS_TO_END = 10.0
 _HOST = "127.0.0.1"
+_ERROR = re.compile(r"[\w.]+(Error|Exception): ")
+"""The line of a traceback that says what it was; SQLAlchemy writes more below."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -149,9 +152,10 @@ def _wait(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 def _reason() -> str:
-    lines = _LOG.read_text("utf-8", errors="replace").split("\n")
-    last = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "nothing")
-    return f"the last that it said: {last!r} ({_LOG})"
+    lines = [line.strip() for line in _LOG.read_text("utf-8", errors="replace").split("\n")]
+    named = [line for line in lines if _ERROR.match(line)]
+    last = next((line for line in reversed(named or lines) if line), "nothing")
+    return f"it said last: {last!r} ({_LOG})"
 
 
 def _page(shown: str, server: str) -> str:

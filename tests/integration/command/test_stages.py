@@ -35,6 +35,14 @@ Running stage 'finetune@digits':
 {RULE}
 digits: 4 networks
 Updating lock file 'dvc.lock'
+
+To track the changes with git, run:
+
+	git add dvc.lock
+
+To enable auto staging, run:
+
+	dvc config core.autostage true
 Use `dvc push` to send your updates to remote storage.
 """
 BUG = f"""

@@ -62,11 +62,18 @@ def test_it_arrives_at_the_page_of_the_runs_past_a_busy_port(project: Path) -> N
         assert probe.connect_ex(("127.0.0.1", int(found[2]))) != 0, "the server ended too"
 
 
+FAILS = """
+import atexit, sys
+atexit.register(print, "(Background on this error at: there)", file=sys.stderr)
+raise ValueError("the database is newer than MLflow")
+"""
+
+
 def test_a_server_that_does_not_start_gives_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mlflow.db").touch()
-    (tmp_path / "mlflow.py").write_text("raise SystemExit('the database is newer than MLflow')")
+    (tmp_path / "mlflow.py").write_text(FAILS)
     monkeypatch.chdir(tmp_path)  # where `python -m` looks first
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
@@ -74,7 +81,7 @@ def test_a_server_that_does_not_start_gives_its_reason(
         code, _, err = heard(capsys, "ui", "--no-open", "--port", str(port))
     assert code == 75 and err.count("\n") == 1
     assert (
-        "MLflow did not start; the last that it said: 'the database is newer than MLflow' "
+        "MLflow did not start; it said last: 'ValueError: the database is newer than MLflow' "
         "(.work/log/ui.log)"
     ) in err
 

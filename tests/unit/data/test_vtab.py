@@ -15,6 +15,7 @@ from PIL import Image
 from bigtransfer.artifacts.prepared import Prepared
 from bigtransfer.config import read_yaml
 from bigtransfer.data.sources.opening import open_source
+from bigtransfer.data.vtab.material import Material
 from bigtransfer.data.vtab.order import order_of
 from bigtransfer.data.vtab.prepare import prepare
 from bigtransfer.data.vtab.retinopathy import eye
@@ -80,6 +81,11 @@ def test_a_task_has_the_images_of_the_benchmark(
     monkeypatch.setattr("bigtransfer.data.vtab.retinopathy.RADIUS", 20)  # 300 take long
     made = IMITATIONS[task]()
     folder = made.write(tmp_path / "set", packed=packed)
+    opened = TASKS[task].open(Material(folder, TASKS[task].archives))
+    assert {part: dict(zip(found.keys, found.labels, strict=True))
+            for part, found in opened.parts.items()} == {
+                part: dict(rows) for part, rows in made.parts.items()}  # fmt: skip
+
     said = prepare(f"vtab/{task}", folder, tmp_path / "made", size=made.size)
     assert said == Prepared.read(tmp_path / "made")
     assert said.official and said.why == ""
