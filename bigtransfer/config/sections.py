@@ -170,7 +170,7 @@ class PretrainParams(Section):
     momentum: Share
     """Of SGD."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """Of SGD; on all parameters."""
+    """Of SGD; on kernels alone."""
     precrop: Positive
     """Side of the square that an image is resized to, pixels."""
     crop: Positive
