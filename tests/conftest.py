@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 # One thread per worker: two workers with two threads each are slower than with one each. (Before
 # torch is imported; a command that is told its threads, as `make run` is, keeps to that.)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Whoever starts the tests in the background has Ctrl-C ignored in them and all that they start;
+# tests that send it would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test looks into a cluster of whoever runs it.
 os.environ["KUBECONFIG"] = os.devnull
 os.environ.pop("KUBERNETES_SERVICE_HOST", None)

@@ -110,9 +110,8 @@ class LinearProbes:
             return
         job, grid = self._job, self._grid
         use_cpu(job.machine.threads)
-        train = np.unique(np.concatenate([grid.rows(grid.cells[n]) for n in missing]))
-        if any(grid.cells[n].examples_per_class == FULL for n in missing):
-            train = grid.images_of(grid.cells[missing[0]])
+        # Of all that a cell's rows are drawn from: its strength is chosen by all of them.
+        train = np.unique(np.concatenate([grid.images_of(grid.cells[n]) for n in missing]))
         for rows, mirrored in ((train, job.flip), (grid.validation_rows, False)):
             known = len(rows) - self._store.lacking(rows, mirrored=mirrored)
             if known:

@@ -150,6 +150,16 @@ def test_few_shots_compute_the_features_of_their_images_alone(
     assert sum(len(part["keys"]) for part in parts) == 6 + val
 
 
+def test_few_shots_and_all_images_go_together(
+    pretrained: Path, packed: Path, tmp_path: Path
+) -> None:
+    tune(pretrained, packed, tmp_path / "out", **{**QUICK, "examples_per_class": (2, "full")})
+    few, all_of_them = (
+        meta_of(tmp_path / "out", f"upstream-{k}-0")["hyperrule"]["images"] for k in (2, "full")
+    )
+    assert few == 6 < all_of_them <= 18
+
+
 def test_what_does_not_go_with_it_is_refused_or_said(
     pretrained: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,7 +134,9 @@ def test_what_a_launcher_may_still_lose_stays(
 
 def test_workers_share_the_mirror(pretrained: Path, packed: Path, tmp_path: Path, s3: Any) -> None:
     stopped_after(4, pretrained, packed, tmp_path / "first" / "out", workers=2)
-    finished = {name.split("/")[0] for name in there() if name.endswith("/MANIFEST.json")}
+    whole = {name.split("/")[0] for name in there() if name.endswith("/MANIFEST.json")}
+    # The other worker may have been amid its network, and left the state of that.
+    finished = {name for name in whole if not name.endswith(".state")}
     assert {"upstream-2-3"} <= finished <= set(CELLS)
     tune(pretrained, packed, tmp_path / "second" / "out", **RECIPE)
     assert there() == []
