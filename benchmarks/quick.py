@@ -176,7 +176,7 @@ def ours(
             resize_into(out, decode_rgb(file.read_bytes(), settings))
             return out
 
-        for some in batches(files):
+        for some in batches(files, 16):
             x = to_network(np.stack(list(pool.map(square, some)))).to(kind)
             both = torch.stack([network.features(x), network.features(x.flip(3))], 1)
             views.append(both.float().numpy())
