@@ -178,25 +178,6 @@ class SilentJournal(Journal):
     def ship(self) -> None:
         """Do nothing."""
 
-    def headline(
-        self,
-        *,
-        metrics: Mapping[str, float] | None = None,
-        params: Mapping[str, object] | None = None,
-        note: str = "",
-        files: Sequence[Path] = (),
-    ) -> None:
-        """Note what the run of the whole workflow shows.
-
-        Args:
-            metrics: Its figures.
-            params: Its params.
-            note: Its description, Markdown.
-            files: Small ones to keep with it.
-        """
-        kept = [str(path.resolve()) for path in files]
-        self._append("headline", metrics=metrics or {}, params=params or {}, note=note, files=kept)
-
     def close(self, status: str) -> None:
         """Do nothing."""
 

@@ -130,11 +130,11 @@ def _docstrings(model: type) -> dict[str, str]:
     """Return key -> the text below it in the source, the bases' too."""
     found: dict[str, str] = {}
     for cls in reversed([c for c in model.__mro__ if c.__module__.startswith("bigtransfer")]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body
         for line, after in zip(body, body[1:], strict=False):
             if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr):
                 if isinstance(after.value, ast.Constant):
-                    found[line.target.id] = " ".join(str(after.value.value).split())  # type: ignore
+                    found[line.target.id] = " ".join(str(after.value.value).split())
     return found
 
 
@@ -254,7 +254,7 @@ def _command(own: argparse.ArgumentParser, summary: str, level: str) -> list[str
     inner = _subparsers(own)
     if not inner:
         return [*lines, *_described(own)]
-    summaries = {a.dest: a.help or "" for a in _choices_action(own)._choices_actions}  # type: ignore
+    summaries = {a.dest: a.help or "" for a in _choices_action(own)._choices_actions}
     for name, below in inner.items():
         lines += _command(below, summaries.get(name, ""), level + "#")
     return lines
@@ -316,7 +316,7 @@ def _components() -> str:
 
 def _subparsers(own: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     found = _choices_action(own)
-    return dict(found.choices) if found is not None else {}  # type: ignore[arg-type]
+    return dict(found.choices) if found is not None else {}
 
 
 def _choices_action(own: argparse.ArgumentParser) -> Any:
