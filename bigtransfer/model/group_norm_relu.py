@@ -9,7 +9,6 @@ works on top of either of the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigtransfer.model.convolution import convolve, convolve_backward
+
+HAS_TRITON = find_spec("triton") is not None
+"""Found once, here: dynamo traces `uses_triton`, and ignores a cache in what it traces."""
 
 
 def group_norm_relu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
@@ -75,13 +77,8 @@ def uses_triton(x: Tensor) -> bool:
         x.is_cuda
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
-        and _has_triton()
+        and HAS_TRITON
     )
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
 
 
 class _Recomputed(torch.autograd.Function):

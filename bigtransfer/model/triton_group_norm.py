@@ -209,7 +209,8 @@ def _backward_merge(
         plain += tl.load(place, mask=ok, other=0.0)
         weighted += tl.load(place + C, mask=ok, other=0.0)
     ga = tl.load(gain + channel, mask=ok, other=0.0).to(tl.float32)
-    size = (rows * CPG).to(tl.float32)
+    # Triton makes a Python number of an argument that is 1: `.to` would not be there.
+    size = rows * CPG * 1.0
     out = sums + (n * G + group) * 2
     tl.store(out, tl.sum(plain * ga, 1) / size, mask=group < G)
     tl.store(out + 1, tl.sum(weighted * ga, 1) / size, mask=group < G)

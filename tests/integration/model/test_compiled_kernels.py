@@ -1,49 +1,123 @@
-"""The fused kernels, compiled for a GPU that is not here; Triton asks its tools for that."""
+"""The kernels, compiled for GPUs that are not here; Triton asks its tools for that.
+
+Triton compiles a kernel anew for what its integer arguments are: one that equals 1 becomes a Python
+number, a multiple of 16 is known to be one. Its interpreter sees nothing of that.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton (Linux)")
+pytestmark = [
+    pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton (Linux)"),
+    pytest.mark.xdist_group("kernels"),
+]
+
+KERNELS = (
+    "_statistics", "_merge", "_apply", "_backward_sums", "_backward_merge", "_backward_x",
+)  # fmt: skip
+ACTIVATIONS = {"x", "y", "dx", "dy"}
+NUMBERS = {"rows", "C", "per_split", "S"}
+ARCHITECTURES = (80, 90)
+Values = dict[str, int]
 
 
-@needs_triton
-def test_kernels_compile_for_a_gpu_with_wide_loads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+def kernel_named(name: str) -> Any:
+    from bigtransfer.model import triton_group_norm
+
+    return getattr(triton_group_norm, name)
+
+
+def compiled(name: str, architecture: int, values: Values, constants: Values) -> str:
+    """Compile a kernel as a launch with these integers would; return its PTX."""
     from triton import compile as compile_for
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from bigtransfer.model import triton_group_norm as kernels
+    kernel = kernel_named(name)
+    signature, known, attributes = {}, {}, {}
+    for place, argument in enumerate(kernel.arg_names):
+        if argument in constants:
+            signature[argument], known[place,] = "constexpr", constants[argument]
+        elif argument in NUMBERS and values[argument] == 1:
+            signature[argument], known[place,] = "constexpr", 1
+        elif argument in NUMBERS:
+            signature[argument] = "i32"
+            if values[argument] % 16 == 0:
+                attributes[place,] = [["tt.divisibility", 16]]
+        elif argument == "eps":
+            signature[argument] = "fp32"
+        else:
+            signature[argument] = "*bf16" if argument in ACTIVATIONS else "*fp32"
+            attributes[place,] = [["tt.divisibility", 16]]  # PyTorch's memory is aligned
+    source = ASTSource(fn=kernel, signature=signature, constexprs=known, attrs=attributes)
+    built = compile_for(source, target=GPUTarget("cuda", architecture, 32))
+    return str(built.asm["ptx"])
 
-    pointers = {"x", "y", "dx", "dy"}
-    constants = {"G": 32, "CPG": 6, "CPP": 8, "BG": 32, "BC": 64, "BR": 32}
-    whole = {"rows", "C", "per_split", "S"}
-    for kernel in (kernels._statistics, kernels._merge, kernels._apply, kernels._backward_sums,
-                   kernels._backward_merge, kernels._backward_x):  # fmt: skip
-        names = kernel.arg_names
-        kinds = {
-            name: "constexpr" if name in constants
-            else "i32" if name in whole
-            else "fp32" if name == "eps"
-            else "*bf16" if name in pointers
-            else "*fp32"
-            for name in names
+
+def shapes() -> Iterator[tuple[Values, Values]]:
+    """Yield the integers and constants of tensors as networks have them."""
+    import torch
+
+    from bigtransfer.model.triton_group_norm import _Plan
+
+    for channels, (height, width), batch in product(
+        (16, 192, 256), ((1, 1), (7, 9), (56, 56)), (1, 4)
+    ):
+        groups = 8 if channels == 16 else 32
+        x = torch.empty(batch, channels, height, width, device="meta")
+        plan = _Plan(x, groups)
+        values = {
+            "rows": plan.rows, "C": plan.channels, "per_split": plan.per_split, "S": plan.splits,
         }  # fmt: skip
-        aligned = {
-            (i,): [["tt.divisibility", 16]]
-            for i, name in enumerate(names)
-            if kinds[name][0] == "*" or name in ("C", "per_split")
-        }
-        values = {(i,): constants[name] for i, name in enumerate(names) if name in constants}
-        source = ASTSource(fn=kernel, signature=kinds, constexprs=values, attrs=aligned)
-        built = compile_for(source, target=GPUTarget("cuda", 90, 32))
-        loads = set(re.findall(r"ld\.global[.\w]*", built.asm["ptx"]))
-        if pointers & set(names):
-            assert "ld.global.v4.b32" in loads, (kernel.__name__, loads)
+        constants = {
+            "G": plan.groups, "CPG": plan.per_group, "CPP": plan.padded, "BG": plan.merged,
+            "BC": plan.lanes, "BR": plan.block_rows,
+        }  # fmt: skip
+        yield values, constants
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_compiles_for_every_kind_of_integer(name: str, architecture: int) -> None:
+    constants = {"G": 32, "CPG": 6, "CPP": 8, "BG": 32, "BC": 64, "BR": 32}
+    own = sorted(NUMBERS & set(kernel_named(name).arg_names))
+    usual = dict.fromkeys(own, 7)
+    tried = [{**usual, number: value} for number in own for value in (1, 7, 48)]
+    tried += [dict.fromkeys(own, value) for value in (1, 48)]
+    for values in tried:
+        compiled(name, architecture, values, constants)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_compiles_for_the_shapes_of_networks(name: str) -> None:
+    arguments = set(kernel_named(name).arg_names)
+    done = set()
+    for values, constants in shapes():
+        kinds = {n: v if v == 1 else v % 16 == 0 for n, v in values.items() if n in arguments}
+        own = {n: v for n, v in constants.items() if n in arguments}
+        key = (*sorted(kinds.items()), *sorted(own.items()))
+        if key not in done:
+            done.add(key)
+            compiled(name, 90, values, own)
+    assert done
+
+
+@pytest.mark.parametrize("name", [k for k in KERNELS if k not in ("_merge", "_backward_merge")])
+def test_a_kernel_reads_sixteen_bytes_at_a_time(name: str) -> None:
+    values = {"rows": 3136, "C": 256, "per_split": 3136, "S": 1}
+    constants = {"G": 32, "CPG": 8, "CPP": 8, "BG": 32, "BC": 64, "BR": 32}
+    loads = set(re.findall(r"ld\.global[.\w]*", compiled(name, 90, values, constants)))
+    assert "ld.global.v4.b32" in loads, loads
