@@ -187,7 +187,8 @@ class PretrainParams(Section):
     precision: Literal["float32", "bfloat16"]
     recompute: Literal["none", "norms", "units"]
     compile: bool
-    cuda_graph: bool
+    cuda_graph: Literal["auto", True, False]
+    """Whether a GPU's steps are recorded as CUDA graphs; `auto`: where they can be."""
     evaluation_steps: Positive
     """Steps between two evaluations."""
     probe: ProbeParams
@@ -219,7 +220,7 @@ class PretrainParams(Section):
             )
         if self.recompute != "none" and self.norm in ("bn", "bn_ws"):
             raise ValueError(f"recompute {self.recompute} does not go with norm {self.norm}")
-        if self.cuda_graph and (self.compile or self.parallel == "fsdp"):
+        if self.cuda_graph is True and (self.compile or self.parallel == "fsdp"):
             raise ValueError("cuda_graph goes with neither compile nor parallel: fsdp")
         return self
 
@@ -267,6 +268,8 @@ class FinetuneParams(Section):
     compile: bool
     checkpoint_seconds: Positive
     """Seconds between two checkpoints of a network."""
+    cuda_graph: Literal["auto", True, False] = "auto"
+    """As in pretraining. May be absent."""
     sampling: Literal["natural", "balanced"] = "natural"
     """`balanced`: rarer classes are seen more often, each class equally. May be absent."""
     checkpoint_mirror: Mirror | None = None

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ RAM_BYTES = 1 << 30
 AHEAD = 3
 """Batches that are made while the device works on one."""
 Crop = Literal["square", "inception"]
+Made = TypeVar("Made")
 
 
 class Batch(NamedTuple):
@@ -42,6 +43,11 @@ class Batch(NamedTuple):
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
+
+
+def as_it_is(batch: Batch) -> Any:
+    """Return the batch."""
+    return batch
 
 
 class Squares:
@@ -201,33 +207,48 @@ class TrainBatches:
         """Return the name of an image, as the manifest spells it."""
         return self._squares.path_of(row)
 
-    def ahead(self, start: int, stop: int) -> Iterator[Batch]:
-        """Yield the batches of steps `start` to `stop` - 1, made ahead by another thread."""
+    def ahead(
+        self, start: int, stop: int, then: Callable[[Batch], Made] = as_it_is
+    ) -> Iterator[Made]:
+        """Yield the batches of steps `start` to `stop` - 1, made ahead by another thread.
+
+        Args:
+            start: First step.
+            stop: Step after the last.
+            then: What that thread makes of each, e.g. a copy on its way to the device.
+        """
         with ThreadPoolExecutor(1) as maker:
-            waiting: deque[Future[Batch]] = deque()
+            waiting: deque[Future[Made]] = deque()
             upcoming = iter(range(start, stop))
             try:
                 for _ in range(AHEAD):
-                    self._begin(maker, waiting, upcoming)
+                    self._begin(maker, waiting, upcoming, then)
                 while waiting:
                     began = time.monotonic()
-                    batch = waiting.popleft().result()
+                    made = waiting.popleft().result()
                     self.waited_seconds += time.monotonic() - began
-                    self._begin(maker, waiting, upcoming)
-                    yield batch
+                    self._begin(maker, waiting, upcoming, then)
+                    yield made
             finally:
                 for future in waiting:
                     future.cancel()
 
     def _begin(
-        self, maker: ThreadPoolExecutor, waiting: deque[Future[Batch]], steps: Iterator[int]
+        self,
+        maker: ThreadPoolExecutor,
+        waiting: deque[Future[Made]],
+        steps: Iterator[int],
+        then: Callable[[Batch], Made],
     ) -> None:
         for step in steps:
             soon = self.order.soon(step, self._rank, self._world_size)
             if soon:
                 self._squares.reader.prefetch([int(self._numbers[s]) for s in soon])
-            waiting.append(maker.submit(self.batch, step))
+            waiting.append(maker.submit(self._made, step, then))
             return
+
+    def _made(self, step: int, then: Callable[[Batch], Made]) -> Made:
+        return then(self.batch(step))
 
     def _inception(
         self, epochs: NDArray[np.int64], samples: NDArray[np.int64]

@@ -248,24 +248,13 @@ class ResNetV2(nn.Module):
     def standardized_once(self) -> Iterator[None]:
         """Standardise every kernel once for all forward and backward passes of the block.
 
-        For gradient accumulation. Gradients of the standardised kernels are summed over the
-        micro-batches and pulled through Weight Standardization once, at the end; that is exact,
-        because the pullback is linear. `weight.grad` is complete when the block ends.
+        For gradient accumulation; `weight.grad` is complete when the block ends.
         """
-        convs = [m for m in self.modules() if isinstance(m, StdConv2d)]
-        kernels = {conv: standardize_kernel(conv.weight) for conv in convs}
-        for conv, kernel in kernels.items():
-            # A frozen kernel (`trained: head`) has no history to pull a gradient through.
-            conv.held = kernel.detach().requires_grad_(conv.weight.requires_grad)
-        try:
+        kernels = HeldKernels(self)
+        kernels.make()
+        with kernels.held():
             yield
-            for conv in convs:  # one by one: never two sets of gradients at once
-                kernel, held, conv.held = kernels.pop(conv), conv.held, None
-                if held is not None and held.grad is not None:
-                    torch.autograd.backward(kernel, held.grad)
-        finally:
-            for conv in convs:
-                conv.held = None
+        kernels.pull_back(drop=True)
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
@@ -299,6 +288,69 @@ class ResNetV2(nn.Module):
                 if isinstance(child, StdConv2d):
                     setattr(module, name, _folded(child))
         return self.eval()
+
+
+class HeldKernels:
+    """Kernels that are standardised once for several forward and backward passes.
+
+    Gradients of the standardised kernels are summed over the micro-batches and pulled through
+    Weight Standardization once, at the end; that is exact, because the pullback is linear. The
+    tensors stay where they are, as a recorded step needs it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._convs = [m for m in model.modules() if isinstance(m, StdConv2d)]
+        self.weights = [conv.weight for conv in self._convs]
+        """What is standardised."""
+        self._kernels: list[Tensor] = []
+
+    def make(self) -> None:
+        """Standardise into new tensors, without gradients."""
+        self._kernels = [
+            # A frozen kernel (`trained: head`) has no use for a gradient.
+            standardize_kernel(conv.weight).detach().requires_grad_(conv.weight.requires_grad)
+            for conv in self._convs
+        ]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Standardise the weights of now into the same tensors, and begin with zero gradients."""
+        for conv, kernel in zip(self._convs, self._kernels, strict=True):
+            kernel.copy_(standardize_kernel(conv.weight))
+            if kernel.grad is not None:
+                kernel.grad.zero_()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the network convolve with them, in the block."""
+        try:
+            for conv, kernel in zip(self._convs, self._kernels, strict=True):
+                conv.held = kernel
+            yield
+        finally:
+            for conv in self._convs:
+                conv.held = None
+
+    def pull_back(self, *, drop: bool = False) -> None:
+        """Add to `weight.grad` what the gradients of the standardised kernels say.
+
+        Args:
+            drop: Whether to let go of the kernels one by one: never two sets of gradients at once.
+        """
+        for number, conv in enumerate(self._convs):
+            kernel = self._kernels[number]
+            if kernel.grad is None:
+                continue
+            with torch.enable_grad():
+                torch.autograd.backward(standardize_kernel(conv.weight), kernel.grad)
+            if drop:
+                self._kernels[number] = kernel.detach()
+        if drop:
+            self.drop()
+
+    def drop(self) -> None:
+        """Let go of the kernels."""
+        self._kernels = []
 
 
 def norm_relu(norm: nn.Module, x: Tensor) -> Tensor:

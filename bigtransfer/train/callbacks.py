@@ -130,24 +130,38 @@ class TrainingCallback(StepCallback):
         """Say so, and keep the size for the next start."""
         self._training.keep_micro_batch_size(micro_batch_size)
 
-    def after_step(self, step: int, loss: float, rate: float, reduced: Sequence[float]) -> None:
-        """Journal, stop, evaluate, save."""
-        stop, due = (flag > 0 for flag in reduced)
-        every, last = self._pace.checkpoint_steps, step == self._total
-        evaluates = last or step % self._pace.evaluation_steps == 0
-        if step == 1 or step % _STEPS_BETWEEN_ROWS == 0 or evaluates:
+    def after_step(self, step: int, loss: float, rate: float) -> None:
+        """Journal and show it."""
+        if step == 1 or step % _STEPS_BETWEEN_ROWS == 0 or self._evaluates(step):
             images = step * self._batch_size
             self._training.note(step, {"images": images, "loss": loss, "rate": rate})
         if figures := self._speed.measured(step):
             self._training.note(step, figures, by_clock=True)
         self._advance(step, f"loss {loss:.3f}{self._speed.text}")
-        stop = stop or (self._group.alone and self._interrupts.wanted)
-        if stop and not last:
+
+    def looks(self, step: int, reduced: Sequence[float]) -> bool:
+        """Say whether it is time to stop, evaluate or save."""
+        return self._stops(reduced) or self._evaluates(step) or self._saves(step, reduced)
+
+    def look(self, step: int, reduced: Sequence[float]) -> None:
+        """Stop, evaluate, save."""
+        last = step == self._total
+        if self._stops(reduced) and not last:
             self._stop(step)
-        if evaluates:
+        if self._evaluates(step):
             self.evaluate(step)
-        if not last and (due or (every is not None and step % every == 0)):
+        if not last and self._saves(step, reduced):
             self._run.save(step, wait=False)
+
+    def _stops(self, reduced: Sequence[float]) -> bool:
+        return reduced[0] > 0 or (self._group.alone and self._interrupts.wanted)
+
+    def _evaluates(self, step: int) -> bool:
+        return step == self._total or step % self._pace.evaluation_steps == 0
+
+    def _saves(self, step: int, reduced: Sequence[float]) -> bool:
+        every = self._pace.checkpoint_steps
+        return reduced[1] > 0 or (every is not None and step % every == 0)
 
     def evaluate(self, step: int) -> None:
         """Note how the network is doing."""

@@ -166,11 +166,18 @@ class _CellCallback(StepCallback):
     def before_update(self) -> None:
         self._run.before_update()
 
-    def after_step(self, step: int, loss: float, rate: float, reduced: Sequence[float]) -> None:
+    def after_step(self, step: int, loss: float, rate: float) -> None:
         self._run.curve.add(step, {"loss": loss, "rate": rate})
+        self._advance(step)
+
+    def looks(self, step: int, reduced: Sequence[float]) -> bool:
+        policy = self._policy
+        due = policy.interrupts.wanted or self._run.is_due(policy.seconds)
+        return due or step in self._scoring.steps
+
+    def look(self, step: int, reduced: Sequence[float]) -> None:
         if step in self._scoring.steps:
             self._run.curve.add(step, self._scoring.score(self._run.model))
-        self._advance(step)
         if step == self._run.total_steps:
             return
         if self._policy.interrupts.wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from bigtransfer.model.resnet import Recompute
 from bigtransfer.train.devices import Device, choose_device
 from bigtransfer.train.group import Group
+
+CudaGraph = Literal["auto", True, False]
 
 
 @dataclass
@@ -24,7 +27,7 @@ class ComputeSettings:
             memory runs out.
         recompute: Activations that are computed again in backward, `none`, `norms` or `units`.
         compiled: Whether the network is compiled.
-        cuda_graph: Whether a step is one CUDA graph.
+        cuda_graph: Whether a step is recorded as CUDA graphs; `auto`: where it can be.
     """
 
     device: Device = field(default_factory=Device)
@@ -33,7 +36,7 @@ class ComputeSettings:
     micro_batch_size: int | None = None
     recompute: Recompute = "none"
     compiled: bool = False
-    cuda_graph: bool = False
+    cuda_graph: CudaGraph = "auto"
 
 
 def logits_of(model: nn.Module, x: Tensor, compute: ComputeSettings) -> Tensor:
@@ -63,6 +66,7 @@ class Machine:
     """None: as many images per forward pass as fit."""
     recompute: Recompute
     compiled: bool
+    cuda_graph: CudaGraph
 
     def settings(self, number: int) -> ComputeSettings:
         """Return what a worker computes on: with several GPUs, each its own."""
@@ -73,4 +77,5 @@ class Machine:
             micro_batch_size=self.micro_batch_size,
             recompute=self.recompute,
             compiled=self.compiled,
+            cuda_graph=self.cuda_graph,
         )

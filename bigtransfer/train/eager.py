@@ -6,10 +6,9 @@ the gradient is that of the mean loss over the whole batch, however it is divide
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +16,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 
 from bigtransfer.errors import InfrastructureError
-from bigtransfer.model.inference import to_network
+from bigtransfer.model.inference import normalized
 from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.train.compute import ComputeSettings, logits_of
 from bigtransfer.train.devices import is_out_of_memory
 from bigtransfer.train.group import lost_peers
-from bigtransfer.train.loop import BeforeUpdate
+from bigtransfer.train.guard import Guard
+from bigtransfer.train.loop import BeforeUpdate, StepValues
 from bigtransfer.train.loss import Loss
+from bigtransfer.train.micro_batches import halve, micro_batches
 from bigtransfer.train.mixup import mix, mixed_loss
 from bigtransfer.train.optimizer import updates_in_backward
-
-if TYPE_CHECKING:
-    from bigtransfer.data.batches import Batch
+from bigtransfer.train.stream import DeviceBatch, Reading, Stream
 
 
 class EagerStep:
@@ -41,6 +40,7 @@ class EagerStep:
         loss: Loss,
         batch_size: int,
         compute: ComputeSettings,
+        stream: Stream,
         ran_out: Callable[[int], None],
     ) -> None:
         """Take the network, which is in training mode from here on.
@@ -51,10 +51,16 @@ class EagerStep:
             loss: Of logits and labels.
             batch_size: Images per step, all processes together.
             compute: Its `micro_batch_size` is halved when memory runs out.
+            stream: Of the device.
             ran_out: Is told the micro-batch size that is tried next.
         """
         self._model, self._optimizer, self._loss = model, optimizer, loss
         self._batch_size, self._compute, self._ran_out = batch_size, compute, ran_out
+        self._stream = stream
+        self._guard: Guard | None = None
+        """Decides on the device whether to update: on a GPU, alone."""
+        if stream.late and compute.group.alone:
+            self._guard = Guard(optimizer, next(model.parameters()).device)
         self._hooks = ExitStack()
         self._in_backward = False
         """Whether `backward` updates as it goes: on a CPU, alone, without micro-batches."""
@@ -63,7 +69,9 @@ class EagerStep:
         self._choose_update()
         model.train()
 
-    def __call__(self, batch: Batch, rate: float, lam: float, before_update: BeforeUpdate) -> float:
+    def __call__(
+        self, batch: DeviceBatch, values: StepValues, before_update: BeforeUpdate
+    ) -> Reading:
         """Do a step; see `TrainStep`.
 
         Raises:
@@ -71,13 +79,19 @@ class EagerStep:
                 cannot be repeated.
         """
         for group in self._optimizer.param_groups:
-            group["lr"] = rate  # before the backward pass, which may be the update already
-        loss = self._tried(batch, lam, before_update)
-        if not self._in_backward:
+            group["lr"] = values.rate  # before the backward pass, which may be the update already
+        loss = self._tried(batch, values.lam, before_update)
+        if self._in_backward:
+            return self._stream.fetch(loss)
+        if self._guard is not None:
+            self._guard.highest.fill_(values.highest_loss)
+            self._guard.judge(loss)
+            before_update(None)
+        else:
             before_update(loss.item())
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return self._stream.fetch(loss)
 
     def write_back(self) -> None:
         """Do nothing: weights and momentum are PyTorch's own."""
@@ -85,6 +99,8 @@ class EagerStep:
     def close(self) -> None:
         """Let `backward` compute gradients alone again."""
         self._hooks.close()
+        if self._guard is not None:
+            self._guard.close()
 
     def _choose_update(self) -> None:
         """Choose whether `backward` updates, by the micro-batch size of now."""
@@ -92,11 +108,11 @@ class EagerStep:
         group = self._compute.group
         share = group.share(self._batch_size)
         pieces = len(self._pieces(share.stop - share.start))
-        self._in_backward = group.alone and not self._compute.device.is_cuda and pieces == 1
+        self._in_backward = group.alone and self._guard is None and pieces == 1
         if self._in_backward:  # decision 0014
             self._hooks.enter_context(updates_in_backward(self._optimizer))
 
-    def _tried(self, batch: Batch, lam: float, before_update: BeforeUpdate) -> Tensor:
+    def _tried(self, batch: DeviceBatch, lam: float, before_update: BeforeUpdate) -> Tensor:
         """Go through the batch, in smaller and smaller micro-batches where memory runs out."""
         while True:
             try:
@@ -106,7 +122,9 @@ class EagerStep:
                     raise
                 self._halve(len(batch.images), error)
 
-    def _forward_backward(self, batch: Batch, lam: float, before_update: BeforeUpdate) -> Tensor:
+    def _forward_backward(
+        self, batch: DeviceBatch, lam: float, before_update: BeforeUpdate
+    ) -> Tensor:
         """Leave the gradients of this process's share, or, in backward, the updated weights."""
         group = self._compute.group
         pieces = self._pieces(len(batch.images))
@@ -126,35 +144,24 @@ class EagerStep:
                 total += loss.detach()
         return total
 
-    def _forward(self, batch: Batch, piece: slice, count: int, lam: float) -> Tensor:
+    def _forward(self, batch: DeviceBatch, piece: slice, count: int, lam: float) -> Tensor:
         """Return a micro-batch's part of the loss."""
-        compute = self._compute
-        device = compute.device.torch
-        x = to_network(batch.images[piece], device)
-        labels = torch.from_numpy(batch.labels)
-        # The partner is in the reversed share, so mostly in another micro-batch: turn, then cut.
-        partner_labels = labels.flip(0)[piece].to(device)
+        compute, images = self._compute, len(batch.images)
+        x, labels = normalized(batch.images[piece]), batch.labels[piece]
+        # The partner is in the reversed share, so mostly in another micro-batch.
+        turned = slice(images - piece.stop, images - piece.start)
+        partner_labels = batch.labels[turned].flip(0)
         if lam != 1.0:
-            x = mix(x, to_network(batch.images[::-1][piece], device), lam)
+            x = mix(x, normalized(batch.images[turned].flip(0)), lam)
         logits = logits_of(self._model, x, compute)
-        loss = mixed_loss(self._loss, logits, labels[piece].to(device), partner_labels, lam)
+        loss = mixed_loss(self._loss, logits, labels, partner_labels, lam)
         # Processes are averaged over; so a part of the batch counts as much as it holds.
         weight = count * compute.group.world_size / self._batch_size
         return loss if weight == 1.0 else loss * weight
 
     def _pieces(self, images: int) -> list[tuple[slice, int]]:
-        """Return the micro-batches of a share, and the images that each counts for."""
-        group = self._compute.group
-        # By the largest share, not this one: a forward pass of FSDP and a backward pass of DDP are
-        # collectives, so processes with different counts would wait for each other for ever. A
-        # share that is smaller by an image may repeat one, which counts for nothing.
-        largest = -(-self._batch_size // group.world_size)
-        count = -(-largest // (self._compute.micro_batch_size or largest))
-        ends = [number * images // count for number in range(count + 1)]
-        return [
-            (slice(start, stop), stop - start) if stop > start else (slice(0, 1), 0)
-            for start, stop in zip(ends, ends[1:], strict=False)
-        ]
+        largest = -(-self._batch_size // self._compute.group.world_size)
+        return micro_batches(images, largest, self._compute.micro_batch_size)
 
     def _unsynchronized(self) -> AbstractContextManager[Any]:
         if isinstance(self._model, DistributedDataParallel):
@@ -173,15 +180,7 @@ class EagerStep:
         Raises:
             InfrastructureError: If a single image is too much, or the step cannot be repeated.
         """
-        size = min(self._compute.micro_batch_size or images, images)
-        if size <= 1:
-            raise InfrastructureError(
-                "memory runs out with a single image; choose a smaller network or crop, or "
-                "recompute: units"
-            ) from error
-        self._compute.micro_batch_size = math.ceil(size / 2)
-        # Before anything is given up: the next start is to know the size, too.
-        self._ran_out(self._compute.micro_batch_size)
+        size = halve(self._compute, images, self._ran_out, error)
         self._optimizer.zero_grad(set_to_none=True)
         self._compute.device.release()
         # In a group the others are in the middle of a collective, in which this one is missing.

@@ -265,6 +265,7 @@ def _machine_of(params: TaskParams) -> Machine:
         params.micro_batch_size,
         params.recompute,
         params.compile,
+        params.cuda_graph,
     )
 
 

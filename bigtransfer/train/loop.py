@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from bigtransfer.errors import BigTransferError
 from bigtransfer.train.group import Group
 from bigtransfer.train.mixup import mixup_lambda
 from bigtransfer.train.schedule import Schedule
+from bigtransfer.train.stream import CpuStream, DeviceBatch, Reading, Stream
 
 if TYPE_CHECKING:
-    from bigtransfer.data.batches import Batch, TrainBatches
+    from bigtransfer.data.batches import TrainBatches
 
 BeforeUpdate = Callable[[float | None], None]
 """`before_update(loss)`: called once per step, right before weights change; returns when they may.
@@ -27,21 +28,34 @@ to leave the weights as they are.
 """
 
 
+class StepValues(NamedTuple):
+    """What differs from step to step, beside the batch."""
+
+    rate: float
+    """Learning rate of the update."""
+    lam: float = 1.0
+    """MixUp's lambda; 1 where nothing is mixed."""
+    highest_loss: float = math.inf
+    """Above it, and where the loss is no number, the update is left out: by a step that is given
+    None for the loss, on the device itself."""
+
+
 class TrainStep(Protocol):
     """One way to do an optimiser step: forward, backward, update."""
 
-    def __call__(self, batch: Batch, rate: float, lam: float, before_update: BeforeUpdate) -> float:
+    def __call__(
+        self, batch: DeviceBatch, values: StepValues, before_update: BeforeUpdate
+    ) -> Reading:
         """Do a step.
 
         Args:
             batch: This process's share.
-            rate: Learning rate of the update.
-            lam: MixUp's lambda; 1 where nothing is mixed.
+            values: Of this step.
             before_update: Called in every process, right before the weights change.
 
         Returns:
-            This process's part of the loss: the mean of all processes' parts is the mean over the
-            whole batch, before the update.
+            What reads this process's part of the loss: the mean of all processes' parts is the
+            mean over the whole batch, before the update.
         """
         ...
 
@@ -67,15 +81,26 @@ class StepCallback:
     def before_update(self) -> None:
         """Return when weights may change."""
 
-    def after_step(self, step: int, loss: float, rate: float, reduced: Sequence[float]) -> None:
-        """Look at a finished step.
+    def after_step(self, step: int, loss: float, rate: float) -> None:
+        """Take note of a finished step; the weights may be a step further already.
 
         Args:
             step: Finished steps.
             loss: Mean over the step's whole batch, before its update.
             rate: Learning rate of its update.
+        """
+
+    def looks(self, step: int, reduced: Sequence[float]) -> bool:
+        """Say whether `look` is to be called: the device is waited for, then.
+
+        Args:
+            step: Finished steps.
             reduced: The sums of `to_reduce`.
         """
+        return False
+
+    def look(self, step: int, reduced: Sequence[float]) -> None:
+        """Look at the weights as they are after a step; `after_step` was called for it."""
 
     def ran_out(self, micro_batch_size: int) -> None:
         """Take note that memory ran out and so many images per forward pass are tried next."""
@@ -92,6 +117,7 @@ def run_steps(
     callback: StepCallback,
     group: Group | None = None,
     highest_loss: Callable[[], float] = lambda: math.inf,
+    stream: Stream | None = None,
 ) -> None:
     """Train from step `start` to the end of the schedule.
 
@@ -108,6 +134,7 @@ def run_steps(
         callback: Is told of every step.
         group: The processes of the run; None: this one alone.
         highest_loss: Returns above what the training has diverged.
+        stream: Of the device; None: a CPU's.
 
     Raises:
         BigTransferError: If the loss is no longer a number or above `highest_loss`; names the
@@ -115,26 +142,52 @@ def run_steps(
         InfrastructureError: If another process is gone, or memory ran out where a step cannot be
             repeated.
     """
-    group = group or Group()
+    group, stream = group or Group(), stream or CpuStream()
+    last = schedule.total_steps
 
-    def before_update(step: int, loss: float | None) -> None:
+    def before_update(step: int, highest: float, loss: float | None) -> None:
         # The loss first, in all processes: its mean is a collective, and the callback may raise in
         # one process alone.
         if loss is not None:
             mean = group.sum([loss])[0] / group.world_size
-            _refuse_divergence(mean, highest_loss(), step, batches)
+            _refuse_divergence(mean, highest, step, batches)
         callback.before_update()
 
-    for step, batch in enumerate(batches.ahead(start, schedule.total_steps), start):
-        rate = schedule.learning_rate(step)
-        lam = mixup_lambda(mixup_alpha, seed, step)
-        loss = train_step(batch, rate, lam, partial(before_update, step))
-        # One collective for the loss and for all that the callback adds up.
-        value, *reduced = group.sum([loss / group.world_size, *callback.to_reduce()])
+    def conclude(step: int, values: StepValues, loss: float) -> None:
         # Again, for steps that know their loss only when the weights have changed: the callback
         # must not save those.
-        _refuse_divergence(value, highest_loss(), step, batches)
-        callback.after_step(step + 1, value, rate, reduced)
+        _refuse_divergence(loss, values.highest_loss, step, batches)
+        callback.after_step(step + 1, loss, values.rate)
+
+    def conclude_late(step: int, values: StepValues, read: Reading) -> None:
+        conclude(step, values, read())
+
+    late: Callable[[], None] | None = None
+    for step, uploaded in enumerate(batches.ahead(start, last, stream.upload), start):
+        values = StepValues(
+            schedule.learning_rate(step), mixup_lambda(mixup_alpha, seed, step), highest_loss()
+        )
+        allowed = partial(before_update, step, values.highest_loss)
+        read = train_step(stream.arrived(uploaded), values, allowed)
+        if late is not None:
+            late()  # the loss of the step before, while the device is at this one
+        if group.alone:
+            reduced = [float(number) for number in callback.to_reduce()]
+            late = partial(conclude_late, step, values, read)
+        else:
+            # One collective for the loss and for all that the callback adds up.
+            own = read() / group.world_size
+            value, *reduced = group.sum([own, *callback.to_reduce()])
+            late = partial(conclude, step, values, value)
+        # The first loss is read at once, too: others are measured by it.
+        if step == start or not (stream.late and group.alone):
+            late()
+            late = None
+        if callback.looks(step + 1, reduced) or step + 1 == last:
+            if late is not None:
+                late()
+                late = None
+            callback.look(step + 1, reduced)
 
 
 class DivergedError(BigTransferError):

@@ -26,6 +26,7 @@ from bigtransfer.train.saver import Saver
 from bigtransfer.train.schedule import Schedule
 from bigtransfer.train.state import require_fit, state_bytes
 from bigtransfer.train.steps import choose_step
+from bigtransfer.train.stream import open_stream
 
 SCORE = "val_top1"
 """Metric of the journal by which the best checkpoint is known, where it is noted."""
@@ -167,7 +168,7 @@ class ResumableRun:
         Raises:
             BigTransferError: As `run_steps` does, and what the callback raises.
         """
-        recipe = self._recipe
+        recipe, stream = self._recipe, open_stream(self._compute.device.torch)
         try:
             self._train_step = choose_step(
                 self._called,
@@ -176,7 +177,9 @@ class ResumableRun:
                 recipe.batches.batch_size,
                 self._compute,
                 mixes=bool(recipe.mixup_alpha),
+                stream=stream,
                 ran_out=callback.ran_out,
+                say=self._folder.say if self.is_main_process else lambda line: None,
             )
             with closing(self._train_step):
                 run_steps(
@@ -189,6 +192,7 @@ class ResumableRun:
                     callback=callback,
                     group=self.group,
                     highest_loss=highest_loss,
+                    stream=stream,
                 )
             self.write_back()
         finally:

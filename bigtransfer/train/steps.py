@@ -1,20 +1,26 @@
-"""Which of the three kinds of step a run takes: eager, captured as a CUDA graph, or on a TPU."""
+"""Which of the three kinds of step a run takes: eager, captured as CUDA graphs, or on a TPU."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
+import torch
 from torch import nn
 from torch.optim import SGD
 
 from bigtransfer.errors import ConfigError
+from bigtransfer.model.group_norm_relu import HAS_TRITON
 from bigtransfer.model.resnet import ResNetV2
+from bigtransfer.train.captured import CapturedStep
 from bigtransfer.train.compute import ComputeSettings
-from bigtransfer.train.cuda_graph import CapturedStep
 from bigtransfer.train.eager import EagerStep
 from bigtransfer.train.loop import TrainStep
 from bigtransfer.train.loss import Loss
+from bigtransfer.train.stream import Stream, open_stream
 from bigtransfer.train.tpu import TpuStep
+
+_AMPERE = (8, 0)
 
 
 def choose_step(
@@ -25,7 +31,9 @@ def choose_step(
     compute: ComputeSettings | None = None,
     *,
     mixes: bool = False,
+    stream: Stream | None = None,
     ran_out: Callable[[int], None] = lambda images: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> TrainStep:
     """Return what does the steps of a run; the network is in training mode from here on.
 
@@ -36,25 +44,53 @@ def choose_step(
         batch_size: Images per step, all processes together.
         compute: None: this process alone, on the CPU.
         mixes: Whether images are mixed (MixUp).
+        stream: Of the device; None: one is opened.
         ran_out: Is told the micro-batch size that is tried next, when memory ran out.
+        say: Receives a line where a GPU's steps are not captured that might be.
 
     Raises:
         ConfigError: If the settings do not go with each other; names the value to change.
     """
     compute = compute or ComputeSettings()
-    if compute.cuda_graph:
-        _require_graph(compute, mixes)
-        return CapturedStep(model, optimizer, loss, compute)
     if compute.device.is_tpu:
         return TpuStep(_network_for_tpu(model, compute, mixes), optimizer, loss, batch_size)
-    return EagerStep(model, optimizer, loss, batch_size, compute, ran_out)
+    captures = _captures(compute, say)
+    stream = stream or open_stream(compute.device.torch)
+    if captures:
+        return CapturedStep(
+            model, optimizer, loss, batch_size, compute, stream, ran_out, mixes=mixes
+        )
+    return EagerStep(model, optimizer, loss, batch_size, compute, stream, ran_out)
 
 
-def _require_graph(compute: ComputeSettings, mixes: bool) -> None:
-    if not compute.device.is_cuda or not compute.group.alone:
-        raise ConfigError("cuda_graph: true is for one process on one GPU; set it to false")
-    if mixes or compute.micro_batch_size:
-        raise ConfigError("cuda_graph: true goes with neither MixUp nor micro_batch_size")
+def _captures(compute: ComputeSettings, say: Callable[[str], None]) -> bool:
+    """Say whether steps are recorded as CUDA graphs."""
+    if compute.cuda_graph is False or (compute.cuda_graph == "auto" and not compute.device.is_cuda):
+        return False
+    obstacle = _obstacle(compute)
+    if obstacle is None:
+        return True
+    if compute.cuda_graph is True:
+        raise ConfigError(f"cuda_graph: true does not go with {obstacle}; set it to auto or false")
+    say(f"steps are not captured as CUDA graphs: {obstacle}")
+    return False
+
+
+def _obstacle(compute: ComputeSettings) -> str | None:
+    """Return what is in the way of a recording."""
+    if not compute.device.is_cuda:
+        return "a device that is no GPU"
+    if not compute.group.alone:
+        return "several processes, whose collectives are not recorded"
+    if compute.compiled:
+        return "compile: true, which has its own"
+    if torch.are_deterministic_algorithms_enabled():
+        return "deterministic algorithms, some of which look at values"
+    if sys.platform == "win32" or not HAS_TRITON:
+        return "an installation without Triton"
+    if torch.cuda.get_device_capability(compute.device.torch) < _AMPERE:
+        return f"{compute.device.name}, which is older than Ampere"
+    return None
 
 
 def _network_for_tpu(model: nn.Module, compute: ComputeSettings, mixes: bool) -> ResNetV2:

@@ -10,7 +10,7 @@ Tested on XLA's CPU backend, with several virtual devices. Not run on a TPU by u
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +21,10 @@ from torch.optim import SGD
 from bigtransfer.errors import ConfigError
 from bigtransfer.model.inference import normalized
 from bigtransfer.model.resnet import ResNetV2
-from bigtransfer.train.loop import BeforeUpdate
+from bigtransfer.train.loop import BeforeUpdate, StepValues
 from bigtransfer.train.loss import Loss
 from bigtransfer.train.state import MOMENTUM_BUFFER
-
-if TYPE_CHECKING:
-    from bigtransfer.data.batches import Batch
+from bigtransfer.train.stream import DeviceBatch, Reading
 
 
 class TpuStep:
@@ -81,19 +79,21 @@ class TpuStep:
         self._step = jax.jit(self._program, donate_argnums=(0, 1))
         model.train()
 
-    def __call__(self, batch: Batch, rate: float, lam: float, before_update: BeforeUpdate) -> float:
+    def __call__(
+        self, batch: DeviceBatch, values: StepValues, before_update: BeforeUpdate
+    ) -> Reading:
         """Do a step; see `TrainStep`."""
-        assert lam == 1.0, "held by choose_step"
+        assert values.lam == 1.0, "held by choose_step"
         before_update(None)  # the program computes loss and update in one go
         put = self._jax.device_put
         self._parameters, self._momentum, loss = self._step(
             self._parameters,
             self._momentum,
-            put(batch.images, self._split),
-            put(batch.labels.astype(np.int32), self._split),
-            rate,
+            put(batch.images.numpy(), self._split),
+            put(batch.labels.numpy().astype(np.int32), self._split),
+            values.rate,
         )
-        return float(loss)
+        return lambda: float(loss)
 
     @torch.no_grad()
     def write_back(self) -> None:

@@ -142,7 +142,7 @@ class Training:
         if self._group.is_main_process and self._hint.is_file():
             smaller = self._hint.read_text()
         size = self._group.agree(int(smaller) if smaller.isdigit() else 0)
-        if size and not compute.cuda_graph and not compute.device.is_tpu:
+        if size and not compute.device.is_tpu:
             compute.micro_batch_size = min(size, compute.micro_batch_size or size)
 
     def keep_micro_batch_size(self, images: int) -> None:

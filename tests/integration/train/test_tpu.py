@@ -29,7 +29,7 @@ from bigtransfer.train.steps import choose_step
 torch.set_num_threads(1)
 class Losses(StepCallback):
     def __init__(self): self.losses = []
-    def after_step(self, step, loss, rate, reduced): self.losses.append(loss)
+    def after_step(self, step, loss, rate): self.losses.append(loss)
 
 def train(compute, loss):
     model = create_model("R14x0.25", 3, "small", seed=0)

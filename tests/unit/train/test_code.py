@@ -23,7 +23,7 @@ ON_THE_WAY = {
     "bigtransfer.model.convolution": RECIPES, "bigtransfer.model.triton_group_norm": RECIPES,
     "bigtransfer.train.loop": RECIPES, "bigtransfer.train.schedule": RECIPES,
     "bigtransfer.train.eager": RECIPES, "bigtransfer.train.run": RECIPES,
-    "bigtransfer.train.cuda_graph": RECIPES, "bigtransfer.train.tpu": RECIPES,
+    "bigtransfer.train.captured": RECIPES, "bigtransfer.train.tpu": RECIPES,
     "bigtransfer.train.loss": RECIPES, "bigtransfer.train.mixup": RECIPES,
     "bigtransfer.train.optimizer": RECIPES, "bigtransfer.train.hyperrule": RECIPES[1:],
     "bigtransfer.train.grid": RECIPES[1:], "bigtransfer.train.cell": RECIPES[1:],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Noting(StepCallback):
         if not self.gradient:
             self.gradient = [g.clone() for g in gradients if g is not None]
 
-    def after_step(self, step: int, loss: float, rate: float, reduced: Sequence[float]) -> None:
+    def after_step(self, step: int, loss: float, rate: float) -> None:
         self.losses.append(loss)
 
     def ran_out(self, micro_batch_size: int) -> None:

@@ -40,9 +40,14 @@ class Saving(StepCallback):
     def before_update(self) -> None:
         self._run.before_update()
 
-    def after_step(self, step: int, loss: float, rate: float, reduced: Sequence[float]) -> None:
+    def after_step(self, step: int, loss: float, rate: float) -> None:
         self.seen.append(step)
         self._run.curve.add(step, {"loss": loss})
+
+    def looks(self, step: int, reduced: Sequence[float]) -> bool:
+        return step == self._at
+
+    def look(self, step: int, reduced: Sequence[float]) -> None:
         if step == self._at:
             self._run.save(step, wait=False)
             self._then()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,16 +14,17 @@ from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import ConfigError
 from bigtransfer.model import ResNetV2, create_model
-from bigtransfer.train import cuda_graph
+from bigtransfer.train import steps
+from bigtransfer.train.captured import CapturedStep
 from bigtransfer.train.compute import ComputeSettings
-from bigtransfer.train.cuda_graph import CapturedStep
 from bigtransfer.train.devices import Device
 from bigtransfer.train.eager import EagerStep
 from bigtransfer.train.group import Group
-from bigtransfer.train.loop import TrainStep
+from bigtransfer.train.loop import StepValues
 from bigtransfer.train.loss import loss_named
 from bigtransfer.train.optimizer import make_optimizer
 from bigtransfer.train.steps import choose_step
+from bigtransfer.train.stream import CpuStream, DeviceBatch
 
 TPU, GPU, PAIR = Device(is_tpu=True), Device(torch.device("cuda")), Group(0, 2)
 LOSS = loss_named("softmax")
@@ -35,6 +34,10 @@ def start() -> tuple[ResNetV2, SGD]:
     torch.set_num_threads(1)
     model = create_model("R14x0.25", 3, "small", seed=0)
     return model, make_optimizer(model, momentum=0.9, weight_decay=1e-4)
+
+
+def on_cpu(batches: TrainBatches, step: int) -> DeviceBatch:
+    return CpuStream().upload(batches.batch(step))
 
 
 def weights(model: nn.Module) -> Tensor:
@@ -59,10 +62,9 @@ def test_steps_are_eager_and_in_training_mode_where_nothing_else_is_asked_for() 
 @pytest.mark.parametrize(
     ("compute", "mixes", "message"),
     [
-        (ComputeSettings(cuda_graph=True), False, "one process on one GPU; set it to false"),
-        (ComputeSettings(GPU, PAIR, cuda_graph=True), False, "one process on one GPU"),
-        (ComputeSettings(GPU, cuda_graph=True), True, "neither MixUp nor micro_batch_size"),
-        (ComputeSettings(GPU, micro_batch_size=2, cuda_graph=True), False, "neither MixUp nor"),
+        (ComputeSettings(cuda_graph=True), False, "a device that is no GPU; set it to auto or"),
+        (ComputeSettings(GPU, PAIR, cuda_graph=True), True, "not go with several processes"),
+        (ComputeSettings(GPU, compiled=True, cuda_graph=True), False, "go with compile: true"),
         (ComputeSettings(TPU, PAIR), False, "one process for all devices of a host"),
         (ComputeSettings(TPU), True, "without micro_batch_size and MixUp"),
         (ComputeSettings(TPU, micro_batch_size=2), False, "without micro_batch_size and MixUp"),
@@ -98,10 +100,10 @@ def test_weights_change_after_before_update_only(batches: TrainBatches, size: in
         choose_step(model, optimizer, LOSS, 8, ComputeSettings(micro_batch_size=size))
     ) as step:
         with pytest.raises(KeyboardInterrupt):
-            step(batches.batch(0), 0.1, 1.0, stops)
+            step(on_cpu(batches, 0), StepValues(0.1), stops)
         assert torch.equal(weights(model), before)
         told_again: list[float | None] = []
-        loss = step(batches.batch(0), 0.1, 1.0, told_again.append)
+        loss = step(on_cpu(batches, 0), StepValues(0.1), told_again.append)()
     assert told == told_again == [loss]
     assert not torch.equal(weights(model), before)
 
@@ -109,7 +111,7 @@ def test_weights_change_after_before_update_only(batches: TrainBatches, size: in
 def test_a_closed_step_leaves_backward_as_it_was(batches: TrainBatches) -> None:
     model, optimizer = start()
     step = choose_step(model, optimizer, LOSS, 8)
-    step(batches.batch(0), 0.1, 1.0, lambda loss: None)
+    step(on_cpu(batches, 0), StepValues(0.1), lambda loss: None)
     step.close()
     before = weights(model)
     model(torch.zeros(1, 3, 10, 10)).sum().backward()
@@ -117,34 +119,41 @@ def test_a_closed_step_leaves_backward_as_it_was(batches: TrainBatches) -> None:
     assert model.head.weight.grad is not None
 
 
-class NotRecorded:
-    """Stands in for a CUDA graph on a CPU: does what would be replayed."""
-
-    def __init__(self, step: Callable[..., Tensor], optimizer: SGD, inputs: list[Tensor]) -> None:
-        self._step, self._optimizer = step, optimizer
-        assert all(isinstance(group["lr"], Tensor) for group in optimizer.param_groups)
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        self._optimizer.zero_grad()
-        return self._step(*inputs)
-
-
-def test_captured_steps_are_the_eager_ones(
-    batches: TrainBatches, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("compute", "capability", "line"),
+    [
+        (ComputeSettings(GPU), (8, 0), None),
+        (ComputeSettings(GPU), (7, 5), "older than Ampere"),
+        (ComputeSettings(GPU, PAIR), (9, 0), "several processes"),
+        (ComputeSettings(GPU, compiled=True), (9, 0), "compile: true"),
+        (ComputeSettings(GPU, cuda_graph=False), (9, 0), None),
+        (ComputeSettings(), (9, 0), None),
+    ],
+)
+def test_steps_of_a_gpu_are_captured_where_they_can_be(
+    compute: ComputeSettings,
+    capability: tuple[int, int],
+    line: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cuda_graph, "Recording", NotRecorded)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(steps, "HAS_TRITON", True)
+    said: list[str] = []
+    model, optimizer = start()
+    step = choose_step(model, optimizer, LOSS, 8, compute, stream=CpuStream(), say=said.append)
+    captured = compute.device.is_cuda and line is None and compute.cuda_graph == "auto"
+    assert isinstance(step, CapturedStep if captured else EagerStep)
+    assert len(said) == (line is not None)
+    assert not said or (line or "") in said[0]
 
-    def trained(make: Callable[..., TrainStep], **more: Any) -> tuple[list[float], Tensor]:
-        model, optimizer = start()
-        step = make(model, optimizer, LOSS, **more)
-        rates = (0.05, 0.1, 0.02)
-        losses = [step(batches.batch(n), r, 1.0, lambda _: None) for n, r in enumerate(rates)]
-        step.write_back()
-        return losses, weights(model)
 
-    expected, its_weights = trained(
-        EagerStep, batch_size=8, compute=ComputeSettings(), ran_out=lambda images: None
+def test_a_gpu_without_triton_runs_eagerly_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "HAS_TRITON", False)
+    said: list[str] = []
+    model, optimizer = start()
+    step = choose_step(
+        model, optimizer, LOSS, 8, ComputeSettings(GPU), stream=CpuStream(), say=said.append
     )
-    losses, own_weights = trained(CapturedStep, compute=ComputeSettings())
-    assert losses == pytest.approx(expected, rel=1e-6)
-    assert (own_weights - its_weights).abs().max() < 1e-6
+    assert isinstance(step, EagerStep)
+    assert said == ["steps are not captured as CUDA graphs: an installation without Triton"]
