@@ -8,14 +8,18 @@ time of one thread that is measured, on a GPU the time between two synchronisati
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from bigtransfer.train.devices import tune_gpu
 
 Step = Callable[[], object]
 
@@ -27,6 +31,8 @@ class Row:
     name: str
     step: Step
     mebibytes: float | None
+    ready: float
+    """Seconds until its second step was done: building, tuning, compiling, recording."""
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -61,6 +67,10 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
         "--only", nargs="+", metavar="TEXT", help="rows whose names hold one of these"
     )
     parser.add_argument(
+        "--cudnn-tries", type=int, metavar="N", help="algorithms per shape (default: as the loop)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument(
         "--peak-tflops",
         type=float,
         default=790.0,
@@ -78,7 +88,10 @@ def settle(arguments: argparse.Namespace) -> None:
     arguments.steps = arguments.steps or (5 if cuda else 1)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    torch.backends.cudnn.benchmark = True
+    tune_gpu()
+    if arguments.cudnn_tries is not None:
+        torch.backends.cudnn.benchmark = arguments.cudnn_tries > 0
+        torch.backends.cudnn.benchmark_limit = arguments.cudnn_tries
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
@@ -110,8 +123,9 @@ class Bench:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             print(f"  left out: {name}: {lines[0][:200]}", flush=True)
             return
-        print(f"  ready: {name} ({time.perf_counter() - began:.0f} s)", flush=True)
-        self.rows.append(Row(name, step, memory))
+        ready = time.perf_counter() - began
+        print(f"  ready: {name} ({ready:.0f} s)", flush=True)
+        self.rows.append(Row(name, step, memory, ready))
 
     def run(self) -> None:
         """Measure every variant once per round."""
@@ -159,6 +173,18 @@ class Bench:
             for name in known:
                 line += f"   {_lead(by_name[name], row):<25}"
             print(line.rstrip())
+        if self._arguments.json:
+            figures = {
+                row.name: {
+                    "images_per_second": images / row.median,
+                    "seconds": row.seconds,
+                    "mebibytes": row.mebibytes,
+                    "ready_seconds": row.ready,
+                    "flops_per_second": flops / row.median,
+                }
+                for row in self.rows
+            }
+            self._arguments.json.write_text(json.dumps(figures, indent=1))
 
     def best(self, *parts: str) -> str | None:
         """Return the fastest variant whose name begins with one of these."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 
 import peers  # first: it finds the project
@@ -18,12 +17,18 @@ import rounds
 import torch
 import torch.nn.functional as F
 from rounds import Step
-from torch import Tensor, nn
+from torch import nn
 
 from bigtransfer.model import create_model
 from bigtransfer.model.resnet import RECOMPUTE, Recompute
-from bigtransfer.train.cuda_graph import Recording
-from bigtransfer.train.optimizer import updates_in_backward
+from bigtransfer.train.captured import CapturedStep
+from bigtransfer.train.compute import ComputeSettings
+from bigtransfer.train.devices import Device
+from bigtransfer.train.loop import StepValues
+from bigtransfer.train.loss import loss_named
+from bigtransfer.train.optimizer import make_optimizer
+from bigtransfer.train.steps import choose_step
+from bigtransfer.train.stream import DeviceBatch
 
 CLASSES = 1000
 Built = tuple[Step, nn.Module]
@@ -39,16 +44,12 @@ def main() -> None:
         metavar="N",
         help="gradients of N batches are added up per step",
     )
-    parser.add_argument("--cuda-graph", action="store_true", help="ours as one CUDA graph as well")
     arguments = parser.parse_args()
     rounds.settle(arguments)
     cuda, bench = arguments.device == "cuda", rounds.Bench(arguments)
     build = partial(_build, arguments)
     make_timm = partial(peers.timm_model, arguments.model, CLASSES)
     make_paper = partial(peers.PaperNet, arguments.model, CLASSES)
-
-    def make_ours(what: Recompute = "none") -> nn.Module:
-        return create_model(arguments.model, CLASSES).recompute(what)
 
     print(rounds.describe_machine(arguments) + f", {arguments.micro_batches} micro-batches")
     for layout, last in (("NCHW", False), ("NHWC", True)):
@@ -61,17 +62,58 @@ def main() -> None:
             )
     for what in RECOMPUTE:
         name = "ours" if what == "none" else f"ours, recompute {what}"
-        bench.add(name, partial(build, partial(make_ours, what), fused=True, early=True))
+        bench.add(name, partial(_build_ours, arguments, what))
+        if cuda:
+            bench.add(f"eager {name}", partial(_build_ours, arguments, what, graph=False))
     if arguments.compile:
-        bench.add("compiled ours", partial(build, make_ours, fused=True, compiled=True))
-    if arguments.cuda_graph and cuda:
-        bench.add("ours, CUDA graph", partial(build, make_ours, fused=True, graph=True))
+        bench.add("compiled ours", partial(_build_ours, arguments, compiled=True))
     bench.run()
     with torch.device("meta"):
         flops = 3 * rounds.forward_flops(create_model(arguments.model, CLASSES), arguments.size)
     images = arguments.batch * arguments.micro_batches
     references = [bench.best(n) for n in ("timm ", "timm+", "compiled timm", "paper")]
     bench.print_table(images, flops * images, [name for name in references if name])
+
+
+def _build_ours(
+    arguments: argparse.Namespace,
+    recompute: Recompute = "none",
+    *,
+    compiled: bool = False,
+    graph: bool = True,
+) -> Built:
+    """Build the step that the project's loop would take, in its settings."""
+    device, micro = torch.device(arguments.device), arguments.micro_batches
+    compute = ComputeSettings(
+        Device(device),
+        precision=arguments.dtype,
+        micro_batch_size=arguments.batch if micro > 1 else None,
+        compiled=compiled,
+        cuda_graph="auto" if graph and not compiled else False,
+    )
+    model = create_model(arguments.model, CLASSES).recompute(recompute).to(device)
+    optimizer = make_optimizer(model, momentum=0.9, weight_decay=0.0)
+    called: nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
+    images = arguments.batch * micro
+    step = choose_step(
+        called,
+        optimizer,
+        loss_named("softmax"),
+        images,
+        compute,
+        say=lambda line: print(f"  {line}", flush=True),
+    )
+    side = arguments.size
+    batch = DeviceBatch(
+        torch.randint(256, (images, side, side, 3), dtype=torch.uint8, device=device),
+        torch.randint(CLASSES, (images,), device=device),
+    )
+
+    def one() -> None:
+        step(batch, StepValues(1e-3), lambda loss: None)  # nobody reads the loss on a GPU
+
+    one.captured = isinstance(step, CapturedStep)  # type: ignore[attr-defined]
+    return one, model
 
 
 def _build(
@@ -81,8 +123,6 @@ def _build(
     last: bool = False,
     fused: bool = False,
     compiled: bool = False,
-    graph: bool = False,
-    early: bool = False,
 ) -> Built:
     device, micro = arguments.device, arguments.micro_batches
     model = make().to(device).train()
@@ -91,45 +131,18 @@ def _build(
     if last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         x = x.contiguous(memory_format=torch.channels_last)
-    rate = torch.tensor(1e-3, device=device) if graph else 1e-3
-    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, fused=fused or None)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, fused=fused or None)
     called = torch.compile(model) if compiled else model
     autocast = arguments.dtype == "bfloat16"
-    # Ours standardises its kernels once for all micro-batches; nobody else can.
-    once = model.standardized_once if micro > 1 and hasattr(model, "standardized_once") else None
-
-    def forward_backward_update(x: Tensor, y: Tensor) -> Tensor:
-        with once() if once else nullcontext():
-            for _ in range(micro):
-                with torch.autocast(device, torch.bfloat16, enabled=autocast):
-                    logits = called(x)
-                loss = F.cross_entropy(logits.float(), y) / micro
-                loss.backward()
-        optimizer.step()
-        return loss
-
-    if graph:
-        captured = Recording(forward_backward_update, optimizer, [x, y])
-
-        def replay() -> None:
-            captured(x, y)
-
-        replay.captured = True  # type: ignore[attr-defined]
-        return replay, model
 
     def step() -> None:
-        forward_backward_update(x, y)
+        for _ in range(micro):
+            with torch.autocast(device, torch.bfloat16, enabled=autocast):
+                logits = called(x)
+            (F.cross_entropy(logits.float(), y) / micro).backward()
+        optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    if early and micro == 1:  # as our loop trains
-
-        def step_in_backward() -> None:
-            with updates_in_backward(optimizer):
-                with torch.autocast(device, torch.bfloat16, enabled=autocast):
-                    logits = called(x)
-                F.cross_entropy(logits.float(), y).backward()
-
-        return step_in_backward, model
     return step, model
 
 

@@ -14,9 +14,7 @@ import argparse
 from collections.abc import Iterator
 from functools import partial
 from itertools import count
-from typing import Any
 
-import numpy as np
 import peers  # noqa: F401  # first: it finds the project
 import rounds
 import torch
@@ -26,10 +24,12 @@ from torch import nn
 from bigtransfer.model import create_model
 from bigtransfer.train.compute import ComputeSettings
 from bigtransfer.train.devices import Device
+from bigtransfer.train.loop import StepValues
 from bigtransfer.train.loss import loss_named
 from bigtransfer.train.mixup import mixup_lambda
 from bigtransfer.train.parallel import parallelize
 from bigtransfer.train.steps import choose_step
+from bigtransfer.train.stream import DeviceBatch
 
 _RATE = 1e-3
 _MIXUP_ALPHA = 0.1
@@ -69,16 +69,6 @@ def main() -> None:
     bench.print_table(images, flops * images, ["pretrain", "compiled pretrain"])
 
 
-class _SameBatch:
-    """What the loop asks of its batches; always the same images."""
-
-    def __init__(self, size: int, side: int, classes: int) -> None:
-        generator = np.random.default_rng(0)
-        self.batch_size = size
-        self.images = generator.integers(0, 256, (size, side, side, 3), dtype=np.uint8)
-        self.labels = generator.integers(0, classes, size)
-
-
 def _build(
     arguments: argparse.Namespace,
     classes: int,
@@ -103,12 +93,16 @@ def _build(
         momentum=0.9,
         weight_decay=weight_decay,
     )
-    batch: Any = _SameBatch(arguments.batch * arguments.micro_batches, arguments.size, classes)
+    images, side = arguments.batch * arguments.micro_batches, arguments.size
+    batch = DeviceBatch(
+        torch.randint(256, (images, side, side, 3), dtype=torch.uint8).to(arguments.device),
+        torch.randint(classes, (images,)).to(arguments.device),
+    )
     step = choose_step(
         called,
         optimizer,
         loss_named("softmax"),
-        batch.batch_size,
+        images,
         compute,
         mixes=bool(mixup_alpha),
     )
@@ -116,7 +110,7 @@ def _build(
 
     def one() -> None:
         lam = mixup_lambda(mixup_alpha, 0, next(numbers))
-        step(batch, _RATE, lam, lambda loss: None)
+        step(batch, StepValues(_RATE, lam), lambda loss: None)
 
     return one, model
 

@@ -1,15 +1,14 @@
 """GroupNorm followed by ReLU: the one operation beside the convolutions that costs time and memory.
 
 Three ways to the same numbers. Plain: PyTorch's group norm and an in-place ReLU. Triton: both in
-one pass, channels_last in and out, on CUDA. Recomputed: the ReLU's output, which the convolutions
-after it need for their gradients, is made again in the backward pass instead of being kept; it
-works on top of either of the others.
+one pass, channels_last in and out, on CUDA, and the sum of a residual with them. Recomputed: the
+ReLU's output, which the convolutions after it need for their gradients, is made again in the
+backward pass instead of being kept; it works on top of either of the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -17,9 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bigtransfer.model.convolution import convolve, convolve_backward
-
-HAS_TRITON = find_spec("triton") is not None
-"""Found once, here: dynamo traces `uses_triton`, and ignores a cache in what it traces."""
+from bigtransfer.model.kernels import uses_kernel
 
 
 def group_norm_relu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
@@ -32,12 +29,34 @@ def group_norm_relu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     Returns:
         Tensor of the same shape and dtype (under CUDA autocast and without Triton: float32).
     """
-    if uses_triton(x):
+    if uses_kernel("group_norm_relu", x):
         from bigtransfer.model.triton_group_norm import forward
 
         y: Tensor = forward(x, norm.weight, norm.bias, norm.num_groups, norm.eps)[0]
         return y
     return F.relu(norm(x), inplace=True)
+
+
+def add_group_norm_relu(norm: nn.GroupNorm, x: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x + other, and relu(norm(x + other)).
+
+    Args:
+        norm: As in `group_norm_relu`.
+        x: (B, C, H, W); may become the sum itself.
+        other: The same shape.
+    """
+    if adds_in_kernel(x, other):
+        from bigtransfer.model.triton_group_norm import add_forward
+
+        found = add_forward(x, other, norm.weight, norm.bias, norm.num_groups, norm.eps)
+        return found[0], found[1]
+    total = x.add_(other)  # nobody's gradient needs x itself
+    return total, group_norm_relu(norm, total)
+
+
+def adds_in_kernel(x: Tensor, other: Tensor) -> bool:
+    """Say whether a sum and its norm are one kernel, so that the sum had better wait for it."""
+    return uses_kernel("add_group_norm_relu", x, other) and uses_kernel("group_norm_relu", x)
 
 
 def group_norm_relu_convs(
@@ -69,16 +88,6 @@ def group_norm_relu_convs(
         *kernels,
     )
     return outputs
-
-
-def uses_triton(x: Tensor) -> bool:
-    """Say whether the fused kernel runs for this tensor."""
-    return (
-        x.is_cuda
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
-        and HAS_TRITON
-    )
 
 
 class _Recomputed(torch.autograd.Function):
@@ -124,7 +133,7 @@ class _Recomputed(torch.autograd.Function):
 def _forward(
     x: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if uses_triton(x):
+    if uses_kernel("group_norm_relu", x):
         from bigtransfer.model.triton_group_norm import forward
 
         found: tuple[Tensor, Tensor, Tensor] = forward(x, gain, offset, groups, eps)
@@ -138,7 +147,7 @@ def _forward(
 def _again(
     x: Tensor, gain: Tensor, offset: Tensor, mean: Tensor, rstd: Tensor, groups: int, eps: float
 ) -> Tensor:
-    if uses_triton(x):
+    if uses_kernel("group_norm_relu", x):
         from bigtransfer.model.triton_group_norm import apply
 
         y: Tensor = apply(x, gain, offset, mean, rstd, groups)
@@ -159,7 +168,7 @@ def _backward(
     groups: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     assert dy is not None, "at least one convolution reads the norm"
-    if uses_triton(x):
+    if uses_kernel("group_norm_relu", x):
         from bigtransfer.model.triton_group_norm import backward
 
         found: tuple[Tensor, Tensor, Tensor] = backward(dy, x, gain, offset, mean, rstd, groups)

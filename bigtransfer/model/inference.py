@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bigtransfer.model.kernels import uses_kernel
+
 _MIDDLE = 127.5
 """Of uint8. BiT's published weights expect (x - 127.5) / 127.5, without statistics per channel."""
 
@@ -21,6 +23,34 @@ def normalize_(x: Tensor) -> Tensor:
 def normalized(images: Tensor) -> Tensor:
     """Return uint8 images (B, H, W, 3) as float32 (B, 3, H, W) in [-1, 1], channels last."""
     return normalize_(images.permute(0, 3, 1, 2).float())
+
+
+def network_images(
+    images: Tensor,
+    dtype: torch.dtype = torch.float32,
+    partners: Tensor | None = None,
+    lam: Tensor | None = None,
+) -> Tensor:
+    """Return uint8 images as the network reads them, with others mixed in where given.
+
+    Args:
+        images: (B, H, W, 3) on the device, contiguous.
+        dtype: Of what is returned.
+        partners: The same shape; they count 1 - lam.
+        lam: MixUp's lambda, a float32 scalar on the device.
+
+    Returns:
+        (B, 3, H, W) in [-1, 1], channels last.
+    """
+    if uses_kernel("images", *([images] if partners is None else [images, partners])):
+        from bigtransfer.model.triton_root import images_as
+
+        x: Tensor = images_as(images, dtype, partners, lam)
+        return x
+    x = normalized(images)
+    if partners is not None and lam is not None:
+        x = torch.lerp(normalized(partners), x, lam)
+    return x.to(dtype)
 
 
 def to_network(images: NDArray[np.uint8], device: torch.device | None = None) -> Tensor:

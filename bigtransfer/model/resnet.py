@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,13 @@ from torch.utils.checkpoint import checkpoint
 
 from bigtransfer.errors import ConfigError
 from bigtransfer.model.convolution import convolve
-from bigtransfer.model.group_norm_relu import group_norm_relu, group_norm_relu_convs
+from bigtransfer.model.group_norm_relu import (
+    add_group_norm_relu,
+    adds_in_kernel,
+    group_norm_relu,
+    group_norm_relu_convs,
+)
+from bigtransfer.model.kernels import on_gpu, uses_kernel
 from bigtransfer.model.names import Architecture, parse_architecture
 
 WS_EPS = 1e-10  # big_transfer bit_pytorch/models.py, StdConv2d: inside the root
@@ -99,6 +105,13 @@ class PlainConv2d(nn.Conv2d):
 Conv = StdConv2d | PlainConv2d
 
 
+class Pending(NamedTuple):
+    """A residual whose sum the next norm makes on its way."""
+
+    y: Tensor
+    shortcut: Tensor
+
+
 class Unit(nn.Module):
     """Pre-activation bottleneck: norm-ReLU before each of 1x1, 3x3, 1x1; the sum stays as it is."""
 
@@ -124,22 +137,31 @@ class Unit(nn.Module):
         self.proj = conv(channels, out, 1, stride) if project else None
         self.recompute: Recompute = "none"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Pending) -> Tensor | Pending:
         """Map (B, C, H, W) to (B, 4 * width, H / stride, W / stride)."""
         if self.recompute == "none" or not torch.is_grad_enabled():
             return self._plain(x)
+        x = summed(x)
         if self.recompute == "norms":
             return self._lean(x)
-        result: Tensor = checkpoint(self._plain, x, use_reentrant=False, preserve_rng_state=False)
+        result: Tensor = checkpoint(
+            lambda x: summed(self._plain(x)), x, use_reentrant=False, preserve_rng_state=False
+        )
         return result
 
-    def _plain(self, x: Tensor) -> Tensor:
-        preact = norm_relu(self.norm_a, x)
+    def _plain(self, x: Tensor | Pending) -> Tensor | Pending:
+        if isinstance(x, Pending):
+            assert isinstance(self.norm_a, nn.GroupNorm), "no other norm leaves a sum to the next"
+            x, preact = add_group_norm_relu(self.norm_a, *x)
+        else:
+            preact = norm_relu(self.norm_a, x)
         # The projection reads the activated input, not x itself.
         shortcut = x if self.proj is None else self.proj(preact)
         y = self.conv_a(preact)
         y = self.conv_b(norm_relu(self.norm_b, y))
         y = self.conv_c(norm_relu(self.norm_c, y))
+        if isinstance(self.norm_a, nn.GroupNorm) and adds_in_kernel(y, shortcut):
+            return Pending(y, shortcut)
         total: Tensor = y.add_(shortcut)  # nobody's gradient needs y itself
         return total
 
@@ -202,15 +224,16 @@ class ResNetV2(nn.Module):
         # On a GPU convolutions want channels_last. On a CPU, small images leave the 1x1
         # convolutions as plain matrix products in it; for large ones oneDNN re-blocks either way
         # and group norm is faster in NCHW.
-        wants_last = self.root_kind == "small" or x.is_cuda
+        wants_last = self.root_kind == "small" or on_gpu(x)
         layout = torch.channels_last if wants_last else torch.contiguous_format
         x = self.root(x.contiguous(memory_format=layout))
         if self.root_kind == "imagenet":
-            # BiT pads the pool with zeros; PyTorch's own padding would be -inf. PyTorch's CPU
-            # kernel is several times faster in channels_last, both copies included.
-            x = F.pad(x, (1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
-            x = F.max_pool2d(x, 3, 2).contiguous(memory_format=layout)
-        return norm_relu(self.norm, self.body(x))
+            x = _pooled(x, layout)
+        x = self.body(x)
+        if isinstance(x, Pending):
+            assert isinstance(self.norm, nn.GroupNorm), "no other norm leaves a sum to the next"
+            return add_group_norm_relu(self.norm, *x)[1]
+        return norm_relu(self.norm, x)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the pooled features, (B, num_features), of images (B, 3, H, W) in [-1, 1]."""
@@ -353,6 +376,23 @@ class HeldKernels:
         self._kernels = []
 
 
+def summed(x: Tensor | Pending) -> Tensor:
+    """Return a unit's output as one tensor."""
+    return x.y + x.shortcut if isinstance(x, Pending) else x
+
+
+def _pooled(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """Return the 3x3 maximum with stride 2; BiT pads with zeros, PyTorch would with -inf."""
+    if uses_kernel("max_pool", x):
+        from bigtransfer.model.triton_root import max_pool
+
+        y: Tensor = max_pool(x)[0]
+        return y
+    # PyTorch's CPU kernel is several times faster in channels_last, both copies included.
+    x = F.pad(x, (1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
+    return F.max_pool2d(x, 3, 2).contiguous(memory_format=layout)
+
+
 def norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
     """Return relu(norm(x)), in one pass where there is a kernel for it."""
     if isinstance(norm, nn.GroupNorm):
@@ -410,7 +450,7 @@ def _pair(value: object) -> tuple[int, int]:
 
 def _like(kernel: Tensor, x: Tensor) -> Tensor:
     # One copy for both: cast under autocast, and the layout that cuDNN would copy into anyway.
-    if x.is_cuda:
+    if on_gpu(x):
         return kernel.to(x.dtype, memory_format=torch.channels_last)
     return kernel.to(x.dtype)
 

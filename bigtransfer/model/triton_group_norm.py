@@ -10,6 +10,9 @@ second kernel (Chan et al. 1979), then applied. Backward: per-channel sums, whic
 of gain and offset too, merged into groups, then dx; the ReLU's mask is recomputed from x. So
 (x, mean, rstd) is all that is kept.
 
+Where x is the sum of a residual, the first kernel makes the sum on its way, and the last one adds
+the gradient that comes past the norm: two passes over memory less.
+
 With `TRITON_INTERPRET=1` the same kernels run on a CPU; the tests do that.
 """
 
@@ -27,30 +30,54 @@ _LANES = 64
 _ELEMENTS = 2048
 _MERGED = 256
 _PROGRAMS_WANTED = 1024
+_SUMMED_LANES, _SUMMED_ROWS = 16, 128
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @triton.jit
-def _statistics(x, part, rows, C, per_split, S, BC: tl.constexpr, BR: tl.constexpr):
-    """Write each channel's mean and sum of squares around it, per split of the rows."""
+def _statistics(
+    x,
+    other,
+    total,
+    part,
+    rows,
+    C,
+    per_split,
+    S,
+    ADDS: tl.constexpr,
+    BC: tl.constexpr,
+    BR: tl.constexpr,
+):
+    """Write each channel's mean and sum of squares around it, per split of the rows.
+
+    With ADDS they are those of x + other, which is written, too.
+    """
     n, split, pid = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     channel = pid * BC + tl.arange(0, BC)
     ok = channel < C
-    base = x + n.to(tl.int64) * rows * C
+    base = n.to(tl.int64) * rows * C
     begin = split * per_split
     end = tl.minimum(begin + per_split, rows)
     # Sums are taken around the first row, so that a large mean does not cancel.
-    shift = tl.load(base + begin * C + channel, mask=ok, other=0.0).to(tl.float32)
-    total = tl.zeros((BR, BC), tl.float32)
+    shift = tl.load(x + base + begin * C + channel, mask=ok, other=0.0).to(tl.float32)
+    if ADDS:
+        shift += tl.load(other + base + begin * C + channel, mask=ok, other=0.0).to(tl.float32)
+    apart = tl.zeros((BR, BC), tl.float32)
     squares = tl.zeros((BR, BC), tl.float32)
     for start in range(begin, end, BR):
         row = start + tl.arange(0, BR)
         mask = (row < end)[:, None] & ok[None, :]
-        value = tl.load(base + row[:, None] * C + channel[None, :], mask=mask, other=0.0)
-        centred = tl.where(mask, value.to(tl.float32) - shift[None, :], 0.0)
-        total += centred
+        place = base + row[:, None] * C + channel[None, :]
+        value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+        if ADDS:
+            value += tl.load(other + place, mask=mask, other=0.0).to(tl.float32)
+            # The statistics are those of what is written, rounded.
+            value = value.to(total.dtype.element_ty).to(tl.float32)
+            tl.store(total + place, value.to(total.dtype.element_ty), mask=mask)
+        centred = tl.where(mask, value - shift[None, :], 0.0)
+        apart += centred
         squares += centred * centred
-    sums = tl.sum(total, 0)
+    sums = tl.sum(apart, 0)
     mean = sums / (end - begin).to(tl.float32)
     out = part + (n * S + split) * 2 * C + channel
     tl.store(out, shift + mean, mask=ok)
@@ -188,6 +215,9 @@ def _backward_merge(
     part,
     gain,
     sums,
+    dgain,
+    doffset,
+    batch,
     rows,
     C,
     S,
@@ -195,31 +225,52 @@ def _backward_merge(
     CPG: tl.constexpr,
     CPP: tl.constexpr,
     BG: tl.constexpr,
+    BC: tl.constexpr,
+    BN: tl.constexpr,
 ):
-    """Write each group's means of dy * gain and of dy * gain * normal(x)."""
+    """Write each group's means of dy * gain and of dy * gain * normal(x).
+
+    Programs beyond the batch write the gradients of gain and offset, sums over batch and rows.
+    """
     n, pid = tl.program_id(0), tl.program_id(1)
-    group = pid * BG + tl.arange(0, BG)
-    within = tl.arange(0, CPP)
-    channel = group[:, None] * CPG + within[None, :]
-    ok = (group < G)[:, None] & (within < CPG)[None, :]
-    plain = tl.zeros((BG, CPP), tl.float32)
-    weighted = tl.zeros((BG, CPP), tl.float32)
-    for split in range(0, S):
-        place = part + (n * S + split) * 2 * C + channel
-        plain += tl.load(place, mask=ok, other=0.0)
-        weighted += tl.load(place + C, mask=ok, other=0.0)
-    ga = tl.load(gain + channel, mask=ok, other=0.0).to(tl.float32)
-    # Triton makes a Python number of an argument that is 1: `.to` would not be there.
-    size = rows * CPG * 1.0
-    out = sums + (n * G + group) * 2
-    tl.store(out, tl.sum(plain * ga, 1) / size, mask=group < G)
-    tl.store(out + 1, tl.sum(weighted * ga, 1) / size, mask=group < G)
+    if n < batch:
+        group = pid * BG + tl.arange(0, BG)
+        within = tl.arange(0, CPP)
+        channel = group[:, None] * CPG + within[None, :]
+        ok = (group < G)[:, None] & (within < CPG)[None, :]
+        plain = tl.zeros((BG, CPP), tl.float32)
+        weighted = tl.zeros((BG, CPP), tl.float32)
+        for split in range(0, S):
+            place = part + (n * S + split) * 2 * C + channel
+            plain += tl.load(place, mask=ok, other=0.0)
+            weighted += tl.load(place + C, mask=ok, other=0.0)
+        ga = tl.load(gain + channel, mask=ok, other=0.0).to(tl.float32)
+        # Triton makes a Python number of an argument that is 1: `.to` would not be there.
+        size = rows * CPG * 1.0
+        out = sums + (n * G + group) * 2
+        tl.store(out, tl.sum(plain * ga, 1) / size, mask=group < G)
+        tl.store(out + 1, tl.sum(weighted * ga, 1) / size, mask=group < G)
+    else:
+        # Triton wants a name to be of one shape in both branches.
+        lane = pid * BC + tl.arange(0, BC)
+        both = batch * S
+        offsets = tl.zeros((BN, BC), tl.float32)
+        gains = tl.zeros((BN, BC), tl.float32)
+        for start in range(0, both, BN):
+            own = start + tl.arange(0, BN)
+            there = (own < both)[:, None] & (lane < C)[None, :]
+            begin = part + own[:, None] * 2 * C + lane[None, :]
+            offsets += tl.load(begin, mask=there, other=0.0)
+            gains += tl.load(begin + C, mask=there, other=0.0)
+        tl.store(doffset + lane, tl.sum(offsets, 0).to(doffset.dtype.element_ty), mask=lane < C)
+        tl.store(dgain + lane, tl.sum(gains, 0).to(dgain.dtype.element_ty), mask=lane < C)
 
 
 @triton.jit
 def _backward_x(
     x,
     dy,
+    past,
     dx,
     sums,
     mean,
@@ -229,11 +280,13 @@ def _backward_x(
     rows,
     C,
     per_split,
+    ADDS: tl.constexpr,
     G: tl.constexpr,
     CPG: tl.constexpr,
     BC: tl.constexpr,
     BR: tl.constexpr,
 ):
+    """Write the gradient of x; with ADDS, that which comes past the norm is added."""
     n, split, pid = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     channel = pid * BC + tl.arange(0, BC)
     ok = channel < C
@@ -256,6 +309,8 @@ def _backward_x(
         upper = tl.load(dy + place, mask=mask, other=0.0).to(tl.float32)
         upper = tl.where(normal * ga[None, :] + be[None, :] > 0, upper, 0.0) * ga[None, :]
         out = (upper - first[None, :] - normal * second[None, :]) * scale[None, :]
+        if ADDS:
+            out += tl.load(past + place, mask=mask, other=0.0).to(tl.float32)
         tl.store(dx + place, out.to(dx.dtype.element_ty), mask=mask)
 
 
@@ -278,6 +333,8 @@ class _Plan:
         self.splits = triton.cdiv(self.rows, self.per_split)
         self.grid = (self.batch, self.splits, tiles)
         self.merge_grid = (self.batch, triton.cdiv(groups, self.merged))
+        summed = triton.cdiv(self.channels, _SUMMED_LANES)
+        self.merge_and_sum_grid = (self.batch + 1, max(self.merge_grid[1], summed))
 
     @property
     def by_group(self) -> tuple[int, int, int, int]:
@@ -288,7 +345,8 @@ class _Plan:
         return self.groups, self.per_group, self.lanes, self.block_rows
 
 
-def _launch(kernel: Any, grid: tuple[int, ...]) -> Any:
+def launch(kernel: Any, grid: tuple[int, ...]) -> Any:
+    """Return what launches a kernel, in the interpreter or where `torch.compile` sees it."""
     return (kernel if _INTERPRETED else torch.library.wrap_triton(kernel))[grid]
 
 
@@ -306,28 +364,28 @@ def forward(
         eps: Added to the variance inside the root.
     """
     plan = _Plan(x, groups)
-    part = x.new_empty((plan.batch, plan.splits, 2, plan.channels), dtype=torch.float32)
-    mean = x.new_empty((plan.batch, groups), dtype=torch.float32)
-    rstd = torch.empty_like(mean)
-    y = torch.empty_like(x)
-    _launch(_statistics, plan.grid)(
-        x, part, plan.rows, plan.channels, plan.per_split, plan.splits, plan.lanes, plan.block_rows
-    )
-    _launch(_merge, plan.merge_grid)(
-        part,
-        mean,
-        rstd,
-        plan.rows,
-        plan.channels,
-        plan.per_split,
-        plan.splits,
-        eps,
-        *plan.by_group,
-    )
-    _launch(_apply, plan.grid)(
-        x, y, mean, rstd, gain, offset, plan.rows, plan.channels, plan.per_split, *plan.by_channel
-    )
-    return y, mean, rstd
+    mean, rstd = _statistics_of(x, None, x, plan, eps)
+    return _applied(x, gain, offset, mean, rstd, plan), mean, rstd
+
+
+@torch.library.triton_op("bigtransfer::add_group_norm_relu", mutates_args=())
+def add_forward(
+    x: Tensor, other: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return x + other and relu(group_norm(x + other)), and mean and 1/deviation as `forward`.
+
+    Args:
+        x: (B, C, H, W) in channels_last.
+        other: The same shape, dtype and layout.
+        gain: (C,).
+        offset: (C,).
+        groups: Divides C.
+        eps: Added to the variance inside the root.
+    """
+    plan = _Plan(x, groups)
+    total = torch.empty_like(x)
+    mean, rstd = _statistics_of(x, other, total, plan, eps)
+    return total, _applied(total, gain, offset, mean, rstd, plan), mean, rstd
 
 
 @torch.library.triton_op("bigtransfer::group_norm_relu_apply", mutates_args=())
@@ -335,12 +393,7 @@ def apply(
     x: Tensor, gain: Tensor, offset: Tensor, mean: Tensor, rstd: Tensor, groups: int
 ) -> Tensor:
     """Return what `forward` gave, from the statistics it gave."""
-    plan = _Plan(x, groups)
-    y = torch.empty_like(x)
-    _launch(_apply, plan.grid)(
-        x, y, mean, rstd, gain, offset, plan.rows, plan.channels, plan.per_split, *plan.by_channel
-    )
-    return y
+    return _applied(x, gain, offset, mean, rstd, _Plan(x, groups))
 
 
 @torch.library.triton_op("bigtransfer::group_norm_relu_backward", mutates_args=())
@@ -352,6 +405,7 @@ def backward(
     mean: Tensor,
     rstd: Tensor,
     groups: int,
+    past: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, gain and offset.
 
@@ -363,12 +417,13 @@ def backward(
         mean: From `forward`.
         rstd: From `forward`.
         groups: Divides C.
+        past: Gradient of x that comes past the norm; added to that through it.
     """
     plan = _Plan(x, groups)
     dy = dy.contiguous(memory_format=torch.channels_last)
     part = x.new_empty((plan.batch, plan.splits, 2, plan.channels), dtype=torch.float32)
-    dx = torch.empty_like(x)
-    _launch(_backward_sums, plan.grid)(
+    dx, dgain, doffset = torch.empty_like(x), torch.empty_like(gain), torch.empty_like(offset)
+    launch(_backward_sums, plan.grid)(
         x,
         dy,
         part,
@@ -383,12 +438,25 @@ def backward(
         *plan.by_channel,
     )
     sums = x.new_empty((plan.batch, groups, 2), dtype=torch.float32)
-    _launch(_backward_merge, plan.merge_grid)(
-        part, gain, sums, plan.rows, plan.channels, plan.splits, *plan.by_group
+    launch(_backward_merge, plan.merge_and_sum_grid)(
+        part,
+        gain,
+        sums,
+        dgain,
+        doffset,
+        plan.batch,
+        plan.rows,
+        plan.channels,
+        plan.splits,
+        *plan.by_group,
+        _SUMMED_LANES,
+        _SUMMED_ROWS,
     )
-    _launch(_backward_x, plan.grid)(
+    adds = past is not None
+    launch(_backward_x, plan.grid)(
         x,
         dy,
+        x if past is None else past.contiguous(memory_format=torch.channels_last),
         dx,
         sums,
         mean,
@@ -398,10 +466,54 @@ def backward(
         plan.rows,
         plan.channels,
         plan.per_split,
+        adds,
         *plan.by_channel,
     )
-    doffset, dgain = part.sum((0, 1)).unbind()
-    return dx, dgain.to(gain.dtype, copy=True), doffset.to(offset.dtype, copy=True)
+    return dx, dgain, doffset
+
+
+def _statistics_of(
+    x: Tensor, other: Tensor | None, total: Tensor, plan: _Plan, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return mean and 1/deviation of x, or of x + other, which is written to `total`."""
+    part = x.new_empty((plan.batch, plan.splits, 2, plan.channels), dtype=torch.float32)
+    mean = x.new_empty((plan.batch, plan.groups), dtype=torch.float32)
+    rstd = torch.empty_like(mean)
+    launch(_statistics, plan.grid)(
+        x,
+        x if other is None else other,
+        total,
+        part,
+        plan.rows,
+        plan.channels,
+        plan.per_split,
+        plan.splits,
+        other is not None,
+        plan.lanes,
+        plan.block_rows,
+    )
+    launch(_merge, plan.merge_grid)(
+        part,
+        mean,
+        rstd,
+        plan.rows,
+        plan.channels,
+        plan.per_split,
+        plan.splits,
+        eps,
+        *plan.by_group,
+    )
+    return mean, rstd
+
+
+def _applied(
+    x: Tensor, gain: Tensor, offset: Tensor, mean: Tensor, rstd: Tensor, plan: _Plan
+) -> Tensor:
+    y = torch.empty_like(x)
+    launch(_apply, plan.grid)(
+        x, y, mean, rstd, gain, offset, plan.rows, plan.channels, plan.per_split, *plan.by_channel
+    )
+    return y
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -417,4 +529,23 @@ def _differentiate(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...
     return dx, dgain, doffset, None, None
 
 
+def _keep_sum(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]
+) -> None:
+    *_, gain, offset, groups, _ = inputs
+    total, _, mean, rstd = output
+    ctx.save_for_backward(total, gain, offset, mean, rstd)
+    ctx.groups = groups
+    ctx.set_materialize_grads(False)  # a sum that nobody else reads has no gradient to add
+
+
+def _differentiate_sum(
+    ctx: Any, past: Tensor | None, dy: Tensor, *_: Tensor
+) -> tuple[Tensor | None, ...]:
+    total, gain, offset, mean, rstd = ctx.saved_tensors
+    dx, dgain, doffset = backward(dy, total, gain, offset, mean, rstd, ctx.groups, past)
+    return dx, dx, dgain, doffset, None, None
+
+
 forward.register_autograd(_differentiate, setup_context=_keep)
+add_forward.register_autograd(_differentiate_sum, setup_context=_keep_sum)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from bigtransfer.model.cuda_graph import Replay
-from bigtransfer.model.inference import normalized
+from bigtransfer.model.inference import network_images
 from bigtransfer.model.resnet import HeldKernels
 from bigtransfer.train.compute import ComputeSettings, logits_of
 from bigtransfer.train.devices import is_out_of_memory
@@ -26,7 +26,6 @@ from bigtransfer.train.guard import Guard
 from bigtransfer.train.loop import BeforeUpdate, StepValues
 from bigtransfer.train.loss import Loss
 from bigtransfer.train.micro_batches import halve, micro_batches
-from bigtransfer.train.mixup import mix
 from bigtransfer.train.stream import DeviceBatch, Reading, Stream
 
 _WARM_UPS = 2
@@ -222,9 +221,8 @@ class CapturedStep:
         self._optimizer.step()
 
     def _forward_backward(self, one: _Pass) -> None:
-        x = normalized(one.images)
-        if self._mixes:
-            x = mix(x, normalized(one.partners), self._lam)
+        mixed_in = (one.partners, self._lam) if self._mixes else ()
+        x = network_images(one.images, self._compute.input_dtype, *mixed_in)
         logits = logits_of(self._model, x, self._compute)
         loss = self._loss(logits, one.labels)
         if self._mixes:

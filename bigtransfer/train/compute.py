@@ -38,18 +38,26 @@ class ComputeSettings:
     compiled: bool = False
     cuda_graph: CudaGraph = "auto"
 
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Return the dtype in which images enter: autocast would make the same of float32."""
+        narrow = self.precision == "bfloat16" and self.device.is_cuda
+        return torch.bfloat16 if narrow else torch.float32
+
 
 def logits_of(model: nn.Module, x: Tensor, compute: ComputeSettings) -> Tensor:
     """Return a network's logits in float32, or float64 where its weights are.
 
     Args:
         model: The network; its first parameter says the dtype that images are given in.
-        x: Images (B, C, H, W) on the device.
+        x: Images (B, C, H, W) on the device, float32 or `compute.input_dtype`.
         compute: Gives the precision of the forward pass.
     """
     kind = next(model.parameters()).dtype
+    if x.dtype == torch.float32:
+        x = x.to(kind)
     with compute.device.autocast(compute.precision):
-        logits: Tensor = model(x.to(kind))
+        logits: Tensor = model(x)
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

@@ -15,6 +15,8 @@ from bigtransfer.errors import ConfigError
 from bigtransfer.model.peaks import peak_flops
 from bigtransfer.model.processor import device_named
 
+_TRIED_ALGORITHMS = 4
+"""Of those that cuDNN's heuristics put first; all take half a minute with large networks."""
 _OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
@@ -83,8 +85,19 @@ def choose_device(wanted: str, local_rank: int = 0) -> Device:
             f"{torch.cuda.device_count()}; lower --nproc-per-node"
         )
     torch.cuda.set_device(local_rank)
-    torch.backends.cudnn.deterministic = True  # a resumed run is to be the same; 0016 says how far
+    tune_gpu()
     return Device(torch.device("cuda", local_rank))
+
+
+def tune_gpu() -> None:
+    """Let cuDNN try a few of its algorithms for each shape and keep the fastest (decision 0033).
+
+    Which one wins may differ from start to start, and some add up in any order: on a GPU a resumed
+    run is equal but for rounding.
+    """
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark_limit = _TRIED_ALGORITHMS
+    torch.backends.cudnn.deterministic = False
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -22,7 +22,7 @@ def mixup_lambda(alpha: float | None, seed: int, step: int) -> float:
     return float(keyed_generator(seed, step, _PURPOSE).beta(alpha, alpha))
 
 
-def mix(x: Tensor, partner: Tensor, lam: float | Tensor) -> Tensor:
+def mix(x: Tensor, partner: Tensor, lam: float) -> Tensor:
     """Return lambda * x + (1 - lambda) * partner, shape as x (B, ...)."""
     return torch.lerp(partner, x, lam)
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD
 
 from bigtransfer.errors import ConfigError
-from bigtransfer.model.group_norm_relu import HAS_TRITON
+from bigtransfer.model.kernels import HAS_TRITON
 from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.train.captured import CapturedStep
 from bigtransfer.train.compute import ComputeSettings

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from fixtures.processes.interpreted_kernels import CASES
+from fixtures.processes.interpreted_kernels import CASES, POOLED
 from fixtures.project import PROJECT
 
 pytestmark = pytest.mark.xdist_group("kernels")
@@ -34,14 +34,37 @@ def interpreted() -> dict[str, dict[str, float]]:
 
 
 @needs_triton
+@pytest.mark.parametrize("adds", ["", ", a sum"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fused_kernel_equals_the_plain_operations(
-    case: str, dtype: str, interpreted: dict[str, dict[str, float]]
+    case: str, dtype: str, adds: str, interpreted: dict[str, dict[str, float]]
 ) -> None:
-    found = interpreted[f"{case} {dtype}"]
+    found = interpreted[f"{case}{adds} {dtype}"]
     mean = CASES[case][-1]
     tolerance = 2e-6 * (1 + mean) if dtype == "float32" else 2e-2
     for name in ("y", "dx", "dgain", "doffset"):
         assert found.pop(name) < tolerance, name
+    assert not [name for name, holds in found.items() if not holds]
+
+
+@needs_triton
+@pytest.mark.parametrize("case", POOLED)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_pool_is_pytorchs_with_a_frame_of_zeros(
+    case: str, dtype: str, interpreted: dict[str, dict[str, float]]
+) -> None:
+    found = interpreted[f"pool, {case} {dtype}"]
+    assert found.pop("y") == 0
+    assert found.pop("dx") < 1e-6
+    assert not [name for name, holds in found.items() if not holds]
+
+
+@needs_triton
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 3e-7), ("bfloat16", 8e-3)])
+def test_images_enter_as_by_the_plain_operations(
+    dtype: str, tolerance: float, interpreted: dict[str, dict[str, float]]
+) -> None:
+    found = interpreted[f"images {dtype}"]
+    assert found.pop("y") <= tolerance
     assert not [name for name, holds in found.items() if not holds]

@@ -10,16 +10,19 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bigtransfer.model.group_norm_relu import uses_triton
+from bigtransfer.errors import ConfigError
+from bigtransfer.model import kernels
+from bigtransfer.model.kernels import KERNELS, uses_kernel
 from bigtransfer.model.resnet import Recompute, create_model
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton (Linux)")
 
 
 @needs_triton
+@pytest.mark.parametrize("apart", [True, False])
 @pytest.mark.parametrize("what", ["none", "norms", "units"])
 def test_training_step_is_traced_through_the_kernels(
-    what: Recompute, monkeypatch: pytest.MonkeyPatch
+    what: Recompute, apart: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Calls(TorchDispatchMode):
         seen: set[str] = set()
@@ -29,25 +32,42 @@ def test_training_step_is_traced_through_the_kernels(
             return func(*args, **(kwargs or {}))
 
     # Tensors without data: shapes, types and layouts are worked out, no kernel runs.
-    monkeypatch.setattr(
-        "bigtransfer.model.group_norm_relu.uses_triton",
-        lambda x: x.is_contiguous(memory_format=torch.channels_last),
-    )
-    model = create_model("R26x0.25", 5, "small").recompute(what)
+    monkeypatch.setattr(kernels, "on_gpu", lambda x: True)
+    monkeypatch.setattr(kernels, "_PLAIN", frozenset(["add_group_norm_relu"] if apart else []))
+    model = create_model("R26x0.25", 5, "imagenet").recompute(what)
     fake = FakeTensorMode()
     for module in model.modules():
         for name, p in list(module.named_parameters(recurse=False)):
             setattr(module, name, torch.nn.Parameter(fake.from_tensor(p.detach())))
     with fake:
-        x = torch.empty(2, 3, 33, 40).to(memory_format=torch.channels_last)
+        x = torch.empty(2, 3, 65, 80).to(memory_format=torch.channels_last)
         with Calls() as calls, torch.autocast("cpu", torch.bfloat16):
             F.cross_entropy(model(x), torch.zeros(2, dtype=torch.int64)).backward()
         assert all(p.grad is not None and p.grad.dtype == p.dtype for p in model.parameters())
     assert not [name for name in calls.seen if "native_group_norm" in name]
-    assert any("group_norm_relu.default" in name for name in calls.seen), calls.seen
-    assert any("group_norm_relu_backward" in name for name in calls.seen), calls.seen
-    assert any("_apply" in name for name in calls.seen) == (what == "norms")
+    assert not [name for name in calls.seen if "max_pool2d" in name]
+    expected = {"group_norm_relu", "group_norm_relu_backward", "max_pool", "max_pool_backward"}
+    expected |= {"group_norm_relu_apply"} if what == "norms" else set()
+    expected |= {"add_group_norm_relu"} if not apart and what != "norms" else set()
+    ours = {name.split(".")[1] for name in calls.seen if name.startswith("bigtransfer.")}
+    assert ours == expected
 
 
 def test_without_a_gpu_the_plain_operations_run() -> None:
-    assert not uses_triton(torch.zeros(1, 32, 4, 4).to(memory_format=torch.channels_last))
+    x = torch.zeros(1, 32, 4, 4).to(memory_format=torch.channels_last)
+    assert not any(uses_kernel(name, x) for name in KERNELS)
+
+
+@needs_triton
+def test_kernels_are_switched_off_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(1, 32, 4, 4).to(memory_format=torch.channels_last)
+    monkeypatch.setattr(kernels, "on_gpu", lambda x: True)
+    assert all(uses_kernel(name, x) for name in KERNELS)
+    monkeypatch.setattr(kernels, "_PLAIN", frozenset(["max_pool"]))
+    assert not uses_kernel("max_pool", x)
+    assert uses_kernel("group_norm_relu", x)
+    monkeypatch.setattr(kernels, "_PLAIN", frozenset(["all"]))
+    assert not any(uses_kernel(name, x) for name in KERNELS)
+    monkeypatch.setattr(kernels, "_PLAIN", frozenset(["maxpool"]))
+    with pytest.raises(ConfigError, match="BIGTRANSFER_PLAIN names 'maxpool', which is no kernel"):
+        uses_kernel("images", x)
