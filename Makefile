@@ -57,8 +57,9 @@ run: install ## from images to a registered model and artifacts/report/index.htm
 test: $(VENV)/triton $(VENV)/tpu ## all tests, offline (some minutes)
 	@$(BIN)/python -m pytest
 
-test-long: $(VENV)/installed ## kills at ten times as many moments as in `make test` (half an hour)
-	@BIGTRANSFER_TEST_TIMES=10 $(BIN)/python -m pytest tests/e2e/test_kills.py tests/e2e/test_experiments.py
+test-long: $(VENV)/installed ## what takes too long for `make test`, and kills at ten times as many moments
+	@BIGTRANSFER_TEST_TIMES=10 $(BIN)/python -m pytest -m long tests/e2e && \
+	  BIGTRANSFER_TEST_TIMES=10 $(BIN)/python -m pytest tests/e2e/test_kills.py -m "not long"
 
 lint: install ## format, lint, types, import layers, spelling
 	$(BIN)/ruff format --check .

@@ -51,6 +51,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes minutes, so that no worker is left alone with it at the end."""
     items.sort(key=_place)
+    if "BIGTRANSFER_TEST_TIMES" not in os.environ:
+        skip = pytest.mark.skip(reason="minutes long; `make test-long` runs it")
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(skip)
 
 
 def _place(item: pytest.Item) -> int:

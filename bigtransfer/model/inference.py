@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bigtransfer.model.cuda_graph import replayed
 from bigtransfer.model.kernels import uses_kernel
 
 _MIDDLE = 127.5
@@ -86,10 +87,11 @@ def predicted(
     was_training = module.training if isinstance(module, nn.Module) else False
     if isinstance(module, nn.Module):
         module.eval()
+    forward = replayed(model, device)
     try:
         for images in batches:
             with torch.no_grad():
-                result = model(to_network(images, device))
+                result = forward(to_network(images, device))
             yield result.float().cpu().numpy()
     finally:
         if isinstance(module, nn.Module):

@@ -28,6 +28,7 @@ from bigtransfer.data.decoding import (
 )
 from bigtransfer.data.transforms import resize_into
 from bigtransfer.errors import ConfigError, DatasetError
+from bigtransfer.model.cuda_graph import Forward, replayed
 from bigtransfer.model.inference import to_network
 from bigtransfer.serve.deployed import Deployed
 from bigtransfer.storage.tree import is_litter
@@ -165,6 +166,7 @@ def answers(
         framing: How an image becomes a square; None: as in the model's own evaluation.
     """
     frame = framing or Framing(deployed.crop)
+    forward = replayed(deployed.probabilities, device)
     sizes = [file.stat().st_size for file in files if file.is_file()]
     threads = useful_threads(float(np.mean(sizes)) if sizes else 0.0)
     batches = iter(
@@ -189,7 +191,7 @@ def answers(
             for some in islice(batches, 1):
                 begin(some)
             good = np.array([fault is None for fault in faults])
-            found = iter(_probabilities(deployed, squares[good], device))
+            found = iter(_probabilities(forward, squares[good], device))
             for path, fault in zip(paths, faults, strict=True):
                 yield Answer(path, None if fault else next(found), fault)
 
@@ -215,12 +217,12 @@ def _read_into(
 
 
 def _probabilities(
-    deployed: Deployed, squares: NDArray[np.uint8], device: torch.device
+    forward: Forward, squares: NDArray[np.uint8], device: torch.device
 ) -> NDArray[np.float32]:
     if not len(squares):
         return np.empty((0, 0), np.float32)
     with torch.inference_mode():
-        found = deployed.probabilities(to_network(squares, device))
+        found = forward(to_network(squares, device))
     result: NDArray[np.float32] = found.float().cpu().numpy()
     return result
 

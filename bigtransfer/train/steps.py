@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
-import torch
 from torch import nn
 from torch.optim import SGD
 
 from bigtransfer.errors import ConfigError
-from bigtransfer.model.kernels import HAS_TRITON
+from bigtransfer.model.cuda_graph import obstacle
 from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.train.captured import CapturedStep
 from bigtransfer.train.compute import ComputeSettings
@@ -19,8 +17,6 @@ from bigtransfer.train.loop import TrainStep
 from bigtransfer.train.loss import Loss
 from bigtransfer.train.stream import Stream, open_stream
 from bigtransfer.train.tpu import TpuStep
-
-_AMPERE = (8, 0)
 
 
 def choose_step(
@@ -67,30 +63,22 @@ def _captures(compute: ComputeSettings, say: Callable[[str], None]) -> bool:
     """Say whether steps are recorded as CUDA graphs."""
     if compute.cuda_graph is False or (compute.cuda_graph == "auto" and not compute.device.is_cuda):
         return False
-    obstacle = _obstacle(compute)
-    if obstacle is None:
+    found = _obstacle(compute)
+    if found is None:
         return True
     if compute.cuda_graph is True:
-        raise ConfigError(f"cuda_graph: true does not go with {obstacle}; set it to auto or false")
-    say(f"steps are not captured as CUDA graphs: {obstacle}")
+        raise ConfigError(f"cuda_graph: true does not go with {found}; set it to auto or false")
+    say(f"steps are not captured as CUDA graphs: {found}")
     return False
 
 
 def _obstacle(compute: ComputeSettings) -> str | None:
     """Return what is in the way of a recording."""
-    if not compute.device.is_cuda:
-        return "a device that is no GPU"
     if not compute.group.alone:
         return "several processes, whose collectives are not recorded"
     if compute.compiled:
         return "compile: true, which has its own"
-    if torch.are_deterministic_algorithms_enabled():
-        return "deterministic algorithms, some of which look at values"
-    if sys.platform == "win32" or not HAS_TRITON:
-        return "an installation without Triton"
-    if torch.cuda.get_device_capability(compute.device.torch) < _AMPERE:
-        return f"{compute.device.name}, which is older than Ampere"
-    return None
+    return obstacle(compute.device.torch)
 
 
 def _network_for_tpu(model: nn.Module, compute: ComputeSettings, mixes: bool) -> ResNetV2:

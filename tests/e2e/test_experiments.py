@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -16,9 +15,7 @@ from fixtures.workflow import call, mlflow_client
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.xdist_group("e2e-what-reruns"),
-    pytest.mark.skipif(
-        "BIGTRANSFER_TEST_TIMES" not in os.environ, reason="minutes long; `make test-long` runs it"
-    ),
+    pytest.mark.long,
 ]
 
 

@@ -128,6 +128,7 @@ def test_kfp_is_ours_after_one_pip_install(checkout: Path, tmp_path: Path) -> No
     assert_ours(scripts, again=True)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_index")
 def test_kfp_is_ours_after_one_uv_install(checkout: Path, tmp_path: Path) -> None:
     tools = new_venv(tmp_path / "tools")

@@ -118,6 +118,7 @@ def test_dry_run_shows_every_stage(finished: Finished, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_an_experiment_reruns_only_what_depends_on_it(own_copy: Path) -> None:
     name = "short"
     line = ["dvc", "exp", "run", "--name", name, "-S", "+tasks.digits.total_steps=3",

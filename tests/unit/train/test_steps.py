@@ -13,8 +13,7 @@ from torch.optim import SGD
 from bigtransfer.data.batches import Squares, TrainBatches
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import ConfigError
-from bigtransfer.model import ResNetV2, create_model
-from bigtransfer.train import steps
+from bigtransfer.model import ResNetV2, create_model, cuda_graph
 from bigtransfer.train.captured import CapturedStep
 from bigtransfer.train.compute import ComputeSettings
 from bigtransfer.train.devices import Device
@@ -138,7 +137,7 @@ def test_steps_of_a_gpu_are_captured_where_they_can_be(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    monkeypatch.setattr(steps, "HAS_TRITON", True)
+    monkeypatch.setattr(cuda_graph, "HAS_TRITON", True)
     said: list[str] = []
     model, optimizer = start()
     step = choose_step(model, optimizer, LOSS, 8, compute, stream=CpuStream(), say=said.append)
@@ -149,7 +148,7 @@ def test_steps_of_a_gpu_are_captured_where_they_can_be(
 
 
 def test_a_gpu_without_triton_runs_eagerly_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "HAS_TRITON", False)
+    monkeypatch.setattr(cuda_graph, "HAS_TRITON", False)
     said: list[str] = []
     model, optimizer = start()
     step = choose_step(
