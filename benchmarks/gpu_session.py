@@ -49,8 +49,8 @@ class Size:
     """Of the pretraining."""
 
 
-LARGE = Size("R50x1", 224, 256, 5, 4000, 90)
-SMALL = Size("R14x0.25", 32, 4, 1, 48, 12)
+LARGE = Size("R50x1", 224, 256, 5, 2000, 600)
+SMALL = Size("R14x0.25", 32, 4, 1, 40, 8)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,14 @@ class Session:
         self.out.mkdir(parents=True, exist_ok=True)
         self.environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(self.site), str(PROJECT), str(PROJECT / "tests")]),
+            "PYTHONPATH": os.pathsep.join(
+                [
+                    os.environ.get("PYTHONPATH", ""),
+                    str(self.site),
+                    str(PROJECT),
+                    str(PROJECT / "tests"),
+                ]
+            ),
             "TORCHINDUCTOR_CACHE_DIR": str(self.out / "inductor"),
             "TRITON_CACHE_DIR": str(self.out / "triton"),
             "PYTHONUNBUFFERED": "1",
@@ -93,14 +100,14 @@ class Session:
         """Return the flag of checks in small."""
         return [] if self.cuda else ["--few"]
 
-    def run(self, *words: str, cwd: Path = PROJECT) -> str:
+    def run(self, *words: str) -> str:
         """Run a Python program of the project; return what it printed.
 
         Raises:
             RuntimeError: If it failed; the end of what it said.
         """
         found = subprocess.run(
-            [sys.executable, *words], cwd=cwd, env=self.environment, capture_output=True,
+            [sys.executable, *words], cwd=PROJECT, env=self.environment, capture_output=True,
             text=True, check=False,
         )  # fmt: skip
         with (self.out / "log.txt").open("a") as log:
@@ -122,10 +129,6 @@ class Session:
             row["seconds"] = sorted(row["seconds"])[len(row["seconds"]) // 2]
         return {"rows": rows}
 
-    def command(self, component: str, *words: str) -> None:
-        """Run a component on the params of the session."""
-        self.run("-m", f"components.{component}", "--params", str(self._params), *words)
-
     @property
     def _params(self) -> Path:
         return self.out / "params.yaml"
@@ -138,9 +141,9 @@ class Session:
         _draw(self.out / "photos", size.photos, 500 if self.cuda else 48)
         base = (PROJECT / "params.yaml").read_text()
         crop = 224 if self.cuda else 32
-        epochs = size.steps * min(256, size.batch * 2) / (size.photos * 0.8)
+        epochs = size.steps * min(256, size.batch * 2) / (size.photos * 0.9)
         overlay = {
-            "datasets": {"photos": {"path": "photos", "splits": {"val": 0.1, "test": 0.1}}},
+            "datasets": {"photos": {"path": "photos"}},
             "pretrain": {
                 "dataset": "photos", "architecture": size.network, "root": "imagenet",
                 "epochs": round(epochs, 4), "decay_epochs": [round(epochs * 0.9, 4)],
@@ -155,21 +158,28 @@ class Session:
         }  # fmt: skip
         self._params.write_text(base)
         (self.out / "overlay.yaml").write_text(json.dumps(overlay))
-        words = [
-            "--overlay", str(self.out / "overlay.yaml"), "--section", "datasets.photos",
-            "--dataset", str(self.out / "photos"), "--manifest", str(self.out / "manifest.parquet"),
-        ]  # fmt: skip
-        self.command("validate", *words, "--validation", str(self.out / "validation"))
-        self.command("shard", *words, "--shards", str(self.out / "shards"))
+        self.run("benchmarks/gpu_session.py", "--pack", str(self.out))
 
     def pretrain_words(self, output: Path) -> list[str]:
         """Return the words of a pretraining that writes there."""
-        return [
-            "-m", "components.pretrain", "--params", str(self._params),
-            "--overlay", str(self.out / "overlay.yaml"), "--shards", str(self.out / "shards"),
-            "--probe", str(self.out / "shards"), "--checkpoint", str(output / "checkpoint"),
-            "--metrics", str(output / "metrics.json"), "--history", str(output / "history.csv"),
-        ]  # fmt: skip
+        return [str(HERE / "gpu_session.py"), "--out", str(self.out), "--pretrain", str(output)]
+
+
+def pretrain(session: Path, output: Path) -> None:
+    """Run the project's pretraining on what was packed; its state is kept in the output."""
+    import peers  # noqa: F401  # finds the project
+
+    from bigtransfer import config
+    from bigtransfer.errors import BigTransferError
+    from bigtransfer.train.pretrain import Outputs, pretrain
+
+    params = config.load(session / "params.yaml", session / "overlay.yaml").pretrain
+    shards = session / "shards"
+    outputs = Outputs(output / "checkpoint", output / "metrics.json", output / "history.csv")
+    try:
+        pretrain(params, shards, shards, outputs, output / "work", lambda step, values: None)
+    except BigTransferError as error:
+        sys.exit(str(error))
 
 
 def _draw(folder: Path, count: int, side: int) -> None:
@@ -180,7 +190,7 @@ def _draw(folder: Path, count: int, side: int) -> None:
     random = np.random.default_rng(0)
     for number in range(count):
         label = number % 4
-        own = folder / f"class{label}"
+        own = folder / ("val" if number % 10 == 9 else "train") / f"class{label}"
         own.mkdir(parents=True, exist_ok=True)
         coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
         coarse[..., label % 3] //= 2 + label
@@ -188,6 +198,36 @@ def _draw(folder: Path, count: int, side: int) -> None:
         noise = random.integers(-12, 13, (picture.height, picture.width, 3))
         pixels = np.clip(np.asarray(picture) + noise, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(own / f"{number:05d}.jpg", quality=88)
+
+
+def pack(folder: Path) -> None:
+    """Pack what was drawn, without the data gate, which a bare image has no packages for."""
+    import peers  # noqa: F401  # finds the project
+
+    from bigtransfer.artifacts.decoding import DecodeSettings
+    from bigtransfer.artifacts.validation import Counts, ManifestFacts
+    from bigtransfer.data.inspection import Limits
+    from bigtransfer.data.manifest import inspect_all, write_manifest
+    from bigtransfer.data.packing import write_shards
+    from bigtransfer.data.shard_plan import Packing
+    from bigtransfer.data.sources.opening import open_source
+    from bigtransfer.storage import sha256_json
+
+    photos, path = folder / "photos", folder / "manifest.parquet"
+    source = open_source(photos, "auto")
+    table = inspect_all(source, Limits(8, 10**5, 10**9, 10**9, 0), DecodeSettings(), "photos")
+    classes, images = tuple(source.labels), len(table)
+    counts = Counts(
+        images=images, listed=images, classes=len(classes), splits={}, rejected=0, flags={},
+        ignored_files=0, bytes=0,
+    )  # fmt: skip
+    facts = ManifestFacts(
+        dataset="photos", address=source.address, layout=source.layout, multi_label=False,
+        validation_sha256="0" * 64, classes=classes, classes_sha256=sha256_json(list(classes)),
+        near_duplicate_side=0, counts=counts, decode=DecodeSettings(),
+    )  # fmt: skip
+    write_manifest(path, table, facts)
+    write_shards(photos, path, folder / "shards", Packing(64 << 20, None, 0))
 
 
 def kernels(session: Session) -> FACTS:
@@ -236,20 +276,19 @@ def check_network(device: str) -> None:
     from bigtransfer.model.resnet import RECOMPUTE
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    name = "R50x1" if device == "cuda" else "R14x0.25"
+    name, sides = ("R50x1", (97, 160)) if device == "cuda" else ("R14x0.25", (33, 40))
     torch.manual_seed(0)
-    x, y = torch.randn(4, 3, 97, 160), torch.arange(4)
+    x, y = torch.randn(4, 3, *sides), torch.arange(4)
+    head = torch.randn(10, create_model(name, 10).num_features) * 0.05
 
     def gradients(kind: torch.dtype, where: str, what: Any) -> tuple[Any, Any]:
-        model = create_model(name, 10, seed=0).to(where, kind).recompute(what)
-        torch.nn.init.normal_(model.head.weight, std=0.05, generator=_generator(where))
+        model = create_model(name, 10, seed=0).recompute(what)
+        model.head.weight.data.copy_(head)
+        model.to(where, kind)
         logits = model(x.to(where, kind))
         F.cross_entropy(logits, y.to(where)).backward()
         flat = torch.cat([p.grad.flatten() for p in model.parameters()])
         return logits.detach().double().cpu(), flat.double().cpu()
-
-    def _generator(where: str) -> torch.Generator:
-        return torch.Generator(where).manual_seed(1)
 
     found: FACTS = {"wrong": []}
     for what in RECOMPUTE:
@@ -282,16 +321,18 @@ def inference(session: Session) -> FACTS:
 
 
 def pretraining(session: Session) -> FACTS:
-    """Run the component; compare its images/s with the bare step's."""
+    """Pretrain as the component does; compare its images/s with the bare step's."""
     session.prepare()
     output = session.out / "whole"
     output.mkdir(exist_ok=True)
     began = time.monotonic()
-    said = session.run(*session.pretrain_words(output), cwd=output)
+    said = session.run(*session.pretrain_words(output))
     seconds = time.monotonic() - began
     speeds = [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) images/s", said)]
     waits = [int(n) for n in re.findall(r"data wait (\d+)%", said)]
-    found: FACTS = {"seconds": round(seconds, 1), "captured": "not captured" not in said}
+    found: FACTS = {"seconds": round(seconds, 1)}
+    if session.cuda:
+        found["captured"] = "not captured" not in said
     if speeds:
         found |= {"images/s": speeds[-1], "data wait %": waits[-1]}
         bare = session.out / "train-r50x1.json"
@@ -312,7 +353,7 @@ def kill(session: Session) -> FACTS:
     words = session.pretrain_words(killed)
     with (session.out / "killed.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, *words], cwd=killed, env=session.environment, stdout=log, stderr=log
+            [sys.executable, *words], cwd=PROJECT, env=session.environment, stdout=log, stderr=log
         )
         try:
             while process.poll() is None and not list(killed.rglob("step-*/MANIFEST.json")):
@@ -321,7 +362,7 @@ def kill(session: Session) -> FACTS:
         finally:
             process.kill()
             process.wait()
-    said = session.run(*words, cwd=killed)
+    said = session.run(*words)
     own, other = (
         (folder / "checkpoint" / "weights.safetensors").read_bytes() for folder in (whole, killed)
     )
@@ -350,7 +391,7 @@ def cudnn(session: Session) -> FACTS:
     for name, tried in (("heuristics", "0"), ("4 tried", "4"), ("10 tried", "10")):
         rows = session.benchmark(
             "train_step", "--model", size.network, "--size", str(size.side), "--batch",
-            str(size.batch), "--only", "ours", "--cudnn-tries", tried, name=f"cudnn-{tried}",
+            str(size.batch), "--only", "^ours$", "--cudnn-tries", tried, name=f"cudnn-{tried}",
         )["rows"]  # fmt: skip
         found["rows"][name] = rows["ours"]
     return found
@@ -362,25 +403,27 @@ def planned(session: Session) -> FACTS:
     return {"said": session.run(*words, "--overlay", "pipelines/bit_m.yaml").splitlines()[:12]}
 
 
+_OURS, _LEAN, _TIMM = "^ours$", "^ours, recompute norms$", "^timm NHWC$"
 PARTS = (
     Part("kernels", 60, "each kernel against float64", kernels, obligatory=True),
     Part("network", 60, "logits and gradient against float64", network, obligatory=True),
     Part("train-r50x1", 100, "training step R50x1, 224 px, batch 256",
-         _train_step("R50x1", 224, 256, "train-r50x1", "--only", "ours", "eager ours", "timm NHWC"),
+         _train_step("R50x1", 224, 256, "train-r50x1", "--only", _OURS, "^eager ours$", _TIMM),
          obligatory=True),
-    Part("pretraining", 120, "the component on drawn photographs", pretraining, obligatory=True),
-    Part("kill", 120, "kill -9 and the same again", kill, obligatory=True),
+    Part("pretraining", 150, "pretraining on drawn photographs", pretraining, obligatory=True),
+    Part("kill", 150, "kill -9 and the same again", kill, obligatory=True),
     Part("inference", 60, "folded network", inference),
     Part("transfer", 90, "fine-tuning at 384 px, micro-batches, MixUp", transfer),
     Part("compiled", 150, "timm compiled beside the captured step",
-         _train_step("R50x1", 224, 256, "compiled", "--only", "ours", "compiled timm NHWC",
+         _train_step("R50x1", 224, 256, "compiled", "--only", _OURS, "^compiled timm NHWC$",
                      "--compile"), gpu_alone=True),
     Part("train-r101x3", 120, "training step R101x3, 224 px, batch 128",
-         _train_step("R101x3", 224, 128, "train-r101x3", "--only", "ours", "timm NHWC")),
+         _train_step("R101x3", 224, 128, "train-r101x3", "--only", _OURS, _LEAN, _TIMM)),
     Part("train-r152x4", 150, "training step R152x4, 480 px, batch 16",
-         _train_step("R152x4", 480, 16, "train-r152x4", "--only", "ours", "timm NHWC")),
-    Part("cudnn", 90, "how many algorithms cuDNN tries", cudnn),
-    Part("plan", 30, "what `plan` expects", planned),
+         _train_step("R152x4", 480, 16, "train-r152x4", "--only", _OURS, _LEAN, _TIMM),
+         gpu_alone=True),
+    Part("cudnn", 90, "how many algorithms cuDNN tries", cudnn, gpu_alone=True),
+    Part("plan", 30, "what `plan` expects", planned, gpu_alone=True),
 )  # fmt: skip
 
 
@@ -398,9 +441,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="PART", help="these parts alone, again")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--check-network", help=argparse.SUPPRESS)
+    parser.add_argument("--pack", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--pretrain", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.check_network:
         check_network(arguments.check_network)
+        return
+    if arguments.pretrain:
+        pretrain(arguments.out, arguments.pretrain)
+        return
+    if arguments.pack:
+        pack(arguments.pack)
         return
     session = Session(arguments)
     if arguments.part:

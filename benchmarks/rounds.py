@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--compile", action="store_true", help="torch.compile as well (minutes)")
     parser.add_argument(
-        "--only", nargs="+", metavar="TEXT", help="rows whose names hold one of these"
+        "--only", nargs="+", metavar="REGEX", help="rows whose names hold one of these"
     )
     parser.add_argument(
         "--cudnn-tries", type=int, metavar="N", help="algorithms per shape (default: as the loop)"
@@ -106,7 +107,7 @@ class Bench:
     def add(self, name: str, build: Callable[[], tuple[Step, nn.Module]]) -> None:
         """Build a variant and run it twice; one that cannot be built leaves a line."""
         only = self._arguments.only
-        if only and not any(text in name for text in only):
+        if only and not any(re.search(text, name) for text in only):
             return
         before = torch.cuda.memory_allocated() if self._cuda else 0
         began = time.perf_counter()
