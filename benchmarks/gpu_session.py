@@ -138,7 +138,7 @@ class Session:
         if (self.out / "shards").is_dir():
             return
         size = self.size
-        _draw(self.out / "photos", size.photos, 500 if self.cuda else 48)
+        draw(self.out / "photos", size.photos, 500 if self.cuda else 48)
         base = (PROJECT / "params.yaml").read_text()
         crop = 224 if self.cuda else 32
         epochs = size.steps * min(256, size.batch * 2) / (size.photos * 0.9)
@@ -182,7 +182,7 @@ def pretrain(session: Path, output: Path) -> None:
         sys.exit(str(error))
 
 
-def _draw(folder: Path, count: int, side: int) -> None:
+def draw(folder: Path, count: int, side: int) -> None:
     """Draw so many photographs of four classes: smooth colours under noise."""
     import numpy as np
     from PIL import Image

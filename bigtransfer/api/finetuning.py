@@ -60,6 +60,7 @@ def finetune(
         CheckpointError: If the weights are none.
         KeyboardInterrupt: After Ctrl-C; the same again goes on.
     """
+    from bigtransfer.serve.precision import note_bfloat16
     from bigtransfer.storage import lock, new_folder
 
     place, given = Path(images), Path(weights)
@@ -83,6 +84,7 @@ def finetune(
         chosen = folder / "checkpoints" / report.chosen.folder
         with new_folder(folder / "model", sealed=False) as partial:
             shutil.copytree(chosen, partial, dirs_exist_ok=True)
+            note_bfloat16(partial, folder / "shards")
     return Model(folder / "model")
 
 

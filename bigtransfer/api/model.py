@@ -56,19 +56,23 @@ class Model:
         meta: What the checkpoint says of itself.
     """
 
-    def __init__(self, folder: str | PathLike[str], device: str = "auto") -> None:
+    def __init__(
+        self, folder: str | PathLike[str], device: str = "auto", precision: str = "auto"
+    ) -> None:
         """Open a checkpoint folder; the network is built at the first use.
 
         Args:
             folder: Written by `finetune`.
             device: `auto`, `cpu` or `cuda`.
+            precision: Of the weights: `float32`, `bfloat16`, or `auto`: bfloat16 where the
+                processor multiplies it and validation images were answered as well.
 
         Raises:
             CheckpointError: If it is none, damaged, or an upstream checkpoint.
         """
         from bigtransfer.model.checkpoint import read_tuned_meta
 
-        self.folder, self._device = Path(folder), device
+        self.folder, self._device, self._precision = Path(folder), device, precision
         self.meta: TunedMeta = read_tuned_meta(self.folder)
         self._deployed: Deployed | None = None
 
@@ -154,10 +158,13 @@ class Model:
     def _on_device(self) -> tuple[Deployed, Any]:
         from bigtransfer.model.processor import device_named
         from bigtransfer.serve.deployed import load_deployed
+        from bigtransfer.serve.precision import narrows
 
         device = device_named(self._device)
         if self._deployed is None:
             self._deployed = load_deployed(self.folder)[0].to(device)
+            if narrows(self._precision, self.meta, device):
+                self._deployed.narrow()
         return self._deployed, device
 
     def _of_array(self, deployed: Deployed, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -229,19 +236,21 @@ class Report:
         return f'<iframe srcdoc="{page}" style="width:100%;height:40rem;border:0"></iframe>'
 
 
-def load(place: str | PathLike[str], device: str = "auto") -> Model:
+def load(place: str | PathLike[str], device: str = "auto", precision: str = "auto") -> Model:
     """Open a model.
 
     Args:
         place: The folder of a run, e.g. `runs/photos`; a fine-tuned checkpoint; or a registered
             model, e.g. `models:/bigtransfer-digits@champion`.
         device: `auto`, `cpu` or `cuda`.
+        precision: As `Model`.
 
     Raises:
+        ConfigError: If the precision is unknown.
         CheckpointError: If there is none.
         TrackingError: If the registry does not know it.
     """
-    return Model(checkpoint_at(str(place), within_run=True), device)
+    return Model(checkpoint_at(str(place), within_run=True), device, precision)
 
 
 def _as_arrays(images: Any) -> list[NDArray[np.uint8]]:

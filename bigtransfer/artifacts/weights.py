@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from bigtransfer.artifacts.base import Artifact, Json, Part
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
@@ -67,6 +67,22 @@ class UpstreamMeta(WeightsMeta):
         return {**known, "recipe": recipe}
 
 
+class Narrowed(Part):
+    """What weights in bfloat16 change of a network's answers on its validation images."""
+
+    images: int
+    top1: float
+    """Share of right answers, in [0, 1]; with several labels: of exactly right sets."""
+    top1_float32: float
+    differ: float
+    """Share of answers that are others than in float32."""
+
+    @property
+    def is_harmless(self) -> bool:
+        """Say whether nothing that counts is lost: as good, and one answer in a hundred at most."""
+        return self.top1 >= self.top1_float32 and self.differ <= 0.01
+
+
 class TunedMeta(WeightsMeta):
     """Of a network that was fine-tuned to a task."""
 
@@ -87,6 +103,15 @@ class TunedMeta(WeightsMeta):
     shards_digest: str
     code: str | None = None
     """Version of the code that trained it; not noted before 2026-11-26."""
+    bfloat16: Narrowed | None = None
+    """Of a model that people predict with; None, and not in the file: nobody has looked."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_nobody_looked_at(self, whole: SerializerFunctionWrapHandler) -> Json:
+        values: Json = whole(self)
+        if values.get("bfloat16") is None:
+            values.pop("bfloat16", None)
+        return values
 
     @property
     def multi_label(self) -> bool:

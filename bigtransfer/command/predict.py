@@ -36,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=1, metavar="K", help="guesses per image (default: %(default)s)"
     )
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="of the weights; auto: bfloat16 where the processor multiplies it and the model's "
+        "validation images were answered as well (default: %(default)s)",
+    )
     add_device(parser)
 
 
@@ -48,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     from bigtransfer.artifacts.decoding import as_stored_line
     from bigtransfer.model.processor import device_named
     from bigtransfer.serve.deployed import load_deployed
+    from bigtransfer.serve.precision import narrows
     from bigtransfer.serve.prediction import answers, as_row, image_files
     from bigtransfer.storage import new_file
 
@@ -57,6 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
     deployed, meta = load_deployed(checkpoint)
     if line := as_stored_line(str(arguments.model), meta.decode):
         print(line, file=sys.stderr)
+    if narrows(arguments.precision, meta, device):
+        deployed.narrow()
     found = answers(deployed.to(device), files, _BATCH, device)
     shown = tracked(found, "predict", len(files), unit="image")
     rows = (as_row(answer, meta, arguments.top) for answer in shown)

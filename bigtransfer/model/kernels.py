@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bigtransfer.errors import ConfigError
 
-KERNELS = ("group_norm_relu", "add_group_norm_relu", "max_pool", "images")
+KERNELS = ("group_norm_relu", "add_group_norm_relu", "one_pass", "max_pool", "images")
 SWITCH = "BIGTRANSFER_PLAIN"
 # Found once, here: dynamo traces who asks, and ignores a cache in what it traces.
 HAS_TRITON = find_spec("triton") is not None
@@ -30,14 +30,22 @@ def uses_kernel(name: str, *tensors: Tensor) -> bool:
     Raises:
         ConfigError: If the environment switches off what is no kernel.
     """
-    if _PLAIN:
-        _require_known()
     return (
         HAS_TRITON
-        and name not in _PLAIN
-        and "all" not in _PLAIN
+        and is_wanted(name)
         and all(on_gpu(t) and t.dtype == tensors[0].dtype and _suits(t) for t in tensors)
     )
+
+
+def is_wanted(name: str) -> bool:
+    """Say whether the environment leaves one of `KERNELS` switched on.
+
+    Raises:
+        ConfigError: As `uses_kernel` does.
+    """
+    if _PLAIN:
+        _require_known()
+    return name not in _PLAIN and "all" not in _PLAIN
 
 
 def on_gpu(x: Tensor) -> bool:

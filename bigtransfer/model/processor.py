@@ -29,6 +29,13 @@ def device_named(wanted: str) -> torch.device:
     return torch.device("cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda")
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Say whether bfloat16 is multiplied by a device as such; elsewhere it is emulated, slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def use_cpu(threads: int) -> None:
     """Compute with so many threads, and keep what a step frees for the next one.
 

@@ -10,6 +10,10 @@ second kernel (Chan et al. 1979), then applied. Backward: per-channel sums, whic
 of gain and offset too, merged into groups, then dx; the ReLU's mask is recomputed from x. So
 (x, mean, rstd) is all that is kept.
 
+Where all rows of whole groups fit into the registers of a program (7x7 and 14x14 places, as in the
+last blocks), one kernel reads x once and does all of the forward pass, and one reads x and dy once
+and does all of the backward pass but the sums over the batch.
+
 Where x is the sum of a residual, the first kernel makes the sum on its way, and the last one adds
 the gradient that comes past the norm: two passes over memory less.
 
@@ -26,11 +30,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bigtransfer.model.kernels import is_wanted
+
 _LANES = 64
 _ELEMENTS = 2048
 _MERGED = 256
 _PROGRAMS_WANTED = 1024
 _SUMMED_LANES, _SUMMED_ROWS = 16, 128
+_ON_CHIP = 8192
+"""Most elements of x that a program holds: 32 of each thread, beside as many of dy."""
+_WARPS_ON_CHIP = 8
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -217,6 +226,7 @@ def _backward_merge(
     sums,
     dgain,
     doffset,
+    merged,
     batch,
     rows,
     C,
@@ -230,10 +240,11 @@ def _backward_merge(
 ):
     """Write each group's means of dy * gain and of dy * gain * normal(x).
 
-    Programs beyond the batch write the gradients of gain and offset, sums over batch and rows.
+    That is done by the first `merged` programs, one per image or none. The others write the
+    gradients of gain and offset, sums over batch and rows.
     """
     n, pid = tl.program_id(0), tl.program_id(1)
-    if n < batch:
+    if n < merged:
         group = pid * BG + tl.arange(0, BG)
         within = tl.arange(0, CPP)
         channel = group[:, None] * CPG + within[None, :]
@@ -314,6 +325,109 @@ def _backward_x(
         tl.store(dx + place, out.to(dx.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def _forward_on_chip(
+    x,
+    other,
+    total,
+    y,
+    mean_out,
+    rstd_out,
+    gain,
+    offset,
+    rows,
+    C,
+    eps,
+    ADDS: tl.constexpr,
+    G: tl.constexpr,
+    CPG: tl.constexpr,
+    CPP: tl.constexpr,
+    GP: tl.constexpr,
+    BR: tl.constexpr,
+):
+    """Do the forward pass of GP whole groups with one reading."""
+    n, pid = tl.program_id(0), tl.program_id(1)
+    lane = tl.arange(0, GP * CPP)
+    group, within = pid * GP + lane // CPP, lane % CPP
+    channel = group * CPG + within
+    ok = (group < G) & (within < CPG)
+    row = tl.arange(0, BR)
+    mask = (row < rows)[:, None] & ok[None, :]
+    place = n.to(tl.int64) * rows * C + row[:, None] * C + channel[None, :]
+    value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    if ADDS:
+        value += tl.load(other + place, mask=mask, other=0.0).to(tl.float32)
+        # The statistics are those of what is written, rounded.
+        value = value.to(total.dtype.element_ty).to(tl.float32)
+        tl.store(total + place, value.to(total.dtype.element_ty), mask=mask)
+    size = rows * CPG * 1.0
+    mean = tl.sum(tl.reshape(tl.sum(value, 0), (GP, CPP)), 1) / size
+    centre = tl.reshape(tl.broadcast_to(mean[:, None], (GP, CPP)), (GP * CPP,))
+    apart = tl.where(mask, value - centre[None, :], 0.0)
+    second = tl.sum(tl.reshape(tl.sum(apart * apart, 0), (GP, CPP)), 1) / size
+    rstd = tl.rsqrt(second + eps)
+    scale = tl.reshape(tl.broadcast_to(rstd[:, None], (GP, CPP)), (GP * CPP,))
+    scale *= tl.load(gain + channel, mask=ok, other=0.0).to(tl.float32)
+    add = tl.load(offset + channel, mask=ok, other=0.0).to(tl.float32)
+    out = tl.maximum(apart * scale[None, :] + add[None, :], 0.0)
+    tl.store(y + place, out.to(y.dtype.element_ty), mask=mask)
+    own = pid * GP + tl.arange(0, GP)
+    tl.store(mean_out + n * G + own, mean, mask=own < G)
+    tl.store(rstd_out + n * G + own, rstd, mask=own < G)
+
+
+@triton.jit
+def _backward_on_chip(
+    x,
+    dy,
+    past,
+    dx,
+    part,
+    mean,
+    rstd,
+    gain,
+    offset,
+    rows,
+    C,
+    ADDS: tl.constexpr,
+    G: tl.constexpr,
+    CPG: tl.constexpr,
+    CPP: tl.constexpr,
+    GP: tl.constexpr,
+    BR: tl.constexpr,
+):
+    """Do the backward pass of GP whole groups with one reading; the channels' sums go to `part`."""
+    n, pid = tl.program_id(0), tl.program_id(1)
+    lane = tl.arange(0, GP * CPP)
+    group, within = pid * GP + lane // CPP, lane % CPP
+    channel = group * CPG + within
+    ok = (group < G) & (within < CPG)
+    row = tl.arange(0, BR)
+    mask = (row < rows)[:, None] & ok[None, :]
+    place = n.to(tl.int64) * rows * C + row[:, None] * C + channel[None, :]
+    centre = tl.load(mean + n * G + group, mask=ok, other=0.0)
+    scale = tl.load(rstd + n * G + group, mask=ok, other=0.0)
+    ga = tl.load(gain + channel, mask=ok, other=0.0).to(tl.float32)
+    be = tl.load(offset + channel, mask=ok, other=0.0).to(tl.float32)
+    value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    normal = (value - centre[None, :]) * scale[None, :]
+    upper = tl.load(dy + place, mask=mask, other=0.0).to(tl.float32)
+    upper = tl.where(mask & (normal * ga[None, :] + be[None, :] > 0), upper, 0.0)
+    plain, weighted = tl.sum(upper, 0), tl.sum(upper * normal, 0)
+    tl.store(part + n * 2 * C + channel, plain, mask=ok)
+    tl.store(part + n * 2 * C + C + channel, weighted, mask=ok)
+    size = rows * CPG * 1.0
+    first = tl.sum(tl.reshape(plain * ga, (GP, CPP)), 1) / size
+    second = tl.sum(tl.reshape(weighted * ga, (GP, CPP)), 1) / size
+    own_first = tl.reshape(tl.broadcast_to(first[:, None], (GP, CPP)), (GP * CPP,))
+    own_second = tl.reshape(tl.broadcast_to(second[:, None], (GP, CPP)), (GP * CPP,))
+    out = upper * ga[None, :] - own_first[None, :] - normal * own_second[None, :]
+    out *= scale[None, :]
+    if ADDS:
+        out += tl.load(past + place, mask=mask, other=0.0).to(tl.float32)
+    tl.store(dx + place, out.to(dx.dtype.element_ty), mask=mask)
+
+
 class _Plan:
     """How a tensor is dealt to programs."""
 
@@ -333,8 +447,24 @@ class _Plan:
         self.splits = triton.cdiv(self.rows, self.per_split)
         self.grid = (self.batch, self.splits, tiles)
         self.merge_grid = (self.batch, triton.cdiv(groups, self.merged))
-        summed = triton.cdiv(self.channels, _SUMMED_LANES)
-        self.merge_and_sum_grid = (self.batch + 1, max(self.merge_grid[1], summed))
+        self.sum_tiles = triton.cdiv(self.channels, _SUMMED_LANES)
+        self.merge_and_sum_grid = (self.batch + 1, max(self.merge_grid[1], self.sum_tiles))
+        self.all_rows = triton.next_power_of_2(self.rows)
+        fitting = min(_LANES, _ON_CHIP // self.all_rows) // self.padded
+        self.groups_on_chip = min(fitting, triton.next_power_of_2(groups))
+        """Whole groups that a program holds at once; 0: not one fits."""
+        if not fitting and self.padded * self.all_rows <= _ON_CHIP:
+            self.groups_on_chip = 1  # wider than the usual lanes
+        if not is_wanted("one_pass"):
+            self.groups_on_chip = 0
+
+    @property
+    def on_chip_grid(self) -> tuple[int, int]:
+        return self.batch, triton.cdiv(self.groups, self.groups_on_chip)
+
+    @property
+    def on_chip(self) -> tuple[int, int, int, int, int]:
+        return self.groups, self.per_group, self.padded, self.groups_on_chip, self.all_rows
 
     @property
     def by_group(self) -> tuple[int, int, int, int]:
@@ -363,9 +493,7 @@ def forward(
         groups: Divides C.
         eps: Added to the variance inside the root.
     """
-    plan = _Plan(x, groups)
-    mean, rstd = _statistics_of(x, None, x, plan, eps)
-    return _applied(x, gain, offset, mean, rstd, plan), mean, rstd
+    return _forward(x, None, x, gain, offset, _Plan(x, groups), eps)
 
 
 @torch.library.triton_op("bigtransfer::add_group_norm_relu", mutates_args=())
@@ -382,10 +510,8 @@ def add_forward(
         groups: Divides C.
         eps: Added to the variance inside the root.
     """
-    plan = _Plan(x, groups)
     total = torch.empty_like(x)
-    mean, rstd = _statistics_of(x, other, total, plan, eps)
-    return total, _applied(total, gain, offset, mean, rstd, plan), mean, rstd
+    return total, *_forward(x, other, total, gain, offset, _Plan(x, groups), eps)
 
 
 @torch.library.triton_op("bigtransfer::group_norm_relu_apply", mutates_args=())
@@ -421,8 +547,44 @@ def backward(
     """
     plan = _Plan(x, groups)
     dy = dy.contiguous(memory_format=torch.channels_last)
-    part = x.new_empty((plan.batch, plan.splits, 2, plan.channels), dtype=torch.float32)
     dx, dgain, doffset = torch.empty_like(x), torch.empty_like(gain), torch.empty_like(offset)
+    adds = past is not None
+    own_past = x if past is None else past.contiguous(memory_format=torch.channels_last)
+    if plan.groups_on_chip:
+        part = x.new_empty((plan.batch, 1, 2, plan.channels), dtype=torch.float32)
+        launch(_backward_on_chip, plan.on_chip_grid)(
+            x,
+            dy,
+            own_past,
+            dx,
+            part,
+            mean,
+            rstd,
+            gain,
+            offset,
+            plan.rows,
+            plan.channels,
+            adds,
+            *plan.on_chip,
+            num_warps=_WARPS_ON_CHIP,
+        )
+        launch(_backward_merge, (1, plan.sum_tiles))(
+            part,
+            gain,
+            part,
+            dgain,
+            doffset,
+            0,
+            plan.batch,
+            plan.rows,
+            plan.channels,
+            1,
+            *plan.by_group,
+            _SUMMED_LANES,
+            _SUMMED_ROWS,
+        )
+        return dx, dgain, doffset
+    part = x.new_empty((plan.batch, plan.splits, 2, plan.channels), dtype=torch.float32)
     launch(_backward_sums, plan.grid)(
         x,
         dy,
@@ -445,6 +607,7 @@ def backward(
         dgain,
         doffset,
         plan.batch,
+        plan.batch,
         plan.rows,
         plan.channels,
         plan.splits,
@@ -452,11 +615,10 @@ def backward(
         _SUMMED_LANES,
         _SUMMED_ROWS,
     )
-    adds = past is not None
     launch(_backward_x, plan.grid)(
         x,
         dy,
-        x if past is None else past.contiguous(memory_format=torch.channels_last),
+        own_past,
         dx,
         sums,
         mean,
@@ -470,6 +632,41 @@ def backward(
         *plan.by_channel,
     )
     return dx, dgain, doffset
+
+
+def _forward(
+    x: Tensor,
+    other: Tensor | None,
+    total: Tensor,
+    gain: Tensor,
+    offset: Tensor,
+    plan: _Plan,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what is applied to x, or to x + other, which is written to `total`; and statistics."""
+    if not plan.groups_on_chip:
+        mean, rstd = _statistics_of(x, other, total, plan, eps)
+        return _applied(total, gain, offset, mean, rstd, plan), mean, rstd
+    y = torch.empty_like(x)
+    mean = x.new_empty((plan.batch, plan.groups), dtype=torch.float32)
+    rstd = torch.empty_like(mean)
+    launch(_forward_on_chip, plan.on_chip_grid)(
+        x,
+        x if other is None else other,
+        total,
+        y,
+        mean,
+        rstd,
+        gain,
+        offset,
+        plan.rows,
+        plan.channels,
+        eps,
+        other is not None,
+        *plan.on_chip,
+        num_warps=_WARPS_ON_CHIP,
+    )
+    return y, mean, rstd
 
 
 def _statistics_of(

@@ -43,6 +43,11 @@ class Deployed(nn.Module):
         self.decode = decode
         """How files become the images that it takes; for those who read files."""
 
+    def narrow(self) -> Deployed:
+        """Hold the weights in bfloat16 from here on; probabilities stay float32. Return self."""
+        self.network.bfloat16()
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the probabilities."""
         x = images.permute(0, 3, 1, 2).float()
@@ -55,7 +60,7 @@ class Deployed(nn.Module):
 
         The network's own part, for images that were resized already.
         """
-        logits = self.network(x)
+        logits = self.network(x.to(next(self.network.parameters()).dtype)).float()
         if self.multi_label:
             return torch.sigmoid(logits)
         return torch.softmax(logits / self.temperature, dim=1)

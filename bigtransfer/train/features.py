@@ -20,6 +20,7 @@ from bigtransfer.data.batches import Squares
 from bigtransfer.data.shards import Shards, digest_bits
 from bigtransfer.model.checkpoint import load_checkpoint
 from bigtransfer.model.inference import to_network
+from bigtransfer.model.processor import multiplies_bfloat16
 from bigtransfer.model.resnet import ResNetV2
 from bigtransfer.progress import progress
 from bigtransfer.storage import new_file, sha256_json
@@ -194,13 +195,7 @@ class FeatureStore:
 
 
 def best_precision(wanted: str, device: Device) -> str:
-    """Return the precision that `auto` means: bfloat16 where the processor multiplies it.
-
-    Elsewhere a CPU emulates it, slower than float32.
-    """
+    """Return the precision that `auto` means: bfloat16 where the processor multiplies it."""
     if wanted != "auto":
         return wanted
-    if device.is_cuda:
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    multiplies = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if multiplies else "float32"
+    return "bfloat16" if multiplies_bfloat16(device.torch) else "float32"

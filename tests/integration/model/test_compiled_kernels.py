@@ -30,6 +30,14 @@ CONSTANTS: dict[str, list[dict[str, int]]] = {
         {"ADDS": 0, "G": 32, "CPG": 6, "BC": 64, "BR": 32},
         {"ADDS": 1, "G": 32, "CPG": 6, "BC": 64, "BR": 32},
     ],
+    "_forward_on_chip": [
+        {"ADDS": 0, "G": 32, "CPG": 6, "CPP": 8, "GP": 4, "BR": 64},
+        {"ADDS": 1, "G": 32, "CPG": 6, "CPP": 8, "GP": 4, "BR": 64},
+    ],
+    "_backward_on_chip": [
+        {"ADDS": 0, "G": 32, "CPG": 6, "CPP": 8, "GP": 4, "BR": 64},
+        {"ADDS": 1, "G": 32, "CPG": 6, "CPP": 8, "GP": 4, "BR": 64},
+    ],
     "_pool": [{"BC": 64, "BR": 16}],
     "_pool_backward": [{"BC": 64, "BR": 16}],
     "_images": [{"MIXES": 0, "B": 2048}, {"MIXES": 1, "B": 2048}],
@@ -37,7 +45,7 @@ CONSTANTS: dict[str, list[dict[str, int]]] = {
 """Kernel -> what is known when it is compiled, in the forms that a network gives it."""
 ACTIVATIONS = {"x", "y", "dx", "dy", "other", "total", "past", "out"}
 BYTES = {"kept", "images", "partners"}
-NUMBERS = {"batch", "rows", "C", "per_split", "S", "H", "W", "OH", "OW", "size"}
+NUMBERS = {"merged", "batch", "rows", "C", "per_split", "S", "H", "W", "OH", "OW", "size"}
 ARCHITECTURES = (80, 90)
 Values = dict[str, int]
 
@@ -96,8 +104,8 @@ def shapes() -> Iterator[tuple[Values, Values]]:
         plan = _Plan(x, groups)
         lanes, rows = _blocks(channels)
         values = {
-            "batch": batch, "rows": plan.rows, "C": plan.channels, "per_split": plan.per_split,
-            "S": plan.splits, "H": height, "W": width, "OH": (height - 1) // 2 + 1,
+            "merged": batch, "batch": batch, "rows": plan.rows, "C": plan.channels,
+            "per_split": plan.per_split, "S": plan.splits, "H": height, "W": width, "OH": (height - 1) // 2 + 1,
             "OW": (width - 1) // 2 + 1, "size": batch * height * width * 3,
         }  # fmt: skip
         constants = {
@@ -106,6 +114,9 @@ def shapes() -> Iterator[tuple[Values, Values]]:
         }  # fmt: skip
         yield values, constants
         yield values, {**constants, "BC": lanes, "BR": rows}
+        if plan.groups_on_chip:
+            on_chip = {"GP": plan.groups_on_chip, "BR": plan.all_rows}
+            yield {**values, "merged": 0, "S": 1}, {**constants, **on_chip}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -127,6 +138,8 @@ def test_a_kernel_compiles_for_the_shapes_of_networks(name: str) -> None:
     for values, constants in shapes():
         kinds = {n: v if v == 1 else v % 16 == 0 for n, v in values.items() if n in arguments}
         own = {n: v for n, v in constants.items() if n in arguments}
+        if "GP" in arguments and "GP" not in own:
+            continue
         key = (*sorted(kinds.items()), *sorted(own.items()))
         if key not in done:
             done.add(key)

@@ -34,13 +34,17 @@ def interpreted() -> dict[str, dict[str, float]]:
 
 
 @needs_triton
+@pytest.mark.parametrize("how", ["", ", on chip"])
 @pytest.mark.parametrize("adds", ["", ", a sum"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fused_kernel_equals_the_plain_operations(
-    case: str, dtype: str, adds: str, interpreted: dict[str, dict[str, float]]
+    case: str, dtype: str, adds: str, how: str, interpreted: dict[str, dict[str, float]]
 ) -> None:
-    found = interpreted[f"{case}{adds} {dtype}"]
+    if how and case == "several splits of the rows":
+        assert f"{case}{adds}{how} {dtype}" not in interpreted, "too large for a program"
+        return
+    found = interpreted[f"{case}{adds}{how} {dtype}"]
     mean = CASES[case][-1]
     tolerance = 2e-6 * (1 + mean) if dtype == "float32" else 2e-2
     for name in ("y", "dx", "dgain", "doffset"):
