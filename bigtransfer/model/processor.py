@@ -32,8 +32,8 @@ def device_named(wanted: str) -> torch.device:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Say whether bfloat16 is multiplied by a device as such; elsewhere it is emulated, slower."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def use_cpu(threads: int) -> None:

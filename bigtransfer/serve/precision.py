@@ -90,7 +90,8 @@ def _answers(probabilities: NDArray[np.float32], meta: TunedMeta) -> NDArray[np.
     if isinstance(meta.calibration, MultiLabelCalibration):
         named = probabilities >= np.array(meta.calibration.thresholds, np.float32)
         return named.astype(np.int64)
-    return probabilities.argmax(axis=1)[:, None]
+    best: NDArray[np.int64] = probabilities.argmax(axis=1)[:, None]
+    return best
 
 
 def _truth(labels: NDArray[np.int64], meta: TunedMeta) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ number of processes, or split where it was replicated.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -53,9 +54,11 @@ def parallelize(
     if split:
         for parameter in model.parameters():  # FSDP2 splits no other memory layout
             parameter.data = parameter.data.contiguous()
-        for module in model.modules():
-            if isinstance(module, Unit):
-                fully_shard(module, reshard_after_forward=False)
+        units: list[Any] = [module for module in model.modules() if isinstance(module, Unit)]
+        for unit in units:
+            fully_shard(unit, reshard_after_forward=False)
+        for unit, later in pairwise(units):  # the next weights come while this unit computes
+            unit.set_modules_to_forward_prefetch([later])
         fully_shard(model, reshard_after_forward=False)
         register_fsdp_forward_method(model, "features")
     optimizer = make_optimizer(model, momentum=momentum, weight_decay=weight_decay, fused=not split)
