@@ -33,6 +33,10 @@ RAM_BYTES = 1 << 30
 """A split whose decoded squares fit into this much is decoded once and kept."""
 AHEAD = 3
 """Batches that are made while the device works on one."""
+_MAKERS = 2
+"""Of them at once: while one's images are decoded, the other's crops are drawn."""
+_AT_ONCE = 8
+"""Images that a thread takes at a time: handing one over costs a twentieth of decoding it."""
 Crop = Literal["square", "inception"]
 Made = TypeVar("Made")
 
@@ -118,9 +122,18 @@ class Squares:
         def fill(i: int) -> None:
             resize_into(result[i], self.pixels(int(positions[i])))
 
-        for _ in self.pool.map(fill, range(len(positions))):
-            pass
+        self.each(fill, len(positions))
         return result
+
+    def each(self, fill: Callable[[int], None], count: int) -> None:
+        """Call `fill` with 0 to `count` - 1, by all threads, some numbers at a time."""
+
+        def some(start: int) -> None:
+            for number in range(start, min(start + _AT_ONCE, count)):
+                fill(number)
+
+        for _ in self.pool.map(some, range(0, count, _AT_ONCE)):
+            pass
 
     def _decode(self, name: str) -> NDArray[np.uint8]:
         result = np.empty((len(self), self.side, self.side, 3), np.uint8)
@@ -210,14 +223,14 @@ class TrainBatches:
     def ahead(
         self, start: int, stop: int, then: Callable[[Batch], Made] = as_it_is
     ) -> Iterator[Made]:
-        """Yield the batches of steps `start` to `stop` - 1, made ahead by another thread.
+        """Yield the batches of steps `start` to `stop` - 1, made ahead by other threads.
 
         Args:
             start: First step.
             stop: Step after the last.
-            then: What that thread makes of each, e.g. a copy on its way to the device.
+            then: What such a thread makes of each, e.g. a copy on its way to the device.
         """
-        with ThreadPoolExecutor(1) as maker:
+        with ThreadPoolExecutor(_MAKERS) as maker:
             waiting: deque[Future[Made]] = deque()
             upcoming = iter(range(start, stop))
             try:
@@ -271,8 +284,7 @@ class TrainBatches:
             if self._flip and turned[i]:
                 mirror(result[i])
 
-        for _ in squares.pool.map(fill, range(len(samples))):
-            pass
+        squares.each(fill, len(samples))
         return result
 
 

@@ -23,10 +23,23 @@ WINDOW_WEIGHTS = 1 << 21
 
 
 def convolve(
-    x: Tensor, kernel: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+    x: Tensor,
+    kernel: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    *,
+    forward_alone: bool = False,
 ) -> Tensor:
-    """Convolve (B, I, H, W) to (B, O, H', W'), in the layout of `x`."""
-    if not is_product(x, kernel, stride):
+    """Convolve (B, I, H, W) to (B, O, H', W'), in the layout of `x`.
+
+    Args:
+        x: (B, I, H, W).
+        kernel: (O, I, kh, kw).
+        stride: Of both sides.
+        padding: Of both sides, pixels.
+        forward_alone: Whether no backward pass will follow.
+    """
+    if not is_product(x, kernel, stride, forward_alone=forward_alone):
         return F.conv2d(x, kernel, None, stride, padding)
     height, width = _places(x, stride)
     if kernel.shape[2:] != (1, 1):
@@ -62,7 +75,9 @@ def convolve_backward(
     return dx, dkernel
 
 
-def is_product(x: Tensor, kernel: Tensor, stride: tuple[int, int]) -> bool:
+def is_product(
+    x: Tensor, kernel: Tensor, stride: tuple[int, int], *, forward_alone: bool = False
+) -> bool:
     """Say whether `convolve` takes the matrix product.
 
     Kernels are padded to keep the size, as all of the network's are, so the output has as many
@@ -79,7 +94,9 @@ def is_product(x: Tensor, kernel: Tensor, stride: tuple[int, int]) -> bool:
         return large and columns <= WINDOW_COLUMNS
     if _layout(x) is torch.channels_last:
         return 1 < places <= POINTWISE_PLACES
-    return places > 1 and (columns <= POINTWISE_COLUMNS or stride != (1, 1))
+    # With a stride it is the backward pass that gains; the forward pass alone is slower.
+    strided = stride != (1, 1) and not forward_alone
+    return places > 1 and (columns <= POINTWISE_COLUMNS or strided)
 
 
 def _columns_backward(

@@ -39,7 +39,7 @@ _PROGRAMS_WANTED = 1024
 _SUMMED_LANES, _SUMMED_ROWS = 16, 128
 _ON_CHIP = 8192
 """Most elements of x that a program holds: 32 of each thread, beside as many of dy."""
-_WARPS_ON_CHIP = 8
+_WARPS_ON_CHIP, _NARROWEST = 8, 32
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -450,13 +450,16 @@ class _Plan:
         self.sum_tiles = triton.cdiv(self.channels, _SUMMED_LANES)
         self.merge_and_sum_grid = (self.batch + 1, max(self.merge_grid[1], self.sum_tiles))
         self.all_rows = triton.next_power_of_2(self.rows)
-        fitting = min(_LANES, _ON_CHIP // self.all_rows) // self.padded
-        self.groups_on_chip = min(fitting, triton.next_power_of_2(groups))
-        """Whole groups that a program holds at once; 0: not one fits."""
-        if not fitting and self.padded * self.all_rows <= _ON_CHIP:
-            self.groups_on_chip = 1  # wider than the usual lanes
-        if not is_wanted("one_pass"):
-            self.groups_on_chip = 0
+        self.groups_on_chip = self._groups_on_chip() if is_wanted("one_pass") else 0
+        """Whole groups that a program holds at once; 0: too few, or not one, fits."""
+
+    def _groups_on_chip(self) -> int:
+        wide = max(_LANES, self.padded)
+        fitting = min(wide, _ON_CHIP // self.all_rows) // self.padded
+        fitting = min(fitting, triton.next_power_of_2(self.groups))
+        # Of a row at least 64 bytes are read in one go, or all of it.
+        narrowest = min(_NARROWEST, self.channels)
+        return fitting if fitting * self.padded >= narrowest else 0
 
     @property
     def on_chip_grid(self) -> tuple[int, int]:
