@@ -104,8 +104,8 @@ def shapes() -> Iterator[tuple[Values, Values]]:
         plan = _Plan(x, groups)
         lanes, rows = _blocks(channels)
         values = {
-            "merged": batch, "batch": batch, "rows": plan.rows, "C": plan.channels,
-            "per_split": plan.per_split, "S": plan.splits, "H": height, "W": width, "OH": (height - 1) // 2 + 1,
+            "merged": batch, "batch": batch, "rows": plan.rows, "C": plan.channels, "S": plan.splits,
+            "per_split": plan.per_split, "H": height, "W": width, "OH": (height - 1) // 2 + 1,
             "OW": (width - 1) // 2 + 1, "size": batch * height * width * 3,
         }  # fmt: skip
         constants = {
