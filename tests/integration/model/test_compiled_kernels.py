@@ -104,9 +104,10 @@ def shapes() -> Iterator[tuple[Values, Values]]:
         plan = _Plan(x, groups)
         lanes, rows = _blocks(channels)
         values = {
-            "merged": batch, "batch": batch, "rows": plan.rows, "C": plan.channels, "S": plan.splits,
-            "per_split": plan.per_split, "H": height, "W": width, "OH": (height - 1) // 2 + 1,
-            "OW": (width - 1) // 2 + 1, "size": batch * height * width * 3,
+            "merged": batch, "batch": batch, "rows": plan.rows, "C": plan.channels,
+            "S": plan.splits, "per_split": plan.per_split, "H": height, "W": width,
+            "OH": (height - 1) // 2 + 1, "OW": (width - 1) // 2 + 1,
+            "size": batch * height * width * 3,
         }  # fmt: skip
         constants = {
             "G": plan.groups, "CPG": plan.per_group, "CPP": plan.padded, "BG": plan.merged,
