@@ -77,7 +77,7 @@ def run(
     outcome.write_file(registration)
     print(
         f"{outcome.name} version {outcome.version} ({'new' if outcome.new else 'known'}): "
-        f"{outcome.alias}, {outcome.reason}"
+        f"{outcome.alias or 'no alias'}, {outcome.reason}"
     )
 
 

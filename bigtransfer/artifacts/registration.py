@@ -17,9 +17,20 @@ class Registration(Artifact):
     name: str
     version: str
     alias: str
-    """`champion` if it was promoted, else `challenger`."""
+    """`champion` if it was promoted, else `challenger`; of a version that was known the one that it
+    has, `previous` or none (empty), too."""
     run_id: str
     new: bool
     """False if this very checkpoint was registered before."""
     reason: str
     """Why it was promoted or not."""
+
+    @property
+    def address(self) -> str:
+        """Return by what it is loaded: `models:/…`."""
+        return f"models:/{self.name}" + (f"@{self.alias}" if self.alias else f"/{self.version}")
+
+    @property
+    def alias_in_words(self) -> str:
+        """Return its alias, for people."""
+        return f"alias {self.alias}" if self.alias else "no alias"

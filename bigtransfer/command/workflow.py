@@ -147,7 +147,7 @@ def _registration(project: Path, task: str) -> tuple[str, str]:
     if not (folder / Registration.FILE).is_file():
         return f"(task {task})", "no model registered"
     found = Registration.read(folder)
-    return f"models:/{found.name}@{found.alias}", f"model version {found.version} in MLflow"
+    return found.address, f"model version {found.version} in MLflow"
 
 
 def _opener() -> str:

@@ -178,7 +178,7 @@ def facts_of(result: TaskReport, registration: Registration | None) -> list[Fact
         facts.append(Fact("it took", effort))
     if registration:
         version = f"{registration.name}, version {registration.version}"
-        alias = f"alias {registration.alias} ({registration.reason})"
+        alias = f"{registration.alias_in_words} ({registration.reason})"
         facts.append(Fact("in MLflow", version, alias))
     return facts
 

@@ -1,5 +1,7 @@
 """Registered models: one version per checkpoint; aliases `challenger` (newest) and `champion`.
 
+A version gets its alias once, when it is new; from then on aliases are moved by people.
+
 What is registered is a folder that `model_folder` wrote, where torch is; here it is uploaded and
 gets its version. Nothing of it is loaded.
 """
@@ -39,6 +41,11 @@ _STORES = ("boto3", "botocore", "requests", "s3transfer", "urllib3", "azure", "g
 _DIGEST_TAG = "bigtransfer.checkpoint_digest"
 _TEST_TAG = "bigtransfer.test_digest"
 _SCORE_TAG = "bigtransfer.test_score"
+_ALIASES_TAG, _PENDING, _SET = "bigtransfer.aliases", "pending", "set"
+"""Of a version: whether `register` has yet to give it its alias, which it does once."""
+_PROMOTION_TAG = "bigtransfer.promotion"
+_CHAMPION_TAG = "bigtransfer.champion"
+"""Of a model: the version that `register` made champion last."""
 
 
 def register(
@@ -56,7 +63,10 @@ def register(
     test_digest: str,
     promote: str,
 ) -> Registration:
-    """Register a network unless this checkpoint is registered already; then set the aliases.
+    """Register a network and set its alias; of one that is registered already nothing is moved.
+
+    Aliases are a person's, too: a version gets one when it is new, and a champion that a person has
+    set, or taken away, is not replaced.
 
     Args:
         project: The project's root, beside which the local database lies.
@@ -91,9 +101,16 @@ def register(
             commit = tags.get("git_commit", "")
             parent = parent_run(project, client, experiment, find_origin(), commit)
             place = {"experiment_id": experiment, "parent_run_id": parent}
-            version = _log(client, place, name, model, checkpoint, all_tags, metrics, dataset)
+            tags_of_new = {**all_tags, _ALIASES_TAG: _PENDING}
+            version = _log(client, place, name, model, checkpoint, tags_of_new, metrics, dataset)
+        # A process killed on the way left a version without an alias, or without any tag.
+        unfinished = new or not version.tags or version.tags.get(_ALIASES_TAG) == _PENDING
         _describe(client, version, all_tags, description)
-        alias, reason = _set_alias(client, name, version, test_digest, score, promote)
+        if unfinished:
+            alias, reason = _set_alias(client, name, version, test_digest, score, promote)
+            client.set_model_version_tag(name, version.version, _ALIASES_TAG, _SET)
+        else:
+            alias, reason = _alias_of(client, name, version), "known; its aliases are left alone"
     return Registration(
         name=name,
         version=str(version.version),
@@ -289,18 +306,42 @@ def _log(
         )
 
 
+def _alias_of(client: Any, name: str, version: Any) -> str:
+    """Return the alias that a version has, the highest of ours; empty: none."""
+    aliases = client.get_registered_model(name).aliases
+    own = [alias for alias, number in aliases.items() if str(number) == str(version.version)]
+    return next((alias for alias in (CHAMPION, CHALLENGER, PREVIOUS) if alias in own), "")
+
+
+def _made_champion(client: Any, model: Any) -> str | None:
+    """Return the version that `register` made champion last; None: it never did."""
+    if noted := (model.tags or {}).get(_CHAMPION_TAG):
+        return str(noted)
+    # Before 2026-11-27 versions alone said so, and each that was promoted was the newest.
+    versions = client.search_model_versions(f"name = '{model.name}'")
+    promoted = [int(v.version) for v in versions if _PROMOTION_TAG in (v.tags or {})]
+    return str(max(promoted)) if promoted else None
+
+
 def _set_alias(
     client: Any, name: str, version: Any, test_digest: str, score: float, promote: str
 ) -> tuple[str, str]:
     """Set the aliases; return the version's alias and the reason in words."""
-    aliases = client.get_registered_model(name).aliases
+    model = client.get_registered_model(name)
+    aliases = model.aliases
     champion = str(aliases[CHAMPION]) if CHAMPION in aliases else None
     if champion == str(version.version):
+        client.set_registered_model_tag(name, _CHAMPION_TAG, champion)
         return CHAMPION, "it is the champion already"
     client.set_registered_model_alias(name, CHALLENGER, version.version)
     if promote == "never":
         return CHALLENGER, "promote is 'never'; set the alias in the MLflow UI"
+    made = _made_champion(client, model)
+    if champion is None and made is not None:
+        return CHALLENGER, "a person took the alias champion away; set it in the MLflow UI"
     if champion is not None:
+        if made != champion:
+            return CHALLENGER, f"a person made v{champion} champion; decide in the MLflow UI"
         other = client.get_model_version(name, champion)
         if _SCORE_TAG not in other.tags:
             return CHALLENGER, f"champion v{champion} has no score; decide in the MLflow UI"
@@ -316,7 +357,8 @@ def _set_alias(
     else:
         reason = "there was no champion"
     record = {"from": champion, "to": version.version, "reason": reason, "by": "register"}
-    client.set_model_version_tag(name, version.version, "bigtransfer.promotion", json.dumps(record))
+    client.set_model_version_tag(name, version.version, _PROMOTION_TAG, json.dumps(record))
     client.set_registered_model_alias(name, CHAMPION, version.version)
+    client.set_registered_model_tag(name, _CHAMPION_TAG, str(version.version))
     client.delete_registered_model_alias(name, CHALLENGER)
     return CHAMPION, reason

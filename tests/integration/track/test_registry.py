@@ -98,6 +98,65 @@ def test_the_same_checkpoint_is_one_version_and_keeps_what_a_person_wrote(
     assert (version.description, version.tags["git_commit"]) == ("approved by the lead", "d1")
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_a_known_version_registered_again_moves_nothing(
+    older: bool, tracked: Path, client: Any, folder: Path
+) -> None:
+    put(tracked, folder, "d1", 0.5)
+    assert put(tracked, folder, "d2", 0.6).alias == "champion"
+    client.set_registered_model_alias("bigtransfer-d", "champion", "1")  # as a lead does by clicks
+    client.delete_registered_model_alias("bigtransfer-d", "previous")
+    if older:
+        forget_what_older_code_did_not_note(client)
+    before = aliases(client)
+    for digest, score, alias in (("d2", 0.6, ""), ("d1", 0.5, "champion"), ("d2", 0.6, "")):
+        again = put(tracked, folder, digest, score)
+        assert (again.new, again.alias) == (False, alias)
+        assert again.reason == "known; its aliases are left alone"
+        assert aliases(client) == before == {"champion": "1"}
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_what_a_person_decided_is_not_replaced_by_a_better_score(
+    older: bool, tracked: Path, client: Any, folder: Path
+) -> None:
+    put(tracked, folder, "d1", 0.5)
+    put(tracked, folder, "d2", 0.6)
+    client.set_registered_model_alias("bigtransfer-d", "champion", "1")
+    if older:
+        forget_what_older_code_did_not_note(client)
+    third = put(tracked, folder, "d3", 0.9)
+    assert (third.alias, third.reason) == (
+        "challenger", "a person made v1 champion; decide in the MLflow UI",
+    )  # fmt: skip
+    client.delete_registered_model_alias("bigtransfer-d", "champion")
+    fourth = put(tracked, folder, "d4", 0.95)
+    assert (fourth.alias, "took the alias champion away" in fourth.reason) == ("challenger", True)
+    assert "champion" not in aliases(client)
+
+
+def forget_what_older_code_did_not_note(client: Any) -> None:
+    client.delete_registered_model_tag("bigtransfer-d", "bigtransfer.champion")
+    for version in client.search_model_versions("name = 'bigtransfer-d'"):
+        client.delete_model_version_tag("bigtransfer-d", version.version, "bigtransfer.aliases")
+
+
+def test_a_kill_before_the_alias_is_made_up_for(
+    tracked: Path, client: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bigtransfer.track import registry
+
+    put(tracked, folder, "d1", 0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_set_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            put(tracked, folder, "d2", 0.6)
+    assert aliases(client) == {"champion": "1"}
+    again = put(tracked, folder, "d2", 0.6)
+    assert (again.new, again.alias) == (False, "champion")
+    assert aliases(client) == {"champion": "2", "previous": "1"}
+
+
 def test_a_version_left_bare_by_a_kill_is_completed(
     tracked: Path, client: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
