@@ -49,7 +49,7 @@ class Size:
     """Of the pretraining."""
 
 
-LARGE = Size("R50x1", 224, 256, 5, 2000, 600)
+LARGE = Size("R50x1", 224, 256, 5, 800, 600)
 SMALL = Size("R14x0.25", 32, 4, 1, 40, 8)
 
 
