@@ -115,6 +115,7 @@ def _index(tmp_path_factory: pytest.TempPathFactory) -> None:
         pytest.skip("needs a package index, and none can be reached")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_index")
 def test_kfp_is_ours_after_one_pip_install(checkout: Path, tmp_path: Path) -> None:
     scripts = new_venv(tmp_path / "venv")

@@ -15,7 +15,7 @@ _TIMES = int(os.environ.get("BIGTRANSFER_TEST_TIMES", "1"))
 _KILLS = [
     # S3 is the same with a bucket beside the disk.
     pytest.param(2, [], id="one process", marks=pytest.mark.long),
-    pytest.param(2 if _TIMES == 1 else 4, ["--processes", "2"], id="two processes"),
+    pytest.param(4, ["--processes", "2"], id="two processes", marks=pytest.mark.long),
     pytest.param(2, ["--s3"], id="S3"),
 ]
 

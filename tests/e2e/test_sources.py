@@ -70,6 +70,7 @@ def test_folder_at_a_dvc_version(project: Path, photos: Path, tmp_path: Path) ->
     assert shards.summary.examples == 30
 
 
+@pytest.mark.long
 def test_parts_and_join_by_the_component(project: Path, photos: Path) -> None:
     line = ["--params", "params.yaml", "--section", "datasets.photos", "--dataset", str(photos)]
     entry = f"  photos: {{path: {photos}, shard_bytes: 3000, {RULES}}}\n"

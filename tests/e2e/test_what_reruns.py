@@ -38,6 +38,7 @@ def networks(project: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in found}
 
 
+@pytest.mark.long
 def test_a_new_dataset_runs_its_own_stages_alone(own_copy: Path) -> None:
     add_dataset(own_copy)
     status = call(own_copy, "dvc", "status", "--json")

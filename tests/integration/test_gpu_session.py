@@ -22,7 +22,7 @@ def session(out: Path, minutes: float) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_session_does_every_part_in_order_and_goes_on_where_time_ended(tmp_path: Path) -> None:
-    began = session(tmp_path, 0.2)
+    began = session(tmp_path, 0.05)
     assert began.returncode == 1, began.stdout
     assert "OPEN kill: no time was left" in began.stdout
     ended = session(tmp_path, 4)
