@@ -106,6 +106,7 @@ class Model:
 
         Raises:
             DatasetError: If a place does not exist or an array is no image.
+            ConfigError: If the precision that was asked for is unknown.
         """
         from bigtransfer.serve.prediction import answers, image_files
 
@@ -246,7 +247,6 @@ def load(place: str | PathLike[str], device: str = "auto", precision: str = "aut
         precision: As `Model`.
 
     Raises:
-        ConfigError: If the precision is unknown.
         CheckpointError: If there is none.
         TrackingError: If the registry does not know it.
     """
