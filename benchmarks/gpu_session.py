@@ -4,9 +4,10 @@
     python benchmarks/gpu_session.py --minutes 9 --packages wheels   # for a bare image, see below
     python benchmarks/gpu_session.py --device cpu --minutes 2        # the same in small, to try it
 
-Parts run in order of worth, each in a process and under a time limit of its own. What is done is
-kept in --out, so the same command goes on where the time ended. It writes session.json and
-session.md there, and ends with 1 if a check failed or an obligatory part was not done.
+Parts run in order of worth, each in a process and under a time limit of its own; those that time
+nothing run beside each other, first, and torch compiles timm meanwhile. What is done is kept in
+--out, so the same command goes on where the time ended. It writes session.json, session.md and
+log.txt there, and ends with 1 if a check failed or an obligatory part was not done.
 
 The image needs torch with Triton, numpy, pyarrow and safetensors; timm where it is to be compared.
 --packages names a folder of wheels of pydantic, ruamel.yaml and simplejpeg for its Python:
@@ -26,13 +27,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent
-PACKAGES = ("pydantic", "ruamel.yaml", "simplejpeg", "tqdm")
 FACTS = dict[str, Any]
 
 
@@ -64,6 +67,8 @@ class Part:
     do: Callable[[Session], FACTS]
     obligatory: bool = False
     gpu_alone: bool = False
+    timed: bool = True
+    """Whether nothing may run beside it."""
 
 
 class Session:
@@ -106,16 +111,25 @@ class Session:
         Raises:
             RuntimeError: If it failed; the end of what it said.
         """
-        found = subprocess.run(
-            [sys.executable, *words], cwd=PROJECT, env=self.environment, capture_output=True,
-            text=True, check=False,
-        )  # fmt: skip
-        with (self.out / "log.txt").open("a") as log:
-            log.write(f"$ {' '.join(words)}\n{found.stdout}{found.stderr}\n")
-        if found.returncode:
-            last = (found.stderr or found.stdout).strip().splitlines()[-1:] or ["no word"]
-            raise RuntimeError(f"{words[0]}: exit {found.returncode}: {last[0][:300]}")
-        return found.stdout
+        said: list[str] = []
+        with (self.out / "log.txt").open("a", buffering=1) as log, TemporaryFile("w+") as errors:
+            log.write(f"$ {' '.join(words)}\n")
+            process = subprocess.Popen(
+                [sys.executable, *words], cwd=PROJECT, env=self.environment, text=True,
+                stdout=subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
+            assert process.stdout is not None
+            for line in process.stdout:  # so a part whose time ends leaves what it had found
+                said.append(line)
+                log.write(line)
+            code = process.wait()
+            errors.seek(0)
+            wrong = errors.read()
+            log.write(wrong)
+        if code:
+            last = (wrong or "".join(said)).strip().splitlines()[-1:] or ["no word"]
+            raise RuntimeError(f"{words[0]}: exit {code}: {last[0][:300]}")
+        return "".join(said)
 
     def benchmark(self, script: str, *words: str, name: str) -> FACTS:
         """Run one of the benchmarks; return its rows."""
@@ -128,6 +142,20 @@ class Session:
         for row in rows.values():
             row["seconds"] = sorted(row["seconds"])[len(row["seconds"]) // 2]
         return {"rows": rows}
+
+    def compile_timm(self) -> None:
+        """Fill torch's cache of compiled programs, for the rows of compiled timm."""
+        size, only = self.size, ("--compile", "--only", "^compiled timm NHWC$", "--rounds", "1")
+        words = ["--model", size.network, "--size", str(size.side), "--batch", str(size.batch)]
+        with ThreadPoolExecutor() as pool:
+            programs = [
+                pool.submit(
+                    self.run, f"benchmarks/{script}.py", "--device", self.device, *words, *only
+                )
+                for script in ("train_step", "inference")
+            ]
+            for program in programs:
+                program.result()
 
     @property
     def _params(self) -> Path:
@@ -239,7 +267,14 @@ def kernels(session: Session) -> FACTS:
             return {"left out": "no Triton here"}
         session.environment["TRITON_INTERPRET"] = "1"
     words = ["-W", "ignore", "-m", "fixtures.processes.interpreted_kernels"]
-    found = json.loads(session.run(*words, "--device", session.device, *session.few))
+    words += ["--device", session.device, *session.few]
+    shares = 6 if session.cuda else 1  # the compiler of kernels takes longest
+    with ThreadPoolExecutor(shares) as pool:
+        said = pool.map(
+            lambda number: session.run(*words, "--share", f"{number}/{shares}"),
+            range(1, shares + 1),
+        )
+        found = {case: values for part in said for case, values in json.loads(part).items()}
     worst = {
         name: max(case.get(name, 0.0) for case in found.values())
         for name in ("y", "dx", "dgain", "doffset")
@@ -317,7 +352,29 @@ def inference(session: Session) -> FACTS:
     """Time folded networks."""
     size = session.size
     words = ["--model", size.network, "--size", str(size.side), "--batch", str(size.batch)]
+    if session.cuda:
+        words += ["--compile", "--only", "^ours", "^timm NHWC$", "^compiled timm NHWC$"]
     return session.benchmark("inference", *words, name="inference")
+
+
+def profile(session: Session) -> FACTS:
+    """Say where the time of the captured step goes."""
+    size = session.size
+    words = ["--model", size.network, "--size", str(size.side), "--batch", str(size.batch)]
+    rows = session.benchmark("train_step", *words, "--only", _OURS, "--profile", name="profile")
+    kernels = rows["rows"]["ours"]["kernels"]
+    whole = sum(seconds for _, _, seconds in kernels)
+    said = [
+        f"{whole * 1e3:.1f} ms of kernels a step:",
+        "",
+        "| ms | % | launches | |",
+        "|--|--|--|--|",
+    ]
+    for name, launches, seconds in kernels[:30]:
+        said.append(
+            f"| {seconds * 1e3:.2f} | {seconds / whole:.1%} | {launches:.0f} | {name[:90]} |"
+        )
+    return {"said": said}
 
 
 def pretraining(session: Session) -> FACTS:
@@ -428,20 +485,34 @@ def planned(session: Session) -> FACTS:
     return {"said": said}
 
 
+def prepare(session: Session) -> FACTS:
+    """Draw and pack photographs."""
+    session.prepare()
+    return {}
+
+
+def compilation(session: Session) -> FACTS:
+    """Compile timm, for the parts that time it."""
+    session.compile_timm()
+    return {}
+
+
 _OURS, _LEAN, _TIMM = "^ours$", "^ours, recompute norms$", "^timm NHWC$"
 PARTS = (
-    Part("kernels", 60, "each kernel against float64", kernels, obligatory=True),
-    Part("network", 60, "logits and gradient against float64", network, obligatory=True),
-    Part("train-r50x1", 100, "training step R50x1, 224 px, batch 256",
-         _train_step("R50x1", 224, 256, "train-r50x1", "--only", _OURS, "^eager ours$", _TIMM),
+    Part("kernels", 90, "each kernel against float64", kernels, obligatory=True, timed=False),
+    Part("network", 90, "logits and gradient against float64", network, obligatory=True,
+         timed=False),
+    Part("preparation", 90, "drawn photographs, packed", prepare, timed=False),
+    Part("compilation", 100, "torch compiles timm", compilation, gpu_alone=True, timed=False),
+    Part("train-r50x1", 120, "training step R50x1, 224 px, batch 256",
+         _train_step("R50x1", 224, 256, "train-r50x1", "--compile", "--only", _OURS,
+                     "^eager ours$", _TIMM, "^compiled timm NHWC$"),
          obligatory=True),
+    Part("profile", 45, "where the captured step's time goes", profile, gpu_alone=True),
     Part("pretraining", 150, "pretraining on drawn photographs", pretraining, obligatory=True),
     Part("kill", 150, "kill -9 and the same again", kill, obligatory=True),
     Part("inference", 60, "folded network", inference),
     Part("transfer", 90, "fine-tuning at 384 px, micro-batches, MixUp", transfer),
-    Part("compiled", 150, "timm compiled beside the captured step",
-         _train_step("R50x1", 224, 256, "compiled", "--only", _OURS, "^compiled timm NHWC$",
-                     "--compile"), gpu_alone=True),
     Part("train-r101x3", 120, "training step R101x3, 224 px, batch 128",
          _train_step("R101x3", 224, 128, "train-r101x3", "--only", _OURS, _LEAN, _TIMM),
          gpu_alone=True),
@@ -494,16 +565,25 @@ def _all(session: Session, arguments: argparse.Namespace) -> int:
     _install(session, arguments.packages)
     state["machine"] = _machine(session)
     wanted = [part for part in PARTS if not arguments.only or part.name in arguments.only]
-    for part in wanted:
-        done = state["parts"].get(part.name, {}).get("done") and not arguments.only
+    for group in ([p for p in wanted if not p.timed], *([p] for p in wanted if p.timed)):
         left = end - time.monotonic()
-        if done or (part.gpu_alone and not session.cuda) or left < 10:
+        to_do = [
+            part for part in group
+            if (arguments.only or not state["parts"].get(part.name, {}).get("done"))
+            and not (part.gpu_alone and not session.cuda)
+        ]  # fmt: skip
+        if not to_do or left < 10:
             continue
-        limit = min(left - 2, part.seconds if session.cuda else 60)
-        print(f"{part.name}: {part.what} (at most {limit:.0f} s) …", flush=True)
-        state["parts"][part.name] = _limited(part, limit, arguments)
-        kept.write_text(json.dumps(state, indent=1))
-        print(f"  {_short(state['parts'][part.name])}", flush=True)
+        with ThreadPoolExecutor() as pool:
+            running = {}
+            for part in to_do:
+                limit = min(left - 2, part.seconds if session.cuda else 60)
+                print(f"{part.name}: {part.what} (at most {limit:.0f} s) …", flush=True)
+                running[part.name] = pool.submit(_limited, part, limit, arguments)
+            for name, future in running.items():
+                state["parts"][name] = future.result()
+                kept.write_text(json.dumps(state, indent=1))
+                print(f"  {name}: {_short(state['parts'][name])}", flush=True)
     table = _table(state, session)
     (session.out / "session.md").write_text(table)
     print("\n" + table)
@@ -526,19 +606,31 @@ def _limited(part: Part, seconds: float, arguments: argparse.Namespace) -> FACTS
         return {"done": False, "why": f"not done within {seconds:.0f} s"}
     took = round(time.monotonic() - began, 1)
     if process.returncode:
+        with (arguments.out / "log.txt").open("a") as log:
+            log.write(f"{part.name}:\n{err}\n")
         last = err.strip().splitlines()[-1:] or ["no word"]
         return {"done": False, "why": last[0][:400], "took": took}
     return {"done": True, "took": took, **json.loads(out.strip().splitlines()[-1])}
 
 
 def _install(session: Session, packages: Path | None) -> None:
+    """Install the wheels of a folder that this Python lacks."""
     if packages is None or session.site.is_dir():
         return
+    wheels = [w for w in packages.glob("*.whl") if not _is_installed(w.name.split("-")[0])]
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--find-links",
-         str(packages), "--target", str(session.site), *PACKAGES[:3]],
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target",
+         str(session.site), *map(str, wheels)],
         check=True,
     )  # fmt: skip
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _machine(session: Session) -> FACTS:
@@ -575,11 +667,16 @@ def _table(state: FACTS, session: Session) -> str:
             continue
         lines += [f"- **{part.name}** ({part.what}): {_short(facts)}"]
         if rows := facts.get("rows"):
-            best = next((r for name, r in rows.items() if name.startswith("timm")), None)
-            lines += ["", "| | images/s | TFLOP/s | peak MiB | ready, s | against timm |",
-                      "|---|---|---|---|---|---|"]  # fmt: skip
+            peers = [
+                next((r for name, r in rows.items() if name.startswith(peer)), None)
+                for peer in ("timm", "compiled timm")
+            ]
+            head = ("", "images/s", "TFLOP/s", "peak MiB", "ready, s", "/ timm", "/ compiled timm")
+            lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
             for name, row in rows.items():
-                lead = f"x{best['seconds'] / row['seconds']:.2f}" if best else ""
+                lead = " | ".join(
+                    f"x{peer['seconds'] / row['seconds']:.2f}" if peer else "" for peer in peers
+                )
                 memory = f"{row['mebibytes']:,.0f}" if row.get("mebibytes") else ""
                 lines += [
                     f"| {name} | {row['images_per_second']:,.0f} | "

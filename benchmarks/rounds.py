@@ -35,6 +35,8 @@ class Row:
     ready: float
     """Seconds until its second step was done: building, tuning, compiling, recording."""
     seconds: list[float] = field(default_factory=list)
+    kernels: list[tuple[str, float, float]] = field(default_factory=list)
+    """Name, launches per step, seconds per step; where --profile asks for it."""
 
     @property
     def median(self) -> float:
@@ -69,6 +71,9 @@ def common_arguments(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--cudnn-tries", type=int, metavar="N", help="algorithms per shape (default: as the loop)"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="say where the time goes as well (on a GPU)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument(
@@ -133,6 +138,9 @@ class Bench:
         for _ in range(self._arguments.rounds):
             for row in self.rows:
                 row.seconds.append(self._time(row.step))
+        if self._arguments.profile and self._cuda:
+            for row in self.rows:
+                row.kernels = _kernels(row.step)
 
     def _time(self, step: Step) -> float:
         steps = self._arguments.steps
@@ -174,6 +182,8 @@ class Bench:
             for name in known:
                 line += f"   {_lead(by_name[name], row):<25}"
             print(line.rstrip())
+        for row in self.rows:
+            _print_kernels(row)
         if self._arguments.json:
             figures = {
                 row.name: {
@@ -182,6 +192,7 @@ class Bench:
                     "mebibytes": row.mebibytes,
                     "ready_seconds": row.ready,
                     "flops_per_second": flops / row.median,
+                    "kernels": row.kernels,
                 }
                 for row in self.rows
             }
@@ -191,6 +202,29 @@ class Bench:
         """Return the fastest variant whose name begins with one of these."""
         rows = [row for row in self.rows if row.name.startswith(parts)]
         return min(rows, key=lambda row: row.median).name if rows else None
+
+
+def _kernels(step: Step, steps: int = 3) -> list[tuple[str, float, float]]:
+    """Return what a step launches on the GPU, the longest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+    found = [
+        (event.key, event.count / steps, event.self_device_time_total / steps / 1e6)
+        for event in profiler.key_averages()
+        if event.self_device_time_total
+    ]
+    return sorted(found, key=lambda kernel: -kernel[2])
+
+
+def _print_kernels(row: Row, most: int = 30) -> None:
+    if not row.kernels:
+        return
+    whole = sum(seconds for _, _, seconds in row.kernels)
+    print(f"\n{row.name}: {whole * 1e3:.1f} ms of kernels a step")
+    for name, launches, seconds in row.kernels[:most]:
+        print(f"{seconds * 1e3:8.2f} ms {seconds / whole:6.1%} {launches:6.0f} x  {name[:110]}")
 
 
 def _lead(reference: Row, row: Row) -> str:
