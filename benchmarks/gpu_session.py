@@ -5,9 +5,10 @@
     python benchmarks/gpu_session.py --device cpu --minutes 2        # the same in small, to try it
 
 Parts run in order of worth, each in a process and under a time limit of its own; those that time
-nothing run beside each other, first, and torch compiles timm meanwhile. What is done is kept in
---out, so the same command goes on where the time ended. It writes session.json, session.md and
-log.txt there, and ends with 1 if a check failed or an obligatory part was not done.
+nothing run beside each other, first; torch compiles timm in the background until it is timed.
+What is done is kept in --out, so the same command goes on where the time ended. It writes
+session.json, session.md and log.txt there, and ends with 1 if a check failed or an obligatory part
+was not done.
 
 The image needs torch with Triton, numpy, pyarrow and safetensors; timm where it is to be compared.
 --packages names a folder of wheels of pydantic, ruamel.yaml and simplejpeg for its Python:
@@ -28,6 +29,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -358,11 +360,9 @@ def inference(session: Session) -> FACTS:
 
 
 def profile(session: Session) -> FACTS:
-    """Say where the time of the captured step goes."""
-    size = session.size
-    words = ["--model", size.network, "--size", str(size.side), "--batch", str(size.batch)]
-    rows = session.benchmark("train_step", *words, "--only", _OURS, "--profile", name="profile")
-    kernels = rows["rows"]["ours"]["kernels"]
+    """Say where the time of the captured step went."""
+    measured = json.loads((session.out / "train-r50x1.json").read_text())
+    kernels = measured["ours"]["kernels"]
     whole = sum(seconds for _, _, seconds in kernels)
     said = [
         f"{whole * 1e3:.1f} ms of kernels a step:",
@@ -491,10 +491,18 @@ def prepare(session: Session) -> FACTS:
     return {}
 
 
-def compilation(session: Session) -> FACTS:
-    """Compile timm, for the parts that time it."""
-    session.compile_timm()
-    return {}
+def switches(session: Session) -> FACTS:
+    """Time the captured step with each kernel switched off."""
+    found: FACTS = {"rows": {}}
+    size = session.size
+    for name in ("none", "one_pass", "max_pool", "images", "root"):
+        session.environment["BIGTRANSFER_PLAIN"] = "" if name == "none" else name
+        rows = session.benchmark(
+            "train_step", "--model", size.network, "--size", str(size.side), "--batch",
+            str(size.batch), "--only", "^ours$", name=f"without-{name}",
+        )["rows"]  # fmt: skip
+        found["rows"][f"without {name}"] = rows["ours"]
+    return found
 
 
 _OURS, _LEAN, _TIMM = "^ours$", "^ours, recompute norms$", "^timm NHWC$"
@@ -503,15 +511,14 @@ PARTS = (
     Part("network", 90, "logits and gradient against float64", network, obligatory=True,
          timed=False),
     Part("preparation", 90, "drawn photographs, packed", prepare, timed=False),
-    Part("compilation", 100, "torch compiles timm", compilation, gpu_alone=True, timed=False),
     Part("train-r50x1", 120, "training step R50x1, 224 px, batch 256",
-         _train_step("R50x1", 224, 256, "train-r50x1", "--compile", "--only", _OURS,
-                     "^eager ours$", _TIMM, "^compiled timm NHWC$"),
+         _train_step("R50x1", 224, 256, "train-r50x1", "--profile", "--only", _OURS,
+                     "^eager ours$", _TIMM),
          obligatory=True),
-    Part("profile", 45, "where the captured step's time goes", profile, gpu_alone=True),
+    Part("profile", 10, "where the captured step's time goes", profile, gpu_alone=True),
     Part("pretraining", 150, "pretraining on drawn photographs", pretraining, obligatory=True),
     Part("kill", 150, "kill -9 and the same again", kill, obligatory=True),
-    Part("inference", 60, "folded network", inference),
+    Part("inference", 90, "folded network", inference),
     Part("transfer", 90, "fine-tuning at 384 px, micro-batches, MixUp", transfer),
     Part("train-r101x3", 120, "training step R101x3, 224 px, batch 128",
          _train_step("R101x3", 224, 128, "train-r101x3", "--only", _OURS, _LEAN, _TIMM),
@@ -519,9 +526,17 @@ PARTS = (
     Part("train-r152x4", 150, "training step R152x4, 480 px, batch 16",
          _train_step("R152x4", 480, 16, "train-r152x4", "--only", _OURS, _LEAN, _TIMM),
          gpu_alone=True),
+    Part("compiled", 120, "timm compiled beside the captured step",
+         _train_step("R50x1", 224, 256, "compiled", "--compile", "--only", _OURS,
+                     "^compiled timm NHWC$"), gpu_alone=True),
+    Part("switches", 90, "each kernel switched off", switches, gpu_alone=True),
     Part("cudnn", 90, "how many algorithms cuDNN tries", cudnn, gpu_alone=True),
     Part("plan", 60, "memory that `plan` counts, beside the peaks", planned, gpu_alone=True),
 )  # fmt: skip
+
+
+_COMPILED = ("inference", "compiled")
+"""Parts that time what torch compiled."""
 
 
 def main() -> None:
@@ -536,6 +551,7 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, metavar="FOLDER", help="wheels to install first")
     parser.add_argument("--out", type=Path, default=PROJECT / ".work" / "gpu_session")
     parser.add_argument("--only", nargs="+", metavar="PART", help="these parts alone, again")
+    parser.add_argument("--compile-timm", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--check-network", help=argparse.SUPPRESS)
     parser.add_argument("--pack", type=Path, help=argparse.SUPPRESS)
@@ -551,6 +567,9 @@ def main() -> None:
         pack(arguments.pack)
         return
     session = Session(arguments)
+    if arguments.compile_timm:
+        session.compile_timm()
+        return
     if arguments.part:
         part = next(part for part in PARTS if part.name == arguments.part)
         print(json.dumps(part.do(session)))
@@ -565,6 +584,10 @@ def _all(session: Session, arguments: argparse.Namespace) -> int:
     _install(session, arguments.packages)
     state["machine"] = _machine(session)
     wanted = [part for part in PARTS if not arguments.only or part.name in arguments.only]
+    compiler = None
+    if session.cuda and any(part.name in _COMPILED for part in wanted):
+        words = [sys.executable, __file__, "--out", str(session.out), "--compile-timm"]
+        compiler = subprocess.Popen(words, start_new_session=True)
     for group in ([p for p in wanted if not p.timed], *([p] for p in wanted if p.timed)):
         left = end - time.monotonic()
         to_do = [
@@ -574,6 +597,9 @@ def _all(session: Session, arguments: argparse.Namespace) -> int:
         ]  # fmt: skip
         if not to_do or left < 10:
             continue
+        if any(part.name in _COMPILED for part in to_do) and compiler is not None:
+            with suppress(subprocess.TimeoutExpired):
+                compiler.wait(max(1, left - 60))
         with ThreadPoolExecutor() as pool:
             running = {}
             for part in to_do:
@@ -584,6 +610,8 @@ def _all(session: Session, arguments: argparse.Namespace) -> int:
                 state["parts"][name] = future.result()
                 kept.write_text(json.dumps(state, indent=1))
                 print(f"  {name}: {_short(state['parts'][name])}", flush=True)
+    if compiler is not None and compiler.poll() is None:
+        os.killpg(compiler.pid, signal.SIGKILL)
     table = _table(state, session)
     (session.out / "session.md").write_text(table)
     print("\n" + table)

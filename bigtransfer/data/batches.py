@@ -1,4 +1,4 @@
-"""Batches of a split: what `order` says, decoded and augmented by threads, ahead of the device.
+"""Batches of a split: what `order` says, decoded and augmented ahead of the device.
 
 Batches are uint8; normalising is the device's work. Every draw is keyed by (seed, epoch, sample),
 so a batch is a pure function of (seed, step): the same for any number of threads and ranks, and
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -17,15 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigtransfer.data.decoding import UndecodableError, decode_rgb, useful_threads
+from bigtransfer.data.decoding_workers import Cut, DecodingWorkers
 from bigtransfer.data.order import Order, sizes_by_shard
 from bigtransfer.data.shards import Shards
-from bigtransfer.data.transforms import (
-    inception_boxes,
-    mirror,
-    mirrored,
-    random_crop_flip,
-    resize_into,
-)
+from bigtransfer.data.transforms import cut_into, inception_boxes, mirrored, random_crop_flip
 from bigtransfer.errors import DatasetError
 from bigtransfer.progress import tracked
 
@@ -65,6 +60,7 @@ class Squares:
         *,
         keep: bool = True,
         threads: int | None = None,
+        workers: DecodingWorkers | None = None,
     ) -> None:
         """Open the rows of a split; decode them where they fit into memory.
 
@@ -74,6 +70,8 @@ class Squares:
             side: Of the squares, pixels.
             keep: Whether to decode all at once where they fit; not for inception crops.
             threads: That decode; None: as many as help. Never part of the result.
+            workers: Processes that decode in the threads' place: as many images a second as a
+                GPU asks for.
         """
         self.reader = shards.reader()
         self.decode = shards.summary.decode
@@ -83,6 +81,9 @@ class Squares:
         self._paths = shards.index["path"]
         self.heights = shards.index["height"].to_numpy()[rows].astype(np.int64)
         self.widths = shards.index["width"].to_numpy()[rows].astype(np.int64)
+        self._workers = workers
+        if workers is not None:
+            threads = workers.count  # each waits for a process
         self.pool = ThreadPoolExecutor(threads or useful_threads(self.reader.mean_bytes(rows)))
         self.kept: NDArray[np.uint8] | None = None
         """All squares, (N, side, side, 3), where they fit into memory."""
@@ -117,31 +118,68 @@ class Squares:
         """Return (B, side, side, 3) for positions in `rows`."""
         if self.kept is not None:
             return self.kept[positions]  # a copy: who augments it in place leaves `kept` alone
-        result = np.empty((len(positions), self.side, self.side, 3), np.uint8)
+        return self.cut(positions, self.side)
 
-        def fill(i: int) -> None:
-            resize_into(result[i], self.pixels(int(positions[i])))
+    def cut(
+        self,
+        positions: NDArray[np.int64],
+        side: int,
+        boxes: list[list[int]] | None = None,
+        turned: list[bool] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Decode images and bring a part of each to one size.
 
-        self.each(fill, len(positions))
+        Args:
+            positions: (B,) in `rows`.
+            side: Of what is returned, pixels.
+            boxes: Top, left, height, width of each part; None: all of the image.
+            turned: Which to mirror left-right; None: none.
+
+        Returns:
+            (B, side, side, 3).
+        """
+        if self._workers is None:
+            result = np.empty((len(positions), side, side, 3), np.uint8)
+        else:
+            result = self._workers.empty(len(positions), side)
+        for _ in self._filled(result, positions, boxes, turned):
+            pass
         return result
 
-    def each(self, fill: Callable[[int], None], count: int) -> None:
-        """Call `fill` with 0 to `count` - 1, by all threads, some numbers at a time."""
+    def _filled(
+        self,
+        result: NDArray[np.uint8],
+        positions: NDArray[np.int64],
+        boxes: list[list[int]] | None = None,
+        turned: list[bool] | None = None,
+    ) -> Iterator[int]:
+        """Fill in what `cut` returns, by all threads, some at a time; yield how many are new."""
 
-        def some(start: int) -> None:
-            for number in range(start, min(start + _AT_ONCE, count)):
-                fill(number)
+        def wanted(i: int) -> tuple[int, list[int] | None, bool]:
+            box = None if boxes is None else boxes[i]
+            return int(positions[i]), box, turned is not None and turned[i]
 
-        for _ in self.pool.map(some, range(0, count, _AT_ONCE)):
-            pass
+        def some(start: int) -> int:
+            own = range(start, min(start + _AT_ONCE, len(result)))
+            missing: Sequence[int] = own
+            if self._workers is not None:
+                cuts = [self._cut_of(*wanted(i)) for i in own]
+                out = result[own.start : own.stop]
+                missing = [own[n] for n in self._workers.fill(out, cuts, self.decode)]
+            for i in missing:
+                position, box, mirrors = wanted(i)
+                cut_into(result[i], self.pixels(position), box, turned=mirrors)
+            return len(own)
+
+        yield from self.pool.map(some, range(0, len(result), _AT_ONCE))
+
+    def _cut_of(self, position: int, box: list[int] | None, turned: bool) -> Cut:
+        size = int(self.heights[position]), int(self.widths[position])
+        return Cut(*self.reader.part_of(int(self.rows[position])), *size, box, turned)
 
     def _decode(self, name: str) -> NDArray[np.uint8]:
         result = np.empty((len(self), self.side, self.side, 3), np.uint8)
-
-        def fill(i: int) -> None:
-            resize_into(result[i], self.pixels(i))
-
-        done = self.pool.map(fill, range(len(self)))
+        done = (one for new in self._filled(result, np.arange(len(self))) for one in range(new))
         for _ in tracked(done, f"decode {name}", len(self), unit="image"):
             pass
         return result
@@ -267,7 +305,6 @@ class TrainBatches:
         self, epochs: NDArray[np.int64], samples: NDArray[np.int64]
     ) -> NDArray[np.uint8]:
         squares = self._squares
-        result = np.empty((len(samples), self._crop, self._crop, 3), np.uint8)
         boxes = inception_boxes(
             squares.heights[samples],
             squares.widths[samples],
@@ -275,17 +312,8 @@ class TrainBatches:
             epochs=epochs,
             samples=samples,
         ).tolist()
-        turned = mirrored(self._seed, epochs, samples).tolist()
-
-        def fill(i: int) -> None:
-            top, left, height, width = boxes[i]
-            pixels = squares.pixels(int(samples[i]))
-            resize_into(result[i], pixels[top : top + height, left : left + width])
-            if self._flip and turned[i]:
-                mirror(result[i])
-
-        squares.each(fill, len(samples))
-        return result
+        turned = mirrored(self._seed, epochs, samples).tolist() if self._flip else None
+        return squares.cut(samples, self._crop, boxes, turned)
 
 
 def evaluation_batches(squares: Squares, batch_size: int) -> Iterator[Batch]:

@@ -26,7 +26,11 @@ class ShardFiles:
 
     def read(self, shard: int, offset: int, length: int) -> bytes:
         """Return a part of a shard file."""
-        return _pread(self._folder / shard_name(shard), offset, length)
+        return read_part(self.path(shard), offset, length)
+
+    def path(self, shard: int) -> Path:
+        """Return where a shard file lies on this machine."""
+        return self._folder / shard_name(shard)
 
     def prefetch(self, shards: list[int]) -> None:
         """Do nothing: they are here."""
@@ -58,7 +62,7 @@ class FetchedShardFiles(ShardFiles):
         """Return a part of a shard file, fetched where it is not in the cache."""
         for _ in range(_TRIES):
             try:
-                return _pread(self._cached(shard), offset, length)
+                return read_part(self.path(shard), offset, length)
             except FileNotFoundError:
                 continue
         raise InfrastructureError(
@@ -77,22 +81,23 @@ class FetchedShardFiles(ShardFiles):
             room -= self._files[shard_name(shard)]["bytes"]
             if room < 0:
                 break
-            if not self._path(shard).is_file():
+            if not self._place_of(shard).is_file():
                 wanted.append(shard)
 
         def fetch() -> None:
             with suppress(BigTransferError):  # whoever needs the shard meets the same error
                 for shard in wanted:
-                    self._cached(shard)
+                    self.path(shard)
 
         if wanted:
             threading.Thread(target=fetch, daemon=True).start()
 
-    def _path(self, shard: int) -> Path:
+    def _place_of(self, shard: int) -> Path:
         return self._folder / f"{self._files[shard_name(shard)]['sha256']}.tar"
 
-    def _cached(self, shard: int) -> Path:
-        path = self._path(shard)
+    def path(self, shard: int) -> Path:
+        """Return where a shard file lies, fetched where it is not in the cache."""
+        path = self._place_of(shard)
         with _lock_of(path):
             if not self._is_there(path, shard):
                 self._fetch(path, shard)
@@ -155,7 +160,8 @@ def _make_room(folder: Path, most_bytes: int, kept: Path) -> None:
             total -= size
 
 
-def _pread(path: Path, offset: int, length: int) -> bytes:
+def read_part(path: Path, offset: int, length: int) -> bytes:
+    """Return a part of a file; any thread may do so."""
     handle = os.open(path, os.O_RDONLY)
     try:
         return os.pread(handle, length, offset)

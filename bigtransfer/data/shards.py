@@ -149,6 +149,11 @@ class ShardReader:
         offset, length = int(self._offset[row]), int(self._length[row])
         return self._opened.read(int(self._shard[row]), offset, length)
 
+    def part_of(self, row: int) -> tuple[str, int, int]:
+        """Return where the encoded bytes of a sample lie: file on this machine, offset, length."""
+        path = self._opened.path(int(self._shard[row]))
+        return str(path), int(self._offset[row]), int(self._length[row])
+
     def mean_bytes(self, rows: NDArray[np.int64]) -> float:
         """Return the mean encoded size of some samples, 0 of none."""
         return float(self._length[rows].mean()) if len(rows) else 0.0

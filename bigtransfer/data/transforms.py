@@ -51,6 +51,23 @@ def resize_into(out: Pixels, pixels: Pixels) -> None:
     )
 
 
+def cut_into(out: Pixels, pixels: Pixels, box: list[int] | None, *, turned: bool) -> None:
+    """Resize a part of RGB pixels (H, W, 3) to the size of `out`, and mirror it where wanted.
+
+    Args:
+        out: Written to.
+        pixels: (H, W, 3).
+        box: Top, left, height, width; None: all of it.
+        turned: Whether to mirror it left-right.
+    """
+    if box is not None:
+        top, left, height, width = box
+        pixels = pixels[top : top + height, left : left + width]
+    resize_into(out, pixels)
+    if turned:
+        mirror(out)
+
+
 def mirror(out: Pixels) -> None:
     """Mirror RGB pixels (H, W, 3) left-right, in place."""
     image = _as_images(out)

@@ -13,6 +13,7 @@ from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.cells import FULL, ListedCell
 from bigtransfer.artifacts.weights import TunedMeta
 from bigtransfer.data.batches import RAM_BYTES, Squares, evaluation_images, few_shot_rows
+from bigtransfer.data.decoding_workers import decoding_workers
 from bigtransfer.data.shards import Shards
 from bigtransfer.evaluate.activation_map import ActivationMaps, activation_maps
 from bigtransfer.metrics.accuracy import (
@@ -148,7 +149,12 @@ class Scorer:
 
     def _split(self, split: str, side: int) -> Squares:
         if (split, side) not in self._squares:
-            self._squares[split, side] = Squares(self._shards, self._shards.rows(split), side)
+            self._squares[split, side] = Squares(
+                self._shards,
+                self._shards.rows(split),
+                side,
+                workers=decoding_workers(self._device.type == "cuda"),
+            )
         return self._squares[split, side]
 
 

@@ -138,9 +138,7 @@ def _forward(
 
         found: tuple[Tensor, Tensor, Tensor] = forward(x, gain, offset, groups, eps)
         return found
-    y, mean, rstd = torch.native_group_norm(
-        x, _as(gain, x), _as(offset, x), *_sizes(x), groups, eps
-    )
+    y, mean, rstd = _plain(x, gain, offset, groups, eps)
     return y.relu_(), mean, rstd
 
 
@@ -152,9 +150,17 @@ def _again(
 
         y: Tensor = apply(x, gain, offset, mean, rstd, groups)
         return y
-    return torch.native_group_norm(x, _as(gain, x), _as(offset, x), *_sizes(x), groups, eps)[
-        0
-    ].relu_()
+    return _plain(x, gain, offset, groups, eps)[0].relu_()
+
+
+def _plain(
+    x: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else None
+    y, mean, rstd = torch.native_group_norm(
+        _ordered(x), _as(gain, x), _as(offset, x), *_sizes(x), groups, eps
+    )
+    return y.contiguous(memory_format=layout) if layout and x.is_cuda else y, mean, rstd
 
 
 def _backward(
@@ -175,7 +181,7 @@ def _backward(
         return found
     dy = torch.ops.aten.threshold_backward(dy, y, 0)
     dx, dgain, doffset = torch.ops.aten.native_group_norm_backward(
-        dy, x, mean, rstd, _as(gain, x), *_sizes(x), groups, (True, True, True)
+        _ordered(dy), _ordered(x), mean, rstd, _as(gain, x), *_sizes(x), groups, (True,) * 3
     )
     return dx, dgain.to(gain.dtype), doffset.to(offset.dtype)
 
@@ -183,6 +189,11 @@ def _backward(
 def _sizes(x: Tensor) -> tuple[int, int, int]:
     batch, channels, height, width = x.shape
     return batch, channels, height * width
+
+
+def _ordered(x: Tensor) -> Tensor:
+    # CUDA's own kernel, which `F.group_norm` calls by the same rule, reads NCHW alone.
+    return x.contiguous() if x.is_cuda else x
 
 
 def _as(values: Tensor, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bigtransfer.errors import ConfigError
 
-KERNELS = ("group_norm_relu", "add_group_norm_relu", "one_pass", "max_pool", "images")
+KERNELS = ("group_norm_relu", "add_group_norm_relu", "one_pass", "max_pool", "images", "root")
 SWITCH = "BIGTRANSFER_PLAIN"
 # Found once, here: dynamo traces who asks, and ignores a cache in what it traces.
 HAS_TRITON = find_spec("triton") is not None

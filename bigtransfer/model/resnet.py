@@ -225,9 +225,13 @@ class ResNetV2(nn.Module):
         """
         wants_last = self.root_kind == "small" or on_gpu(x) or _is_wide(x)
         layout = torch.channels_last if wants_last else torch.contiguous_format
-        x = self.root(x.contiguous(memory_format=layout))
-        if self.root_kind == "imagenet":
-            x = _pooled(x, layout)
+        x = x.contiguous(memory_format=layout)
+        if self.root_kind == "small":
+            x = self.root(x)
+        elif uses_kernel("root", x) and not x.requires_grad:
+            x = _pooled(_by_depth(self.root, x), layout)
+        else:
+            x = _pooled(self.root(x), layout)
         x = self.body(x)
         if isinstance(x, Pending):
             assert isinstance(self.norm, nn.GroupNorm), "no other norm leaves a sum to the next"
@@ -390,6 +394,24 @@ def _is_wide(x: Tensor) -> bool:
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     return x.shape[0] * x.shape[2] * x.shape[3] >= _WIDE_PIXELS
+
+
+def _by_depth(root: Conv, x: Tensor) -> Tensor:
+    """Return what the 7x7 root with stride 2 makes of images (B, 3, H, W), on a GPU."""
+    from bigtransfer.model.triton_root import space_to_depth
+
+    kind = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    deep: Tensor = space_to_depth(x, kind)
+    return F.conv2d(deep, depth_kernel(root.kernel(deep)))
+
+
+def depth_kernel(kernel: Tensor) -> Tensor:
+    """Return a kernel (O, 3, 7, 7) of stride 2 as one of `space_to_depth`: (O, 16, 4, 4)."""
+    out = len(kernel)
+    # The first of eight rows and columns is zero: a window begins three places before its middle.
+    halves = F.pad(kernel, (1, 0, 1, 0)).reshape(out, 3, 4, 2, 4, 2)
+    deep = halves.permute(0, 2, 4, 3, 5, 1).reshape(out, 4, 4, 12)
+    return F.pad(deep, (0, 4)).permute(0, 3, 1, 2)
 
 
 def _pooled(x: Tensor, layout: torch.memory_format) -> Tensor:

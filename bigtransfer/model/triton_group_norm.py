@@ -168,7 +168,8 @@ def _apply(
         mask = (row < end)[:, None] & ok[None, :]
         place = base + row[:, None] * C + channel[None, :]
         value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
-        out = tl.maximum((value - centre[None, :]) * scale[None, :] + add[None, :], 0.0)
+        out = (value - centre[None, :]) * scale[None, :] + add[None, :]
+        out = tl.maximum(out, 0.0, propagate_nan=tl.PropagateNan.ALL)
         tl.store(y + place, out.to(y.dtype.element_ty), mask=mask)
 
 
@@ -364,12 +365,16 @@ def _forward_on_chip(
     mean = tl.sum(tl.reshape(tl.sum(value, 0), (GP, CPP)), 1) / size
     centre = tl.reshape(tl.broadcast_to(mean[:, None], (GP, CPP)), (GP * CPP,))
     apart = tl.where(mask, value - centre[None, :], 0.0)
-    second = tl.sum(tl.reshape(tl.sum(apart * apart, 0), (GP, CPP)), 1) / size
+    # Two threads that add each other's square would multiply theirs within the addition, unrounded,
+    # and not agree on the sum.
+    squares = tl.maximum(apart * apart, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    second = tl.sum(tl.reshape(tl.sum(squares, 0), (GP, CPP)), 1) / size
     rstd = tl.rsqrt(second + eps)
     scale = tl.reshape(tl.broadcast_to(rstd[:, None], (GP, CPP)), (GP * CPP,))
     scale *= tl.load(gain + channel, mask=ok, other=0.0).to(tl.float32)
     add = tl.load(offset + channel, mask=ok, other=0.0).to(tl.float32)
-    out = tl.maximum(apart * scale[None, :] + add[None, :], 0.0)
+    out = apart * scale[None, :] + add[None, :]
+    out = tl.maximum(out, 0.0, propagate_nan=tl.PropagateNan.ALL)
     tl.store(y + place, out.to(y.dtype.element_ty), mask=mask)
     own = pid * GP + tl.arange(0, GP)
     tl.store(mean_out + n * G + own, mean, mask=own < G)

@@ -1,4 +1,8 @@
-"""What stands before the first block, in Triton: images as the network reads them, and its pool.
+"""What stands before the first block, in Triton: images as the network reads them, root, pool.
+
+A 7x7 convolution of three channels leaves a GPU's matrix units mostly idle. With stride 2 it is the
+same sum as a 4x4 one of the twelve channels that each 2x2 places have together; these are laid side
+by side here, filled up to sixteen.
 
 The pool is BiT's: 3x3, stride 2, padded by zeros. Which of the nine places was the largest is kept
 in a byte, so that the backward pass gathers and nothing is added by two programs.
@@ -84,9 +88,46 @@ def _images(images, partners, lam, out, size, MIXES: tl.constexpr, B: tl.constex
     tl.store(out + place, value.to(out.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def _space_to_depth(x, out, H, W, OH, OW, BR: tl.constexpr):
+    """Write 2x2 places of three channels as one of sixteen, in a frame of zeros."""
+    n = tl.program_id(0).to(tl.int64)
+    place = tl.program_id(1) * BR + tl.arange(0, BR)
+    lane = tl.arange(0, 16)
+    row = (place // OW - 2)[:, None] * 2 + (lane // 6)[None, :]
+    column = (place % OW - 2)[:, None] * 2 + (lane // 3 % 2)[None, :]
+    inside = (row >= 0) & (row < H) & (column >= 0) & (column < W) & (lane < 12)[None, :]
+    own = x + n * H * W * 3 + (row * W + column) * 3 + (lane % 3)[None, :]
+    value = tl.load(own, mask=inside & (place < OH * OW)[:, None], other=0.0)
+    to = out + n * OH * OW * 16 + place[:, None] * 16 + lane[None, :]
+    tl.store(to, value.to(out.dtype.element_ty), mask=(place < OH * OW)[:, None])
+
+
 def _blocks(channels: int) -> tuple[int, int]:
     lanes = min(_LANES, triton.next_power_of_2(channels))
     return lanes, _ELEMENTS // lanes
+
+
+@torch.library.triton_op("bigtransfer::space_to_depth", mutates_args=())
+def space_to_depth(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return images as `depth_kernel` convolves them; they get no gradient.
+
+    Args:
+        x: (B, 3, H, W) in channels_last.
+        dtype: Of what is returned.
+
+    Returns:
+        (B, 16, ceil(H / 2) + 3, ceil(W / 2) + 3) in channels_last: two frames of zeros before, one
+        after; channel 6p + 3q + c is place (p, q) of colour c, the last four are zero.
+    """
+    batch, _, height, width = x.shape
+    sides = triton.cdiv(height, 2) + 3, triton.cdiv(width, 2) + 3
+    last = torch.channels_last
+    out = torch.empty((batch, 16, *sides), dtype=dtype, device=x.device, memory_format=last)
+    block = _ELEMENTS // 16
+    grid = (batch, triton.cdiv(sides[0] * sides[1], block))
+    launch(_space_to_depth, grid)(x, out, height, width, *sides, block)
+    return out
 
 
 @torch.library.triton_op("bigtransfer::max_pool", mutates_args=())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bigtransfer.artifacts.cells import Cell
 from bigtransfer.artifacts.weights import WeightsMeta
 from bigtransfer.data.batches import Squares, TrainBatches
+from bigtransfer.data.decoding_workers import decoding_workers
 from bigtransfer.data.shards import Shards
 from bigtransfer.model.checkpoint import load_checkpoint
 from bigtransfer.model.resnet import ResNetV2, create_model
@@ -123,7 +124,9 @@ def train_cell(
         KeyboardInterrupt, InfrastructureError: After Ctrl-C or SIGTERM, with the state kept.
     """
     model = initial.network(cell).to(compute.device.torch).recompute(compute.recompute)
-    squares = Squares(initial.shards, rows, rule.precrop)
+    squares = Squares(
+        initial.shards, rows, rule.precrop, workers=decoding_workers(compute.device.is_cuda)
+    )
     batches = TrainBatches(
         squares, batch_size=rule.batch_size, crop=rule.crop, flip=flip, seed=cell.seed
     )

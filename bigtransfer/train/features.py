@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from bigtransfer.data.batches import Squares
+from bigtransfer.data.decoding_workers import decoding_workers
 from bigtransfer.data.shards import Shards, digest_bits
 from bigtransfer.model.checkpoint import load_checkpoint
 from bigtransfer.model.inference import to_network
@@ -149,7 +150,13 @@ class FeatureStore:
         self, network: ResNetV2, rows: NDArray[np.int64], mirrored: bool
     ) -> Iterator[NDArray[np.float32]]:
         """Yield (B, 1 or 2, F) in order; the next batch is decoded while the network is at work."""
-        squares = Squares(self._shards, rows, self._spec.crop, keep=False)
+        squares = Squares(
+            self._shards,
+            rows,
+            self._spec.crop,
+            keep=False,
+            workers=decoding_workers(self._device.is_cuda),
+        )
         kind = next(network.parameters()).dtype
         size = _GPU_BATCH if self._device.is_cuda else _BATCH
         starts = range(0, len(rows), size)

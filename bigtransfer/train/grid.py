@@ -18,6 +18,7 @@ from bigtransfer.data.batches import (
     evaluation_images,
     few_shot_rows,
 )
+from bigtransfer.data.decoding_workers import decoding_workers
 from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.metrics.accuracy import softmax, topk_accuracy
 from bigtransfer.metrics.multilabel import mean_average_precision, multi_hot
@@ -190,7 +191,8 @@ class Grid:
         self, model: ResNetV2, rule: HyperRule, compute: ComputeSettings
     ) -> NDArray[np.float32]:
         if self._val is None or self._val.side != rule.crop:
-            self._val = Squares(self._shards, self.validation_rows, rule.crop)
+            workers = decoding_workers(compute.device.is_cuda)
+            self._val = Squares(self._shards, self.validation_rows, rule.crop, workers=workers)
         size = compute.micro_batch_size or min(rule.batch_size, _VALIDATION_BATCH)
         return predict(model, evaluation_images(self._val, size), compute.device.torch)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bigtransfer.data.batches import Squares, evaluation_images
+from bigtransfer.data.decoding_workers import DecodingWorkers
 from bigtransfer.data.shards import Shards
 from bigtransfer.errors import DatasetError
 from bigtransfer.metrics.accuracy import topk_hits
@@ -49,6 +51,8 @@ class Health:
         probe: ProbePlan,
         probe_shards: Shards,
         group: Group,
+        *,
+        workers: DecodingWorkers | None = None,
     ) -> None:
         """Open the images.
 
@@ -58,6 +62,7 @@ class Health:
             probe: What the probe is to try.
             probe_shards: Of the probe's dataset; needs the splits train and val.
             group: The processes.
+            workers: That decode; see `Squares`.
 
         Raises:
             DatasetError: If a split is missing, or has too few images for the probe.
@@ -65,8 +70,11 @@ class Health:
         self._group = group
         rows = shards.rows("val")
         self._images = len(rows)
-        self._val = Squares(shards, rows[group.share(len(rows))], crop)
-        self._probe = _Probe(probe, probe_shards, crop, group) if probe.examples_per_class else None
+        open_squares = partial(Squares, side=crop, workers=workers)
+        self._val = open_squares(shards, rows[group.share(len(rows))])
+        self._probe = None
+        if probe.examples_per_class:
+            self._probe = _Probe(probe, probe_shards, open_squares, group)
 
     def look(self, model: ResNetV2, between: Callable[[], None]) -> dict[str, float]:
         """Return `val_top1` and `probe_top1_<k>shot` (the mean over its seeds), in [0, 1].
@@ -91,7 +99,13 @@ class Health:
 class _Probe:
     """The few-shot subsets on which frozen features are tried."""
 
-    def __init__(self, wanted: ProbePlan, shards: Shards, crop: int, group: Group) -> None:
+    def __init__(
+        self,
+        wanted: ProbePlan,
+        shards: Shards,
+        open_squares: Callable[[Shards, NDArray[np.int64]], Squares],
+        group: Group,
+    ) -> None:
         self._group = group
         if shards.summary.multi_label:
             raise DatasetError(
@@ -114,8 +128,8 @@ class _Probe:
         if len(tested) > _MOST_TESTED:
             tested = tested[np.linspace(0, len(tested) - 1, _MOST_TESTED).astype(np.int64)]
         self._tested_labels = shards.labels(tested)
-        self._few = Squares(shards, rows[used][group.share(len(used))], crop)
-        self._tested = Squares(shards, tested[group.share(len(tested))], crop)
+        self._few = open_squares(shards, rows[used][group.share(len(used))])
+        self._tested = open_squares(shards, tested[group.share(len(tested))])
 
     def accuracies(self, model: ResNetV2, between: Callable[[], None]) -> dict[str, float]:
         few = self._features(model, self._few, len(self._labels), between)

@@ -18,6 +18,7 @@ from bigtransfer.artifacts.decoding import as_stored_line
 from bigtransfer.artifacts.weights import UpstreamMeta
 from bigtransfer.config import PretrainParams
 from bigtransfer.data.batches import Squares, TrainBatches
+from bigtransfer.data.decoding_workers import decoding_workers
 from bigtransfer.data.shards import Shards, open_shards
 from bigtransfer.errors import ConfigError
 from bigtransfer.model.checkpoint import write_checkpoint
@@ -147,7 +148,14 @@ def _training_of(
     ).recompute(compute.recompute)
     nn.init.constant_(model.head.bias, params.head_bias)
     model.to(compute.device.torch)
-    squares = Squares(shards, rows, params.precrop, keep=params.augmentation == "square")
+    workers = decoding_workers(compute.device.is_cuda)
+    squares = Squares(
+        shards,
+        rows,
+        params.precrop,
+        keep=params.augmentation == "square",
+        workers=workers,
+    )
     batches = TrainBatches(
         squares,
         batch_size=params.batch_size,
@@ -161,7 +169,7 @@ def _training_of(
     if lanes_line := uneven_lanes(batches.order.lanes, group):
         print(lanes_line, flush=True)
     tried = ProbePlan(params.probe.examples_per_class, params.probe.seeds)
-    health = Health(shards, params.crop, tried, probe, group)
+    health = Health(shards, params.crop, tried, probe, group, workers=workers)
     recipe = Recipe(
         batches,
         schedule,

@@ -41,11 +41,14 @@ CONSTANTS: dict[str, list[dict[str, int]]] = {
     "_pool": [{"BC": 64, "BR": 16}],
     "_pool_backward": [{"BC": 64, "BR": 16}],
     "_images": [{"MIXES": 0, "B": 2048}, {"MIXES": 1, "B": 2048}],
+    "_space_to_depth": [{"BR": 64}],
 }
 """Kernel -> what is known when it is compiled, in the forms that a network gives it."""
 ACTIVATIONS = {"x", "y", "dx", "dy", "other", "total", "past", "out"}
 BYTES = {"kept", "images", "partners"}
 NUMBERS = {"merged", "batch", "rows", "C", "per_split", "S", "H", "W", "OH", "OW", "size"}
+NARROW = ("_merge", "_backward_merge", "_space_to_depth")
+"""They read few bytes, or three colours at a time."""
 ARCHITECTURES = (80, 90)
 Values = dict[str, int]
 
@@ -148,7 +151,22 @@ def test_a_kernel_compiles_for_the_shapes_of_networks(name: str) -> None:
     assert done
 
 
-@pytest.mark.parametrize("name", [k for k in CONSTANTS if k not in ("_merge", "_backward_merge")])
+@pytest.mark.parametrize("name", ["_apply", "_forward_on_chip"])
+def test_the_relu_passes_on_what_is_no_number(name: str) -> None:
+    ptx = compiled(name, 90, dict.fromkeys(NUMBERS, 48), CONSTANTS[name][-1])
+    assert "max.NaN.f32" in ptx
+    assert "max.f32" not in ptx
+
+
+def test_threads_that_share_a_sum_agree_on_it() -> None:
+    one_place = {"ADDS": 0, "G": 32, "CPG": 8, "CPP": 8, "GP": 8, "BR": 1}
+    ptx = compiled("_forward_on_chip", 90, {**dict.fromkeys(NUMBERS, 1), "C": 256}, one_place)
+    squared = re.findall(r"fma\.rn\.f32 \s*%r\d+, (%r\d+), (%r\d+),", ptx)
+    assert squared
+    assert not [pair for pair in squared if pair[0] == pair[1]], "a square within an addition"
+
+
+@pytest.mark.parametrize("name", [k for k in CONSTANTS if k not in NARROW])
 def test_a_kernel_reads_many_bytes_at_a_time(name: str) -> None:
     values = dict.fromkeys(NUMBERS, 3136)
     ptx = compiled(name, 90, values, CONSTANTS[name][-1])

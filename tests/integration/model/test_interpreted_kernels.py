@@ -65,6 +65,18 @@ def test_the_pool_is_pytorchs_with_a_frame_of_zeros(
 
 
 @needs_triton
+@pytest.mark.parametrize("case", POOLED)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_root_on_places_two_by_two_is_the_7x7_convolution(
+    case: str, dtype: str, interpreted: dict[str, dict[str, float]]
+) -> None:
+    found = interpreted[f"root, {case} {dtype}"]
+    assert found.pop("y") < 1e-12
+    assert found.pop("dgain") < 1e-12
+    assert not [name for name, holds in found.items() if not holds]
+
+
+@needs_triton
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 3e-7), ("bfloat16", 8e-3)])
 def test_images_enter_as_by_the_plain_operations(
     dtype: str, tolerance: float, interpreted: dict[str, dict[str, float]]

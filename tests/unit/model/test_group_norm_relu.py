@@ -47,7 +47,8 @@ def test_training_step_is_traced_through_the_kernels(
         assert all(p.grad is not None and p.grad.dtype == p.dtype for p in model.parameters())
     assert not [name for name in calls.seen if "native_group_norm" in name]
     assert not [name for name in calls.seen if "max_pool2d" in name]
-    expected = {"group_norm_relu", "group_norm_relu_backward", "max_pool", "max_pool_backward"}
+    expected = {"group_norm_relu", "group_norm_relu_backward", "max_pool", "max_pool_backward",
+                "space_to_depth"}  # fmt: skip
     expected |= {"group_norm_relu_apply"} if what == "norms" else set()
     expected |= {"add_group_norm_relu"} if not apart and what == "none" else set()
     ours = {name.split(".")[1] for name in calls.seen if name.startswith("bigtransfer.")}
