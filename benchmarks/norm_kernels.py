@@ -1,7 +1,7 @@
 """The norm's kernels at the shapes of a ResNet: microseconds, and bytes a second beside a copy's.
 
 python benchmarks/norm_kernels.py                              # R50x1, 224 px, batch 256
-python benchmarks/norm_kernels.py --set --set _ELEMENTS=4096 --set _ON_CHIP=16384 _WARPS_ON_CHIP=16
+python benchmarks/norm_kernels.py --set --set _ELEMENTS=4096 --set _LANES=64
 
 A pass counts the bytes that it cannot do without: each tensor read or written once.
 """

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -176,13 +177,15 @@ def main(connection: Connection, file: int) -> None:
     while True:
         try:
             cuts, side, settings = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the training process has ended, in whatever way
             return
         images = (len(cuts), side, side, 3)
         if len(memory) < np.prod(images):
             memory = mmap.mmap(file, int(np.prod(images)))
         out = np.frombuffer(memory, np.uint8, int(np.prod(images))).reshape(images)
-        connection.send([n for n, cut in enumerate(cuts) if not _made(out[n], cut, settings)])
+        lost = [n for n, cut in enumerate(cuts) if not _made(out[n], cut, settings)]
+        with suppress(OSError):
+            connection.send(lost)
 
 
 def _made(out: Pixels, cut: Cut, settings: DecodeSettings) -> bool:

@@ -4,7 +4,7 @@ PyTorch's CUDA group norm works on NCHW alone and autocast runs it in float32; a
 convolution of a channels_last network that means two layout copies and ten bytes per element. Here
 x is read as it lies, (B, H*W, C), and written once.
 
-A program owns 64 neighbouring channels, whole cache lines whatever the width of a group, and walks
+A program owns 128 neighbouring channels, whole cache lines whatever the width of a group, and walks
 over a part of the rows. Forward: mean and squares of each channel, merged into groups by a small
 second kernel (Chan et al. 1979), then applied. Backward: per-channel sums, which are the gradients
 of gain and offset too, merged into groups, then dx; the ReLU's mask is recomputed from x. So
@@ -32,14 +32,15 @@ from torch import Tensor
 
 from bigtransfer.model.kernels import is_wanted
 
-_LANES = 64
-_ELEMENTS = 2048
+_LANES = 128
+_ELEMENTS = 4096
+"""Found on an H200 (`benchmarks/norm_kernels.py`): a tenth to a fifth faster than half of both."""
 _MERGED = 256
 _PROGRAMS_WANTED = 1024
 _SUMMED_LANES, _SUMMED_ROWS = 16, 128
 _ON_CHIP = 8192
 """Most elements of x that a program holds: 32 of each thread, beside as many of dy."""
-_WARPS_ON_CHIP, _NARROWEST = 8, 32
+_ELEMENTS_OF_A_WARP, _LANES_ON_CHIP, _NARROWEST = 1024, 64, 32
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -459,7 +460,7 @@ class _Plan:
         """Whole groups that a program holds at once; 0: too few, or not one, fits."""
 
     def _groups_on_chip(self) -> int:
-        wide = max(_LANES, self.padded)
+        wide = max(_LANES_ON_CHIP, self.padded)
         fitting = min(wide, _ON_CHIP // self.all_rows) // self.padded
         fitting = min(fitting, triton.next_power_of_2(self.groups))
         # Of a row at least 64 bytes are read in one go, or all of it.
@@ -469,6 +470,11 @@ class _Plan:
     @property
     def on_chip_grid(self) -> tuple[int, int]:
         return self.batch, triton.cdiv(self.groups, self.groups_on_chip)
+
+    @property
+    def warps_on_chip(self) -> int:
+        held = self.groups_on_chip * self.padded * self.all_rows
+        return max(1, int(held) // _ELEMENTS_OF_A_WARP)
 
     @property
     def on_chip(self) -> tuple[int, int, int, int, int]:
@@ -574,7 +580,7 @@ def backward(
             plan.channels,
             adds,
             *plan.on_chip,
-            num_warps=_WARPS_ON_CHIP,
+            num_warps=plan.warps_on_chip,
         )
         launch(_backward_merge, (1, plan.sum_tiles))(
             part,
@@ -672,7 +678,7 @@ def _forward(
         eps,
         other is not None,
         *plan.on_chip,
-        num_warps=_WARPS_ON_CHIP,
+        num_warps=plan.warps_on_chip,
     )
     return y, mean, rstd
 
