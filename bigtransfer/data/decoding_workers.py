@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import mmap
 import os
-import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -137,6 +136,8 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             pass_fds=handles,
             stdin=subprocess.DEVNULL,
+            # Ctrl-C is not for them: the training process needs them to end its run in order.
+            start_new_session=True,
         )
         its.close()
 
@@ -170,9 +171,6 @@ def main(connection: Connection, file: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    # The training process ends its run in order; it needs its workers for that, and closes then.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     memory = mmap.mmap(-1, 1)
     while True:
         try:

@@ -117,19 +117,34 @@ def test_projection_reads_the_activated_input() -> None:
     torch.testing.assert_close(seen[0], F.relu(unit.norm_a(x)))
 
 
-def test_imagenet_root_pads_the_pool_with_zeros() -> None:
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize(
+    ("images", "sides", "places"),
+    [
+        (1, (97, 160), (25, 40)),
+        (2, (64, 64), (16, 16)),
+        (3, (2, 5), (1, 2)),
+        (8, (160, 161), (40, 41)),
+    ],
+)
+def test_imagenet_root_pads_the_pool_with_zeros(
+    images: int, sides: tuple[int, int], places: tuple[int, int], alone: bool
+) -> None:
     model = create_model("R14x0.25", 5).eval()
     pooled: list[Tensor] = []
-    model.body.register_forward_pre_hook(lambda _m, args: pooled.append(args[0].clone()))
-    x = torch.randn(1, 3, 97, 160)
-    with torch.no_grad():
+    model.body.register_forward_pre_hook(lambda _m, args: pooled.append(args[0].detach().clone()))
+    x = torch.randn(images, 3, *sides)
+    with torch.set_grad_enabled(not alone):
         model(x)
+    with torch.no_grad():
         root = model.root(x)
         expected = F.max_pool2d(F.pad(root, (1, 1, 1, 1), value=0.0), 3, 2)
         wrong = F.max_pool2d(F.pad(root, (1, 1, 1, 1), value=-1e9), 3, 2)
-    assert tuple(pooled[0].shape[2:]) == (25, 40)
+    assert tuple(pooled[0].shape[2:]) == places
     torch.testing.assert_close(pooled[0], expected)
     assert not torch.allclose(expected, wrong)
+    wide = alone and images == 8
+    assert pooled[0].is_contiguous(memory_format=torch.channels_last) == wide
 
 
 def test_seed_decides_the_weights_and_the_head_is_zero() -> None:
