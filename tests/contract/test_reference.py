@@ -18,6 +18,8 @@ from fixtures.project import PROJECT, environment
 from fixtures.stages import declaration
 
 FOLDER = PROJECT / "docs" / "reference"
+MEASURED = "gpu.md"
+"""What a machine said once; no script here can write it anew."""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,7 @@ def texts(made: dict[str, Any]) -> dict[str, str]:
 
 def test_the_pages_are_current(texts: dict[str, str]) -> None:
     written = {path.name: path.read_text("utf-8") for path in FOLDER.glob("*.md")}
+    written.pop(MEASURED)
     assert written == texts, "`python docs/reference/generate.py` writes them anew"
 
 
