@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 COMPONENT = Component(
     "register",
-    "Register the run with the median validation top-1 as a model version; challenger or champion.",
+    "Register the network with the median validation score as a model version, to be promoted.",
     params="RegisterParams",
     section="register",
     reads={
         "checkpoints": "folder written by finetune",
         "model": "MLflow model folder written by evaluate",
         "report": "folder written by evaluate",
+        "audit": "folder written by audit",
     },
     writes={"registration": "JSON file: model name, version, alias, run id"},
 )
@@ -31,27 +32,39 @@ def run(
     checkpoints: Path,
     model: Path,
     report: Path,
+    audit: Path,
     registration: Path,
 ) -> None:
     """Register one task's model."""
+    from bigtransfer.artifacts.cells import Cells
     from bigtransfer.artifacts.report import TaskReport
     from bigtransfer.errors import CheckpointError
     from bigtransfer.report.table import METRICS
-    from bigtransfer.storage import digest_of, verify_folder
+    from bigtransfer.storage import verify_folder
     from bigtransfer.track.origin import git_commit
     from bigtransfer.track.registry import register
 
     verify_folder(checkpoints, CheckpointError)
-    for folder in (model, report):
+    for folder in (model, report, audit):
         verify_folder(folder)
     result = TaskReport.read(report)
     chosen, score = result.chosen, result.chosen.test[result.metric]
-    checkpoint = checkpoints / chosen.folder
+    folders = {
+        "checkpoint": checkpoints / chosen.folder,
+        "model": model,
+        "report": report,
+        "audit": audit,
+    }
+    if params.promote is not None:
+        print(
+            "register.promote is not read any more: a version is promoted by `bigtransfer promote` "
+            "or in the MLflow UI, the first by register.first; remove it from params.yaml"
+        )
     outcome = register(
         stage.project,
         f"{params.name_prefix}{result.task}",
-        model,
-        checkpoint=checkpoint,
+        folders,
+        origin=Cells.read(checkpoints).upstream,
         tags={
             "task": result.task,
             "architecture": result.architecture,
@@ -69,9 +82,9 @@ def run(
         f"{chosen.examples_per_class} examples per class, {len(result.classes)} classes: "
         f"test {METRICS[result.metric]} {100 * score:.1f} % of "
         f"{result.test_images:,} images",
-        digest=digest_of(checkpoint),
         test_digest=result.test_digest,
-        promote=params.promote,
+        first=params.first_alias,
+        rules=params.gates,
     )
     stage.journal.tags({"model": outcome.name, "model_version": outcome.version})
     outcome.write_file(registration)

@@ -64,7 +64,8 @@ KINDS = {
     ),
     "register": Kind(
         "Register the task's model in MLflow.", "registry",
-        {"checkpoints": Model, "model": Model, "report": Dataset}, {"registration": Dataset},
+        {"checkpoints": Model, "model": Model, "report": Dataset, "audit": Dataset},
+        {"registration": Dataset},
     ),
 }  # fmt: skip
 

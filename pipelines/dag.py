@@ -173,6 +173,7 @@ class _Wiring:
                 checkpoints=checkpoints,
                 model=evaluated.outputs["model"],
                 report=evaluated.outputs["report"],
+                audit=audited,
             )
             registered.set_caching_options(False)  # it speaks of MLflow, not of its inputs alone
 

@@ -27,7 +27,7 @@ def checkpoint_at(place: str, *, within_run: bool = False) -> Path:
         TrackingError: If the registry does not know the model.
     """
     if place.startswith("models:/"):
-        from bigtransfer.track.registry import fetch_checkpoint
+        from bigtransfer.track.versions import fetch_checkpoint
 
         return fetch_checkpoint(Path.cwd(), place)
     folder = Path(place)

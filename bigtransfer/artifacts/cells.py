@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from bigtransfer.artifacts.base import Artifact, Json
+from bigtransfer.artifacts.base import Artifact, Json, Part
 from bigtransfer.errors import CheckpointError
 
 FULL: Literal["full"] = "full"
@@ -46,6 +46,17 @@ class ListedCell(Cell):
         return cls(**cell.model_dump(), folder=cell.name, **effort)
 
 
+class Origin(Part):
+    """Where the weights come from that networks of a task began with."""
+
+    dataset: str = ""
+    """That they were pretrained on by this program."""
+    file: str = ""
+    """Published by others."""
+    sha256: str = ""
+    """Of that file."""
+
+
 class Cells(Artifact):
     """The networks of a task; each lies in a folder beside it."""
 
@@ -60,6 +71,8 @@ class Cells(Artifact):
     recipe: Json
     """Params that decide what a network becomes, as JSON values."""
     upstream_digest: str
+    upstream: Origin | None = None
+    """None: not noted before 2026-11-27."""
     shards_digest: str
     """Of every byte of the shards."""
     content_digest: str = ""

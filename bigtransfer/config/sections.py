@@ -313,11 +313,39 @@ class EvaluateParams(Section):
     device: Literal["auto", "cpu", "cuda"]
 
 
+class GateRules(Section):
+    """What a model version must show before it becomes champion (`register.gates`)."""
+
+    compare: Literal["not_worse", "better"] = "not_worse"
+    """With the champion, on the same validation images and seeds."""
+    margin: Share = 0.01
+    """Of `not_worse`: what the lower end of the 95 % interval may lack."""
+    leakage: Literal["clean", "any"] = "clean"
+    upstream: Literal["pinned", "any"] = "pinned"
+    """Whether the weights that it began with must be ours, or a file whose sha256 is `pinned`."""
+    pinned: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field((), strict=False)
+    """SHA-256 of published files that somebody has checked."""
+    calibration: Rate | None = 0.1
+    """Most that the lower end of its calibration error may be; null: any."""
+    class_floor: bool = True
+    """Whether no class's recall may fall by more than its 95 % interval."""
+
+
 class RegisterParams(Section):
     """What becomes a registered model, and when it becomes champion (section `register`)."""
 
     name_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]*$")]
-    promote: Literal["if_better", "never"]
+    first: Literal["champion", "challenger"] = "champion"
+    """What the first version of a model becomes, if it passes the gates."""
+    gates: GateRules = GateRules()
+    promote: Literal["if_better", "never"] | None = None
+    """Not read any more, but that `never` is `first: challenger`: nothing but its first version is
+    promoted by itself."""
+
+    @property
+    def first_alias(self) -> Literal["champion", "challenger"]:
+        """Return what the first version becomes."""
+        return "challenger" if self.promote == "never" else self.first
 
 
 class AuditRules(Section):

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bigtransfer.artifacts.answers import Answers
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
-from bigtransfer.artifacts.report import ClassScore, Mistake, Reliability, ReliabilityBin
+from bigtransfer.artifacts.evidence import CalibrationError
+from bigtransfer.artifacts.report import (
+    ClassScore,
+    Mistake,
+    Reliability,
+    ReliabilityBin,
+    ScoredCell,
+)
 from bigtransfer.data.decoding import decode_rgb
 from bigtransfer.data.shards import Shards
 from bigtransfer.evaluate.activation_map import ActivationMaps
+from bigtransfer.evaluate.scoring import Scorer
 from bigtransfer.metrics.accuracy import confusion_matrix, per_class_recall, softmax
-from bigtransfer.metrics.calibration import calibrated, calibration_error, reliability
-from bigtransfer.metrics.multilabel import average_precision, multi_hot, sigmoid
+from bigtransfer.metrics.calibration import (
+    calibrated,
+    calibration_bounds,
+    calibration_error,
+    reliability,
+)
+from bigtransfer.metrics.multilabel import average_precision, f1_per_image, multi_hot, sigmoid
 from bigtransfer.report import page
 
 _MISTAKES_SHOWN = 24
@@ -53,6 +67,47 @@ def _lines(shards: Shards, split: str) -> list[str]:
         f"{sha} {' '.join(shards.classes[label] for label in own)}"
         for sha, own in zip(hashes, labels, strict=True)
     ]
+
+
+def validation_answers(shards: Shards, scorer: Scorer, cells: Sequence[ScoredCell]) -> Answers:
+    """Return what the networks of one setting say of the validation split.
+
+    Args:
+        shards: Of the task.
+        scorer: Of its networks.
+        cells: Those that differ by their seed alone.
+    """
+    rows = shards.rows("val")
+    lines = _lines(shards, "val")
+    order = np.array(sorted(range(len(rows)), key=lambda i: (lines[i], i)), np.int64)
+    targets = shards.targets(rows)
+    scores = {}
+    for cell in cells:
+        logits, meta = scorer.logits(cell.folder, "val")
+        if isinstance(meta.calibration, MultiLabelCalibration):
+            named = sigmoid(logits) >= np.array(meta.calibration.thresholds)
+            scores[cell.seed] = f1_per_image(named, multi_hot(targets, logits.shape[1]))
+            continue
+        scores[cell.seed] = (logits.argmax(axis=1) == targets).astype(np.float32)
+    several = shards.summary.multi_label
+    return Answers(
+        labels=np.full(len(rows), -1, np.int64) if several else targets[order],
+        scores={seed: own[order] for seed, own in scores.items()},
+    )
+
+
+def validation_calibration(
+    shards: Shards, scorer: Scorer, cell: ScoredCell
+) -> CalibrationError | None:
+    """Return how far a network's probabilities are from the truth on its validation images."""
+    logits, meta = scorer.logits(cell.folder, "val")
+    if isinstance(meta.calibration, MultiLabelCalibration):
+        return None
+    right = logits.argmax(axis=1) == shards.labels(shards.rows("val"))
+    confidence = calibrated(logits, meta.calibration.temperature).max(axis=1)
+    return CalibrationError(
+        **vars(calibration_bounds(confidence, softmax(logits).max(axis=1), right))
+    )
 
 
 def with_one_label(

@@ -39,23 +39,24 @@ class Scorer:
         self._batch_size, self._device = batch_size, device
         self._squares: dict[tuple[str, int], Squares] = {}
         self._keep: set[str] = set()
-        self._kept: dict[str, NDArray[np.float32]] = {}
+        self._kept: dict[tuple[str, str], NDArray[np.float32]] = {}
+        """Cell, split -> logits."""
         self._shared: tuple[tuple[str, int, str], NDArray[np.float32]] | None = None
         """Features of a split by the frozen network of several heads."""
 
     def keep(self, cells: Iterable[str]) -> None:
-        """Remember what these cells make of the test split, as far as it fits into memory."""
+        """Remember what these cells make of a split, as far as it fits into memory."""
         self._keep.update(cells)
 
     def logits(self, cell: str, split: str) -> tuple[NDArray[np.float32], TunedMeta]:
         """Return what a cell's network makes of a split, (N, C), and its meta."""
-        if split == "test" and cell in self._kept:
-            return self._kept[cell], read_tuned_meta(self._checkpoints / cell)
+        if (cell, split) in self._kept:
+            return self._kept[cell, split], read_tuned_meta(self._checkpoints / cell)
         model, meta = load_tuned(self._checkpoints / cell)
         logits = self._seen(model, meta, split)
         held = sum(kept.nbytes for kept in self._kept.values())
-        if split == "test" and cell in self._keep and held + logits.nbytes <= RAM_BYTES:
-            self._kept[cell] = logits
+        if cell in self._keep and held + logits.nbytes <= RAM_BYTES:
+            self._kept[cell, split] = logits
         return logits, meta
 
     def _seen(self, model: ResNetV2, meta: TunedMeta, split: str) -> NDArray[np.float32]:

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from bigtransfer.artifacts.answers import Answers
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
 from bigtransfer.artifacts.cells import Cells
+from bigtransfer.artifacts.evidence import Evidence
 from bigtransfer.artifacts.report import (
     DoubtedLabel,
     LabelIssues,
@@ -28,6 +30,8 @@ from bigtransfer.evaluate.account import (
     Account,
     digest_of_split,
     picture_of,
+    validation_answers,
+    validation_calibration,
     with_one_label,
     with_several_labels,
 )
@@ -59,7 +63,8 @@ class Outputs:
     """Where an evaluation is written."""
 
     report: Path
-    """Folder: `report.json` (all that the page needs), `per_class.csv`, `suspects.csv`."""
+    """Folder: `report.json` (all that the page needs), `per_class.csv`, `suspects.csv`, and what
+    the gates of its promotion need (`evidence.json`, `validation.parquet`)."""
     metrics: Path
     """JSON file of the medians, nested for `dvc metrics`."""
     cells: Path
@@ -169,7 +174,18 @@ def evaluate(
             ),
         ),
     )
-    _write(report, account, [label for _, label in doubted], outputs)
+    held_out = "val" not in meta.train_on
+    evidence = Evidence(
+        metric=metric,
+        classes=report.classes,
+        held_out=held_out,
+        validation_digest=digest_of_split(shards, "val"),
+        validation_images=len(shards.rows("val")),
+        seed=chosen.seed,
+        calibration=validation_calibration(shards, scorer, chosen) if held_out else None,
+    )
+    answers = validation_answers(shards, scorer, group) if held_out else None
+    _write(report, account, [label for _, label in doubted], (evidence, answers), outputs)
     return report
 
 
@@ -193,13 +209,21 @@ def _may_doubt(calibration: Calibration | MultiLabelCalibration) -> bool:
 
 
 def _write(
-    report: TaskReport, account: Account, doubted: Sequence[DoubtedLabel], outputs: Outputs
+    report: TaskReport,
+    account: Account,
+    doubted: Sequence[DoubtedLabel],
+    for_gates: tuple[Evidence, Answers | None],
+    outputs: Outputs,
 ) -> None:
     doubts = [label.model_dump(exclude={"picture"}) for label in doubted]
     with new_folder(outputs.report) as folder:
         report.write(folder)
         (folder / "per_class.csv").write_text(as_csv(_per_class_rows(report)), "utf-8")
         (folder / "suspects.csv").write_text(as_csv(doubts) if doubts else "", "utf-8")
+        evidence, answers = for_gates
+        evidence.write(folder)
+        if answers is not None:
+            answers.write(folder)
     write_text(outputs.metrics, as_json(_nested(report)))
     write_text(outputs.cells, as_csv([cell.flat() for cell in report.cells]))
     write_text(outputs.predictions, as_csv(account.guesses))

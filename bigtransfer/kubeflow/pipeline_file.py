@@ -154,7 +154,7 @@ class PipelineFile:
         if address.startswith("{"):
             return values
         if address.startswith("models:/"):
-            from bigtransfer.track.registry import checkpoint_uri
+            from bigtransfer.track.versions import checkpoint_uri
 
             address = checkpoint_uri(self._project, address)
         given = {"address": address, "sha256": values.pop(_SHA256, None)}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bigtransfer.metrics.accuracy import softmax
 
 BINS = 15
+_RESAMPLES, _ONE_SIDED = 300, 1.645
 
 FEWEST_IMAGES = 50
 """A validation split with fewer images says nothing of probabilities, and calibrates nothing."""
@@ -164,3 +165,43 @@ def abstain_threshold(
     last_of_its_value = np.append(sure[1:] != sure[:-1], True)
     enough = np.flatnonzero((shares >= accuracy) & last_of_its_value)
     return float(sure[enough[-1]]) if len(enough) else None
+
+
+@dataclass(frozen=True)
+class CalibrationBounds:
+    """A calibration error, and how small it may be but for the luck of the images."""
+
+    error: float
+    raw: float
+    """Without a temperature."""
+    lowest: float
+    """Lower end of the one-sided 95 % interval of the error."""
+    lowest_more: float
+    """The same of the error less the raw one."""
+
+
+def calibration_bounds(
+    confidence: NDArray[np.floating], raw: NDArray[np.floating], correct: NDArray[np.bool_]
+) -> CalibrationBounds:
+    """Return the error of probabilities, and lower ends by a bootstrap over the images.
+
+    Args:
+        confidence: (N,) probability of the predicted class.
+        raw: (N,) the same without a temperature.
+        correct: (N,) whether it was the right one.
+    """
+    own, other = confidence.astype(np.float64), raw.astype(np.float64)
+    error, without = calibration_error(own, correct), calibration_error(other, correct)
+    random = np.random.default_rng(0)
+    drawn = []
+    for _ in range(_RESAMPLES):
+        some = random.integers(0, len(correct), len(correct))
+        one = calibration_error(own[some], correct[some])
+        drawn.append((one, one - calibration_error(other[some], correct[some])))
+    spread = np.std(drawn, axis=0)  # not quantiles: a resampled error is larger than the error
+    return CalibrationBounds(
+        error=error,
+        raw=without,
+        lowest=float(error - _ONE_SIDED * spread[0]),
+        lowest_more=float(error - without - _ONE_SIDED * spread[1]),
+    )

@@ -52,6 +52,18 @@ def mean_average_precision(scores: NDArray[np.float32], truth: NDArray[np.bool_]
     return float(np.nanmean(average_precision(scores, truth)))
 
 
+def f1_per_image(named: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the F1 of each image's labels, (N,): 1 where exactly its own are named.
+
+    Args:
+        named: (N, C).
+        truth: (N, C).
+    """
+    both = (named & truth).sum(axis=1)
+    total = named.sum(axis=1) + truth.sum(axis=1)
+    return np.where(total == 0, 1.0, 2 * both / np.maximum(total, 1)).astype(np.float32)
+
+
 def micro_f1(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """Return the F1 score over all pairs of image and class, in [0, 1]."""
     hits = float((predicted & truth).sum())

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bigtransfer.artifacts.base import Json
-from bigtransfer.artifacts.cells import Cell, Cells, ListedCell
+from bigtransfer.artifacts.cells import Cell, Cells, ListedCell, Origin
 from bigtransfer.artifacts.decoding import as_stored_line
-from bigtransfer.artifacts.weights import WeightsMeta
+from bigtransfer.artifacts.weights import UpstreamMeta, WeightsMeta
 from bigtransfer.config import TaskParams
 from bigtransfer.data.shards import open_shards
 from bigtransfer.errors import CheckpointError, ConfigError
@@ -154,6 +154,7 @@ def finetune(
         multi_label=shards.summary.multi_label,
         recipe=made.recipe,
         upstream_digest=made.upstream_digest,
+        upstream=_origin_of(upstream),
         shards_digest=shards.digest,
         content_digest=made.content_digest,
         code={cell.name: read_tuned_meta(done / cell.name).code for cell in grid.cells},
@@ -173,6 +174,18 @@ def finetune(
     elif mirror_place is not None:
         _say(f"{params.name}: the networks stay at {mirror_place}, till somebody removes them")
     return result
+
+
+def _origin_of(upstream: WeightsMeta) -> Origin:
+    """Return where weights come from, as `cells.json` says it."""
+    if not isinstance(upstream, UpstreamMeta):
+        return Origin()
+    source = upstream.source
+    return Origin(
+        dataset=upstream.dataset,
+        file=source.file if source else "",
+        sha256=source.sha256 if source else "",
+    )
 
 
 def _require_possible(params: TaskParams, upstream: WeightsMeta) -> None:

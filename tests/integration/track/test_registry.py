@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from bigtransfer.artifacts.decoding import DecodeSettings
-from bigtransfer.artifacts.registration import Registration
+from bigtransfer.config import GateRules
 from bigtransfer.errors import InfrastructureError, TrackingError
 from bigtransfer.model import create_model
 from bigtransfer.serve.deployed import Deployed, Served
 from bigtransfer.track.address import artifact_location, home_of, tracking_uri
 from bigtransfer.track.model_folder import write_model
-from bigtransfer.track.registry import checkpoint_uri, fetch_checkpoint, register
+from bigtransfer.track.promotion import promote
+from bigtransfer.track.versions import checkpoint_uri, fetch_checkpoint
+from fixtures.registered import LEAK, aliases, propose
 
 
 @pytest.fixture(scope="module")
@@ -32,31 +34,12 @@ def folder(network: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def put(tracked: Path, folder: Path, digest: str, top1: float, **changes: Any) -> Any:
-    checkpoint = tracked / "checkpoint"
-    checkpoint.mkdir(exist_ok=True)
-    (checkpoint / "weights.safetensors").write_text(digest)
-    wanted: dict[str, Any] = {
-        "checkpoint": checkpoint, "tags": {"git_commit": digest},
-        "metrics": {"test_top1": top1}, "score": top1,
-        "dataset": {"name": "d", "digest": "e" * 64},
-        "description": f"scores {top1}", "digest": digest, "test_digest": "t1",
-        "promote": "if_better", **changes,
-    }  # fmt: skip
-    return register(tracked, "bigtransfer-d", folder, **wanted)
-
-
-def aliases(client: Any) -> dict[str, str]:
-    found = client.get_registered_model("bigtransfer-d").aliases
-    return {name: str(version) for name, version in found.items()}
-
-
 def test_a_version_is_loaded_by_torch_and_answers_as_the_network(
     tracked: Path, client: Any, folder: Path, network: torch.nn.Module
 ) -> None:
     import mlflow
 
-    first = put(tracked, folder, "d1", 0.5)
+    first = propose(tracked, folder, "d1", 0.5)
     assert (first.version, first.alias, first.new) == ("1", "champion", True)
     images = torch.randint(0, 256, (5, 20, 31, 3), dtype=torch.uint8)
     loaded = mlflow.pyfunc.load_model("models:/bigtransfer-d@champion")
@@ -67,31 +50,51 @@ def test_a_version_is_loaded_by_torch_and_answers_as_the_network(
     version = client.get_model_version("bigtransfer-d", "1")
     assert version.description == "scores 0.5"
     artifacts = [f.path for f in client.list_artifacts(version.run_id, "checkpoint")]
-    assert artifacts == ["checkpoint/weights.safetensors"]
+    assert artifacts == ["checkpoint/MANIFEST.json", "checkpoint/weights.safetensors"]
 
 
-def test_only_a_better_score_on_the_same_test_split_is_promoted(
+def test_the_first_version_becomes_champion_and_later_ones_are_proposed(
     tracked: Path, client: Any, folder: Path
 ) -> None:
-    def outcome(result: Registration) -> tuple[str, str]:
-        return result.version, result.alias
+    first = propose(tracked, folder, "d1", 0.5)
+    assert (first.alias, first.reason) == ("champion", "there was no champion")
+    better = propose(tracked, folder, "d2", 0.99)
+    assert (better.version, better.alias) == ("2", "challenger")
+    assert better.reason == "v1 is champion; `bigtransfer promote bigtransfer-d` makes it champion"
+    propose(tracked, folder, "d3", 0.4)
+    assert aliases(client) == {"champion": "1", "challenger": "3"}
 
-    assert outcome(put(tracked, folder, "d1", 0.5)) == ("1", "champion")
-    assert outcome(put(tracked, folder, "d2", 0.4)) == ("2", "challenger")
-    assert aliases(client) == {"champion": "1", "challenger": "2"}
-    assert outcome(put(tracked, folder, "d3", 0.9, test_digest="t2")) == ("3", "challenger")
-    never = put(tracked, folder, "d4", 0.9, promote="never")
-    assert (never.alias, "MLflow UI" in never.reason) == ("challenger", True)
-    assert outcome(put(tracked, folder, "d5", 0.6)) == ("5", "champion")
-    assert aliases(client) == {"champion": "5", "previous": "1"}
+
+def test_the_first_version_waits_where_it_is_asked_to(
+    tracked: Path, client: Any, folder: Path
+) -> None:
+    waits = propose(tracked, folder, "d1", first="challenger")
+    assert (waits.alias, "register.first is challenger" in waits.reason) == ("challenger", True)
+    assert aliases(client) == {"challenger": "1"}
+
+
+def test_a_first_version_that_does_not_pass_its_gates_stays_challenger(
+    tracked: Path, client: Any, folder: Path
+) -> None:
+    leaky = propose(tracked, folder, "d1", leaks=(LEAK,))
+    assert leaky.alias == "challenger"
+    assert leaky.reason == (
+        "there is no champion, and it does not pass its gates: leakage: 1 images are on both sides "
+        "of an audit"
+    )
+    tags = client.get_model_version("bigtransfer-d", "1").tags
+    assert tags["gate.leakage"].startswith("fail: 1 images")
+    assert tags["gates"].startswith("refused: leakage")
+    clean = propose(tracked, folder, "d2")
+    assert clean.alias == "champion", "there was none yet, and no person took it away"
 
 
 def test_the_same_checkpoint_is_one_version_and_keeps_what_a_person_wrote(
     tracked: Path, client: Any, folder: Path
 ) -> None:
-    put(tracked, folder, "d1", 0.5)
+    propose(tracked, folder, "d1", 0.5)
     client.update_model_version("bigtransfer-d", "1", "approved by the lead")
-    again = put(tracked, folder, "d1", 0.5, tags={"git_commit": "later"})
+    again = propose(tracked, folder, "d1", 0.5, tags={"git_commit": "later"})
     assert (again.version, again.new, again.alias) == ("1", False, "champion")
     assert len(client.search_model_versions("name = 'bigtransfer-d'")) == 1
     version = client.get_model_version("bigtransfer-d", "1")
@@ -102,41 +105,38 @@ def test_the_same_checkpoint_is_one_version_and_keeps_what_a_person_wrote(
 def test_a_known_version_registered_again_moves_nothing(
     older: bool, tracked: Path, client: Any, folder: Path
 ) -> None:
-    put(tracked, folder, "d1", 0.5)
-    assert put(tracked, folder, "d2", 0.6).alias == "champion"
+    propose(tracked, folder, "d1", 0.5)
+    propose(tracked, folder, "d2", 0.6)
+    promote(tracked, "bigtransfer-d", "2", GateRules(), by="", because="")
     client.set_registered_model_alias("bigtransfer-d", "champion", "1")  # as a lead does by clicks
     client.delete_registered_model_alias("bigtransfer-d", "previous")
     if older:
         forget_what_older_code_did_not_note(client)
     before = aliases(client)
     for digest, score, alias in (("d2", 0.6, ""), ("d1", 0.5, "champion"), ("d2", 0.6, "")):
-        again = put(tracked, folder, digest, score)
+        again = propose(tracked, folder, digest, score)
         assert (again.new, again.alias) == (False, alias)
         assert again.reason == "known; its aliases are left alone"
         assert aliases(client) == before == {"champion": "1"}
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_what_a_person_decided_is_not_replaced_by_a_better_score(
+def test_a_champion_that_a_person_took_away_is_not_made_up_for(
     older: bool, tracked: Path, client: Any, folder: Path
 ) -> None:
-    put(tracked, folder, "d1", 0.5)
-    put(tracked, folder, "d2", 0.6)
-    client.set_registered_model_alias("bigtransfer-d", "champion", "1")
+    propose(tracked, folder, "d1", 0.5)
     if older:
+        client.set_model_version_tag("bigtransfer-d", "1", "bigtransfer.promotion", "{}")
         forget_what_older_code_did_not_note(client)
-    third = put(tracked, folder, "d3", 0.9)
-    assert (third.alias, third.reason) == (
-        "challenger", "a person made v1 champion; decide in the MLflow UI",
-    )  # fmt: skip
     client.delete_registered_model_alias("bigtransfer-d", "champion")
-    fourth = put(tracked, folder, "d4", 0.95)
-    assert (fourth.alias, "took the alias champion away" in fourth.reason) == ("challenger", True)
+    second = propose(tracked, folder, "d2", 0.95)
+    assert (second.alias, "took the alias champion away" in second.reason) == ("challenger", True)
     assert "champion" not in aliases(client)
 
 
 def forget_what_older_code_did_not_note(client: Any) -> None:
-    client.delete_registered_model_tag("bigtransfer-d", "bigtransfer.champion")
+    for tag in client.get_registered_model("bigtransfer-d").tags:
+        client.delete_registered_model_tag("bigtransfer-d", tag)
     for version in client.search_model_versions("name = 'bigtransfer-d'"):
         client.delete_model_version_tag("bigtransfer-d", version.version, "bigtransfer.aliases")
 
@@ -146,15 +146,14 @@ def test_a_kill_before_the_alias_is_made_up_for(
 ) -> None:
     from bigtransfer.track import registry
 
-    put(tracked, folder, "d1", 0.5)
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "_set_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(registry, "_propose", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            put(tracked, folder, "d2", 0.6)
-    assert aliases(client) == {"champion": "1"}
-    again = put(tracked, folder, "d2", 0.6)
+            propose(tracked, folder, "d1", 0.5)
+    assert aliases(client) == {}
+    again = propose(tracked, folder, "d1", 0.5)
     assert (again.new, again.alias) == (False, "champion")
-    assert aliases(client) == {"champion": "2", "previous": "1"}
+    assert aliases(client) == {"champion": "1"}
 
 
 def test_a_version_left_bare_by_a_kill_is_completed(
@@ -165,8 +164,8 @@ def test_a_version_left_bare_by_a_kill_is_completed(
     with monkeypatch.context() as patch:
         patch.setattr(registry, "_describe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            put(tracked, folder, "d1", 0.5)
-    again = put(tracked, folder, "d1", 0.5)
+            propose(tracked, folder, "d1", 0.5)
+    again = propose(tracked, folder, "d1", 0.5)
     assert (again.version, again.alias) == ("1", "champion")
     assert client.get_model_version("bigtransfer-d", "1").tags["git_commit"] == "d1"
 
@@ -176,11 +175,11 @@ def test_refusal_says_where_mlflow_was_looked_for(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://here")
     with pytest.raises(TrackingError, match="MLflow at 'nonsense://here' refused to register"):
-        put(tracked, folder, "d1", 0.5)
+        propose(tracked, folder, "d1", 0.5)
 
 
 def test_a_registered_model_is_fetched_by_alias_or_version(tracked: Path, folder: Path) -> None:
-    put(tracked, folder, "d1", 0.5)
+    propose(tracked, folder, "d1", 0.5)
     for address in ("models:/bigtransfer-d@champion", "models:/bigtransfer-d/1"):
         fetched = fetch_checkpoint(tracked, address)
         assert (fetched / "weights.safetensors").read_text() == "d1"
@@ -195,7 +194,7 @@ def test_without_a_database_engine_a_server_must_be_named(
 ) -> None:
     monkeypatch.setattr("bigtransfer.track.runs.find_spec", lambda name: None)
     with pytest.raises(TrackingError, match="no MLflow server is named, .* cluster.tracking_uri"):
-        put(tracked, folder, "d1", 0.5)
+        propose(tracked, folder, "d1", 0.5)
 
 
 def test_a_server_that_is_away_is_to_be_tried_again(
@@ -204,7 +203,7 @@ def test_a_server_that_is_away_is_to_be_tried_again(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(InfrastructureError, match=r"127.0.0.1:9' does not answer: .*try again"):
-        put(tracked, folder, "d1", 0.5)
+        propose(tracked, folder, "d1", 0.5)
 
 
 def test_an_artifact_store_that_takes_nothing_is_one_line(
@@ -216,15 +215,15 @@ def test_an_artifact_store_that_takes_nothing_is_one_line(
     with pytest.raises(
         TrackingError, match=r"its artifact store does not take our files \(NotADir"
     ):
-        put(tracked, folder, "d1", 0.5)
+        propose(tracked, folder, "d1", 0.5)
 
 
 def test_a_bug_of_ours_stays_a_bug(
     tracked: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bigtransfer.track.registry._set_alias", lambda *_: 1 / 0)
+    monkeypatch.setattr("bigtransfer.track.registry._propose", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        put(tracked, folder, "d1", 0.5)
+        propose(tracked, folder, "d1", 0.5)
 
 
 def test_a_model_of_a_project_that_was_moved_is_found_where_it_is_now(
@@ -233,7 +232,7 @@ def test_a_model_of_a_project_that_was_moved_is_found_where_it_is_now(
     before, moved = tmp_path / "before", tmp_path / "moved"
     before.mkdir()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow writes there whom it was told to ask
-    put(before, folder, "d1", 0.5)
+    propose(before, folder, "d1", 0.5)
     before.rename(moved)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     found = fetch_checkpoint(moved, "models:/bigtransfer-d@champion")

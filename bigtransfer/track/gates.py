@@ -1,0 +1,234 @@
+"""Whether a model version may become champion: one list of gates, wherever that is asked.
+
+Nothing is run here: each gate reads what `evaluate` and `audit` left with the version. Only where
+there is a champion to compare with is numpy needed: the image of `register` has none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from bigtransfer.artifacts.evidence import Evidence
+from bigtransfer.config import GateRules
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bigtransfer.artifacts.answers import Answers
+    from bigtransfer.metrics.paired import Gain
+
+Verdict = Literal["pass", "fail", "cannot be said", "waived", "off"]
+WAIVABLE = ("compare",)
+_REGISTER_AGAIN = "register it again with this version of the program"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What one gate says."""
+
+    name: str
+    verdict: Verdict
+    reason: str
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether it lets the version pass."""
+        return self.verdict in ("pass", "waived", "off")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is known of a version."""
+
+    version: str
+    evidence: Evidence | None = None
+    """None: it was registered before such was kept."""
+    answers: Answers | None = None
+    leaks: int | None = None
+    """Test images that its upstream network, or its own training, has seen; None: not known."""
+    upstream: str | None = None
+    """What its upstream weights are pinned by; empty: by nothing; None: not known."""
+    damage: str | None = None
+    """What of its files is not as it was registered; None: nothing."""
+
+    @property
+    def name(self) -> str:
+        """Return it for people."""
+        return f"v{self.version}"
+
+
+def judge(
+    rules: GateRules,
+    contender: Contender,
+    champion: Contender | None,
+    *,
+    waives_comparison: bool = False,
+) -> list[Gate]:
+    """Return what each gate says of a version that would become champion.
+
+    Args:
+        rules: Of `params.yaml`.
+        contender: The version.
+        champion: That it would replace; None: there is none.
+        waives_comparison: Whether a person takes the comparison upon himself; nothing else can be
+            waived.
+    """
+    compared = _compare(rules, contender, champion)
+    if waives_comparison and not compared.is_open:
+        compared = Gate(compared.name, "waived", compared.reason)
+    return [
+        compared,
+        _leakage(rules, contender),
+        _digests(contender),
+        _upstream(rules, contender),
+        _calibration(rules, contender),
+        _class_floor(rules, contender, champion),
+    ]
+
+
+def refusal(gates: list[Gate]) -> str | None:
+    """Return in one line why a version does not pass; None: it does."""
+    closed = [f"{gate.name}: {gate.reason}" for gate in gates if not gate.is_open]
+    return "; ".join(closed) or None
+
+
+def comparison_of(contender: Contender, champion: Contender) -> Gain | str:
+    """Return how much a version scores above the champion, or why that cannot be said."""
+    from bigtransfer.metrics.paired import gain
+
+    for one in (contender, champion):
+        if one.evidence is None:
+            return f"{one.name} keeps no answers on validation images; {_REGISTER_AGAIN}"
+        if one.answers is None:
+            return f"{one.name} was trained on its validation images (train_on)"
+    mine, theirs = contender.evidence, champion.evidence
+    assert mine is not None
+    assert theirs is not None
+    if mine.classes != theirs.classes:
+        return f"it knows other classes than {champion.name}"
+    if mine.validation_digest != theirs.validation_digest:
+        return f"its validation images are not those of {champion.name}; evaluate both on one split"
+    paired = _paired(contender, champion)
+    if paired is None:
+        return f"no seed of it is one of {champion.name}'s"
+    return gain(*paired)
+
+
+def _compare(rules: GateRules, contender: Contender, champion: Contender | None) -> Gate:
+    name = "compare"
+    if champion is None:
+        return Gate(name, "pass", "there is no champion")
+    found = comparison_of(contender, champion)
+    if isinstance(found, str):
+        return Gate(name, "cannot be said", f"cannot be compared: {found}")
+    said = (
+        f"{100 * found.mean:+.1f} points of {champion.name} on {found.images:,} validation images "
+        f"x {found.seeds} {'seed' if found.seeds == 1 else 'seeds'}, at least "
+        f"{100 * found.lowest:+.1f} with 95 %; this split would prove "
+        f"{100 * found.smallest_proof:+.1f} four times out of five"
+    )
+    if rules.compare == "better":
+        return Gate(name, "pass" if found.lowest > 0 else "fail", f"better: {said}")
+    enough = found.lowest > -rules.margin and found.mean >= 0
+    margin = f"not worse by {100 * rules.margin:g} points"
+    return Gate(name, "pass" if enough else "fail", f"{margin}: {said}")
+
+
+def _leakage(rules: GateRules, contender: Contender) -> Gate:
+    if rules.leakage == "any":
+        return Gate("leakage", "off", "gates.leakage is any")
+    if contender.leaks is None:
+        return Gate("leakage", "cannot be said", f"no audit is kept with it; {_REGISTER_AGAIN}")
+    if contender.leaks:
+        return Gate("leakage", "fail", f"{contender.leaks:,} images are on both sides of an audit")
+    return Gate("leakage", "pass", "the audit found none")
+
+
+def _digests(contender: Contender) -> Gate:
+    if contender.damage is not None:
+        return Gate("digests", "fail", contender.damage)
+    return Gate("digests", "pass", "its files are those that were registered")
+
+
+def _upstream(rules: GateRules, contender: Contender) -> Gate:
+    name = "upstream"
+    if rules.upstream == "any":
+        return Gate(name, "off", "gates.upstream is any")
+    if contender.upstream is None:
+        return Gate(name, "cannot be said", f"its origin is not noted; {_REGISTER_AGAIN}")
+    if not contender.upstream:
+        return Gate(name, "fail", "nobody pinned the weights that it began with; give their sha256")
+    return Gate(name, "pass", contender.upstream)
+
+
+def _calibration(rules: GateRules, contender: Contender) -> Gate:
+    name, evidence = "calibration", contender.evidence
+    if rules.calibration is None:
+        return Gate(name, "off", "gates.calibration is null")
+    if evidence is None or not evidence.held_out:
+        return Gate(name, "cannot be said", "it has no validation images of its own")
+    found = evidence.calibration
+    if found is None:
+        return Gate(name, "off", "an image may have several labels")
+    lowest = max(0.0, found.lowest)
+    said = f"error {found.error:.3f} (raw {found.raw:.3f}), at least {lowest:.3f} with 95 %"
+    if found.lowest > rules.calibration:
+        return Gate(name, "fail", f"{said}, above {rules.calibration:g}")
+    if found.lowest_more > 0:
+        return Gate(name, "fail", f"{said}: its temperature makes it worse")
+    return Gate(name, "pass", said)
+
+
+def _class_floor(rules: GateRules, contender: Contender, champion: Contender | None) -> Gate:
+    name = "class_floor"
+    if not rules.class_floor:
+        return Gate(name, "off", "gates.class_floor is false")
+    if champion is None:
+        return Gate(name, "pass", "there is no champion")
+    if isinstance(comparison_of(contender, champion), str):
+        return Gate(name, "off", "cannot be compared")
+    import numpy as np
+
+    from bigtransfer.metrics.paired import gain
+
+    paired, answers, evidence = _paired(contender, champion), contender.answers, contender.evidence
+    assert paired is not None
+    assert answers is not None
+    assert evidence is not None
+    if evidence.metric == "map":
+        return Gate(name, "off", "an image may have several labels")
+    worst: tuple[float, str] | None = None
+    known = np.unique(answers.labels)
+    for label in known:
+        own = answers.labels == label
+        first, second = (scores[:, own] for scores in paired)
+        # A pair more each way: of few images that all agree nobody can say how sure they are.
+        padded = np.array([[1.0, 0.0]] * len(first)), np.array([[0.0, 1.0]] * len(first))
+        found = gain(np.hstack([first, padded[0]]), np.hstack([second, padded[1]]))
+        highest = found.mean + found.quantile(1 - 0.025 / len(known)) * found.error
+        fall = float(second.mean() - first.mean())
+        if highest < 0 and (worst is None or fall < worst[0]):
+            worst = fall, evidence.classes[label]
+    if worst is not None:
+        return Gate(
+            name, "fail",
+            f"recall of {worst[1]!r} falls by {-100 * worst[0]:.1f} points, more than chance does",
+        )  # fmt: skip
+    return Gate(name, "pass", f"no class of {len(known):,} falls by more than chance does")
+
+
+def _paired(
+    contender: Contender, champion: Contender
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Return the scores (S, N) of the champion and of a version, for seeds that both have."""
+    import numpy as np
+
+    assert contender.answers is not None
+    assert champion.answers is not None
+    theirs, mine = champion.answers.scores, contender.answers.scores
+    seeds = sorted(theirs.keys() & mine.keys())
+    if not seeds or len(contender.answers.labels) < 2:
+        return None
+    return np.stack([theirs[seed] for seed in seeds]), np.stack([mine[seed] for seed in seeds])

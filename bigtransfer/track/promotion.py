@@ -1,0 +1,320 @@
+"""The one writer of the aliases `champion` and `previous`.
+
+A version is judged first, for as long as that takes; then, holding the model alone, the champion is
+read again, and where it is another one by now, all is judged anew: MLflow can set an alias, but not
+on the condition that nobody did meanwhile. What is about to be done is noted in a tag before, so
+that whoever comes after a killed process finishes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bigtransfer.config import GateRules
+from bigtransfer.errors import ConfigError, GateError, TrackingError, did_you_mean
+from bigtransfer.track.failures import explained
+from bigtransfer.track.gates import Gate, judge, refusal
+from bigtransfer.track.lease import only_writer
+from bigtransfer.track.records import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    Record,
+    append,
+    faults,
+    last_record,
+    now,
+    shortened,
+)
+from bigtransfer.track.runs import open_client
+from bigtransfer.track.versions import AUDIT, CHECKPOINT, MODEL, REPORT, contender_of, digest_tag
+
+MADE_TAG = "bigtransfer.champion"
+"""Of a model: the version that this program made champion last."""
+_MOVING = "bigtransfer.moving"
+_GATE = "gate."
+_TIMES_JUDGED = 5
+Kind = Literal["first", "promote", "rollback"]
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What became of a version."""
+
+    name: str
+    version: str
+    replaced: str | None
+    gates: list[Gate]
+    reason: str
+
+
+def promote(
+    project: Path,
+    name: str,
+    wanted: str,
+    rules: GateRules,
+    *,
+    by: str,
+    because: str,
+    waives_comparison: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Promotion:
+    """Make a version champion if it passes the gates.
+
+    Args:
+        project: The project's root.
+        name: Of the registered model.
+        wanted: Its version, or an alias of it.
+        rules: The gates.
+        by: Who wants it, and how that is known.
+        because: Why.
+        waives_comparison: Whether a comparison with the champion that it does not pass is waived.
+        say: Receives a line for each gate.
+
+    Raises:
+        GateError: If it does not pass; no alias has moved.
+        TrackingError: If there is no such model or version.
+    """
+    with explained(project, f"did not promote {name!r}"):
+        client = open_client(project)
+        version = find(client, name, wanted)
+        found = advance(
+            project, client, version, rules, kind="promote", by=by, because=because,
+            waives_comparison=waives_comparison,
+        )  # fmt: skip
+    for gate in found.gates:
+        say(f"  {gate.name:<12} {gate.verdict:<14} {gate.reason}")
+    if (closed := refusal(found.gates)) is not None:
+        raise GateError(
+            f"{name} version {version.version} is not promoted: {closed}; aliases are as they were"
+        )
+    return found
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """Return name and version or alias of `MODEL`, `MODEL@ALIAS`, `MODEL/VERSION`, `models:/…`.
+
+    Raises:
+        ConfigError: If it names no model.
+    """
+    found = re.fullmatch(r"(?:models:/)?([^/@]+)(?:@([\w.-]+)|/(\d+))?", address)
+    if found is None:
+        raise ConfigError(
+            f"{address!r} names no registered model; write MODEL, MODEL@challenger or MODEL/3"
+        )
+    return found[1], found[2] or found[3] or CHALLENGER
+
+
+def audited(project: Path, names: list[str]) -> dict[str, tuple[int, list[str]]]:
+    """Return for each model how many records it has and what is wrong with them.
+
+    Args:
+        project: The project's root.
+        names: Of the models; none: all that have records or a champion.
+    """
+    with explained(project, "did not show its records"):
+        client = open_client(project)
+        models = [_model(client, name) for name in names] or [
+            model
+            for model in client.search_registered_models()
+            if CHAMPION in model.aliases or last_record(model.tags or {})[0]
+        ]
+    return {
+        model.name: (last_record(model.tags or {})[0], faults(project, model)) for model in models
+    }
+
+
+def rollback(project: Path, name: str, *, by: str, because: str) -> Promotion:
+    """Make the version champion again that was it before.
+
+    Raises:
+        GateError: If that one's files are not as they were.
+        TrackingError: If there is no model, or none was champion before.
+    """
+    with explained(project, f"did not roll {name!r} back"):
+        client = open_client(project)
+        with only_writer(project, client, name):
+            _finish(project, client, name)
+            aliases = _model(client, name).aliases
+            if PREVIOUS not in aliases:
+                raise TrackingError(
+                    f"{name!r} has no alias {PREVIOUS!r}: nothing was champion before; set one in "
+                    f"the MLflow UI, or promote another version"
+                )
+            version = client.get_model_version(name, str(aliases[PREVIOUS]))
+            contender = contender_of(project, client, version, GateRules(), compares=False)
+            if contender.damage is not None:
+                raise GateError(
+                    f"{name} version {version.version} does not come back: {contender.damage}"
+                )
+            champion = str(aliases[CHAMPION]) if CHAMPION in aliases else None
+            gates = [Gate("digests", "pass", "its files are those that were registered")]
+            _move(project, client, version, champion, "rollback", by, because, gates)
+    return Promotion(name, str(version.version), champion, gates, because)
+
+
+def advance(
+    project: Path,
+    client: Any,
+    version: Any,
+    rules: GateRules,
+    *,
+    kind: Kind,
+    by: str,
+    because: str,
+    waives_comparison: bool = False,
+) -> Promotion:
+    """Judge a version and, if it passes, make it champion; what was judged is noted at it.
+
+    Raises:
+        LockError: If the champion changes all the time, or another holds the model.
+    """
+    name = str(version.name)
+    contender = None
+    for _ in range(_TIMES_JUDGED):
+        model = _model(client, name)
+        if _MOVING in (model.tags or {}):  # a process was killed on the way, or is about to end
+            with only_writer(project, client, name):
+                _finish(project, client, name)
+            model = _model(client, name)
+        champion = _champion_of(model)
+        if champion == str(version.version):
+            return Promotion(name, champion, champion, [], "it is the champion already")
+        other = None
+        if contender is None or champion is not None:
+            compares = champion is not None
+            contender = contender_of(project, client, version, rules, compares=compares)
+        if champion is not None:
+            its = client.get_model_version(name, champion)
+            other = contender_of(project, client, its, rules)
+        gates = judge(rules, contender, other, waives_comparison=waives_comparison)
+        note(client, version, gates)
+        if refusal(gates) is not None:
+            return Promotion(name, str(version.version), champion, gates, because)
+        with only_writer(project, client, name):
+            _finish(project, client, name)
+            if _champion_of(_model(client, name)) == champion:
+                _move(project, client, version, champion, kind, by, because, gates)
+                return Promotion(name, str(version.version), champion, gates, because)
+    raise TrackingError(f"the champion of {name!r} was moved {_TIMES_JUDGED} times meanwhile")
+
+
+def find(client: Any, name: str, wanted: str) -> Any:
+    """Return a version by its number or one of its aliases.
+
+    Raises:
+        TrackingError: If there is none.
+    """
+    from mlflow.exceptions import MlflowException
+
+    aliases = _model(client, name).aliases
+    try:
+        if wanted.isdigit():
+            return client.get_model_version(name, wanted)
+        return client.get_model_version(name, str(aliases[wanted]))
+    except (MlflowException, KeyError) as error:
+        has = ", ".join(f"{alias} (v{number})" for alias, number in sorted(aliases.items()))
+        raise TrackingError(
+            f"{name!r} has no version or alias {wanted!r}; its aliases are {has or 'none'}"
+        ) from error
+
+
+def note(client: Any, version: Any, gates: list[Gate]) -> None:
+    """Write what the gates say as tags of a version, where people look at it."""
+    for gate in gates:
+        text = f"{gate.verdict}: {shortened(gate.reason)}"
+        client.set_model_version_tag(version.name, version.version, _GATE + gate.name, text)
+    closed = refusal(gates)
+    verdict = "passed" if closed is None else f"refused: {shortened(closed)}"
+    client.set_model_version_tag(version.name, version.version, "gates", verdict)
+
+
+def _model(client: Any, name: str) -> Any:
+    """Return a registered model.
+
+    Raises:
+        TrackingError: If there is none; names those that there are.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        known = sorted(model.name for model in client.search_registered_models())
+        raise TrackingError(
+            f"there is no registered model {name!r}{did_you_mean(name, known)}; registered are "
+            f"{', '.join(known) or 'none'}"
+        ) from error
+
+
+def _champion_of(model: Any) -> str | None:
+    return str(model.aliases[CHAMPION]) if CHAMPION in model.aliases else None
+
+
+def _move(
+    project: Path,
+    client: Any,
+    version: Any,
+    champion: str | None,
+    kind: Kind,
+    by: str,
+    because: str,
+    gates: list[Gate],
+) -> None:
+    """Move the aliases, and write the record; the caller is the only writer."""
+    model = _model(client, version.name)
+    number, before = last_record(model.tags or {})
+    tags = version.tags or {}
+    record = Record(
+        number=number + 1,
+        at=now(),
+        kind=kind,
+        to=str(version.version),
+        replaced=champion,
+        by=by,
+        because=shortened(because),
+        gates={gate.name: f"{gate.verdict}: {shortened(gate.reason)}" for gate in gates},
+        digests={
+            folder: tags[digest_tag(folder)]
+            for folder in (CHECKPOINT, MODEL, REPORT, AUDIT)
+            if digest_tag(folder) in tags
+        },
+        before=before,
+    )
+    client.set_registered_model_tag(version.name, _MOVING, record.text())
+    _carry_out(project, client, model, record)
+
+
+def _carry_out(project: Path, client: Any, model: Any, record: Record) -> None:
+    """Do what a record says; each step may have been done before."""
+    name = model.name
+    client.set_registered_model_alias(name, CHAMPION, record.to)
+    if record.replaced is not None:
+        client.set_registered_model_alias(name, PREVIOUS, record.replaced)
+    elif str(model.aliases.get(PREVIOUS)) == record.to:
+        client.delete_registered_model_alias(name, PREVIOUS)
+    for alias in (CHALLENGER, "candidate"):
+        if str(model.aliases.get(alias)) == record.to:
+            client.delete_registered_model_alias(name, alias)
+    append(project, client, model, record)
+    client.set_registered_model_tag(name, MADE_TAG, record.to)
+    client.delete_registered_model_tag(name, _MOVING)
+
+
+def _finish(project: Path, client: Any, name: str) -> None:
+    """Finish what a killed process had begun; forget it where a person has decided since."""
+    model = _model(client, name)
+    text = (model.tags or {}).get(_MOVING)
+    if text is None:
+        return
+    record = Record.model_validate_json(text)
+    if _champion_of(model) in (record.to, record.replaced):
+        _carry_out(project, client, model, record)
+    else:
+        client.delete_registered_model_tag(name, _MOVING)

@@ -1,0 +1,156 @@
+"""Who made which version champion, and why: a chain in which each record holds the one before.
+
+The records are tags of the registered model, so they outlive every run; the digest and the number
+of the last one stand in a tag of their own, and a copy of each is kept beside the database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from bigtransfer.artifacts.base import Part
+from bigtransfer.track.address import home_of
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+"""Aliases."""
+_RECORD, _HEAD = "bigtransfer.record.", "bigtransfer.records"
+_NOTHING = "0" * 64
+_LONGEST_REASON = 400
+
+
+class Record(Part):
+    """One change of the alias `champion`."""
+
+    number: int
+    at: str
+    """UTC, ISO 8601."""
+    kind: Literal["first", "promote", "rollback"]
+    to: str
+    """Version."""
+    replaced: str | None
+    """Version that was champion before."""
+    by: str
+    """A name, and how it is known; `not known`."""
+    because: str
+    gates: dict[str, str]
+    """Gate -> verdict and reason."""
+    digests: dict[str, str]
+    """Folder of the version -> its digest."""
+    before: str
+    """SHA-256 of the record before; zeros of the first."""
+
+    def text(self) -> str:
+        """Return it as it is stored and hashed."""
+        return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """Return its SHA-256."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
+
+def shortened(reason: str) -> str:
+    """Return a reason as a record keeps it."""
+    return reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 1] + "…"
+
+
+def now() -> str:
+    """Return the time for a record."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def last_record(tags: Mapping[str, str]) -> tuple[int, str]:
+    """Return number and digest of a model's last record, as its tags say; 0 and zeros: none."""
+    if _HEAD not in tags:
+        return 0, _NOTHING
+    number, digest = tags[_HEAD].split(":")
+    return int(number), digest
+
+
+def records_of(tags: Mapping[str, str]) -> Iterator[Record]:
+    """Yield a model's records that can be read, in their order."""
+    for name in sorted(tag for tag in tags if tag.startswith(_RECORD)):
+        try:
+            yield Record.model_validate_json(tags[name])
+        except ValidationError:
+            continue
+
+
+def append(project: Path, client: Any, model: Any, record: Record) -> None:
+    """Add a record to a model's chain; one that is there already is not added again.
+
+    Args:
+        project: The project's root.
+        client: Of MLflow.
+        model: The registered model, of MLflow, as it was when the record was made.
+        record: With the number and the digest that follow from `last_record`.
+    """
+    copy = _copy_of(project, str(model.name))
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    line = record.text() + "\n"
+    if not copy.is_file() or line not in copy.read_text("utf-8"):
+        with copy.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    client.set_registered_model_tag(model.name, f"{_RECORD}{record.number:06d}", record.text())
+    client.set_registered_model_tag(model.name, _HEAD, f"{record.number}:{record.digest()}")
+
+
+def _copy_of(project: Path, name: str) -> Path:
+    own = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return home_of(project) / ".work" / "registry" / f"{own}.jsonl"
+
+
+def faults(project: Path, model: Any) -> list[str]:
+    """Return what is wrong with a model's records, the first one first; empty: nothing.
+
+    Whoever can write the tags and the copy can forge both.
+    """
+    tags = model.tags or {}
+    stored = {tag: text for tag, text in tags.items() if tag.startswith(_RECORD)}
+    count, head = last_record(tags)
+    copy = _copy_of(project, str(model.name))
+    copied = dict(_numbered(copy.read_text("utf-8"))) if copy.is_file() else {}
+    found, before = [], _NOTHING
+    for number in range(1, max([count, len(stored), *copied]) + 1):
+        text = stored.pop(f"{_RECORD}{number:06d}", None)
+        if text is None:
+            found.append(f"record {number} is missing")
+            before = ""
+            continue
+        own = hashlib.sha256(text.encode()).hexdigest()
+        try:
+            record = Record.model_validate_json(text)
+            if before and record.before != before:
+                found.append(f"record {number} does not follow the one before: one was changed")
+        except ValidationError:
+            found.append(f"record {number} cannot be read")
+        if copied.get(number, text) != text:
+            found.append(f"record {number} is not the one of the copy {copy.name}")
+        if number == count and own != head:
+            found.append(f"record {number} is not the last one that was written")
+        before = own
+    if stored:
+        found.append(f"there are records of no known number: {', '.join(sorted(stored))}")
+    if max(copied, default=0) > count:
+        found.append(f"the copy {copy.name} goes on to record {max(copied)}, the model to {count}")
+    if CHAMPION in model.aliases:
+        last = [record.to for record in records_of(tags)][-1:]
+        if last != [str(model.aliases[CHAMPION])]:
+            found.append(f"no record explains champion v{model.aliases[CHAMPION]}")
+    return found
+
+
+def _numbered(lines: str) -> Iterator[tuple[int, str]]:
+    for line in lines.splitlines():
+        with suppress(ValidationError):
+            yield Record.model_validate_json(line).number, line

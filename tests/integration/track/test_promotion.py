@@ -1,0 +1,259 @@
+"""Promotion and rollback on a real registry: gates, one writer, kills, records."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bigtransfer.artifacts.cells import Origin
+from bigtransfer.artifacts.decoding import DecodeSettings
+from bigtransfer.config import GateRules
+from bigtransfer.errors import GateError, TrackingError
+from bigtransfer.model import create_model
+from bigtransfer.serve.deployed import Deployed, Served
+from bigtransfer.track import promotion
+from bigtransfer.track.model_folder import write_model
+from bigtransfer.track.promotion import audited, promote, rollback
+from fixtures.project import PROJECT
+from fixtures.registered import NAME, aliases, answers, evidence, propose
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = create_model("R14x0.25", 3, "small", seed=4)
+    served = Served(Deployed(model.eval().fold(), 16, 1.5, False, DecodeSettings()).eval())
+    path = tmp_path_factory.mktemp("mlflow") / "model"
+    write_model(path, served, crop=16, num_classes=3, facts={"classes": list("abc")})
+    return path
+
+
+@pytest.fixture
+def two(tracked: Path, folder: Path) -> Path:
+    """A champion, and a better challenger."""
+    propose(tracked, folder, "d1", 0.7)
+    propose(tracked, folder, "d2", 0.8)
+    return tracked
+
+
+def go(project: Path, wanted: str = "challenger", **changes: Any) -> promotion.Promotion:
+    given: dict[str, Any] = {"rules": GateRules(), "by": "ada (claimed)", "because": "", **changes}
+    rules = given.pop("rules")
+    return promote(project, NAME, wanted, rules, **given)
+
+
+def test_a_better_challenger_becomes_champion_and_rollback_undoes_it(
+    two: Path, client: Any
+) -> None:
+    found = go(two)
+    assert (found.version, found.replaced) == ("2", "1")
+    assert aliases(client) == {"champion": "2", "previous": "1"}
+    tags = client.get_model_version(NAME, "2").tags
+    assert tags["gates"] == "passed"
+    assert tags["gate.compare"].startswith("pass: not worse by 1 points: +")
+    assert go(two, "2").gates == [], "it is the champion already"
+    back = rollback(two, NAME, by="ada (claimed)", because="too slow")
+    assert (back.version, back.replaced) == ("1", "2")
+    assert aliases(client) == {"champion": "1", "previous": "2"}
+    assert audited(two, []) == {NAME: (3, [])}
+
+
+def test_a_refused_version_leaves_every_alias_and_says_why_on_itself(
+    two: Path, folder: Path, client: Any
+) -> None:
+    propose(two, folder, "d3", 0.68)
+    before = aliases(client)
+    with pytest.raises(GateError, match=r"version 3 is not promoted: compare: not worse by 1"):
+        go(two)
+    assert aliases(client) == before == {"champion": "1", "challenger": "3"}
+    assert client.get_model_version(NAME, "3").tags["gates"].startswith("refused: compare")
+    waived = go(two, because="the lead wants it", waives_comparison=True)
+    assert [g.verdict for g in waived.gates if g.name == "compare"] == ["waived"]
+    record = json.loads(client.get_registered_model(NAME).tags["bigtransfer.record.000002"])
+    assert record["gates"]["compare"].startswith("waived: ")
+    assert (record["by"], record["because"]) == ("ada (claimed)", "the lead wants it")
+
+
+@pytest.mark.parametrize("kept", ["checkpoint", "report", "audit", "model"])
+def test_a_flipped_byte_in_what_was_registered_is_found(kept: str, two: Path, client: Any) -> None:
+    version = client.get_model_version(NAME, "2")
+    if kept == "model":
+        logged = client.get_logged_model(version.source.removeprefix("models:/"))
+        root = Path(logged.artifact_location.removeprefix("file://"))
+    else:
+        root = Path(client.get_run(version.run_id).info.artifact_uri.removeprefix("file://")) / kept
+    file = max((p for p in root.rglob("*") if p.is_file() and p.name != "MANIFEST.json"),
+               key=lambda p: p.stat().st_size)  # fmt: skip
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(GateError, match=f"digests: its {kept} is not as it was registered"):
+        go(two, because="at any price", waives_comparison=True)
+    shutil.rmtree(root)
+    with pytest.raises(
+        GateError, match=rf"its {kept} is not as it was registered: .*not there any"
+    ):
+        go(two)
+    assert aliases(client) == {"champion": "1", "challenger": "2"}
+
+
+def test_published_weights_must_be_pinned(tracked: Path, folder: Path, client: Any) -> None:
+    origin = Origin(file="BiT-M-R50x1.npz", sha256="a" * 64)
+    first = propose(tracked, folder, "d1", origin=origin)
+    assert "nobody pinned the weights" in first.reason
+    found = go(tracked, rules=GateRules(pinned=("a" * 64,)))
+    assert found.version == "1"
+    assert "as pinned" in client.get_model_version(NAME, "1").tags["gate.upstream"]
+
+
+def test_a_champion_of_older_code_cannot_be_compared(two: Path, client: Any) -> None:
+    for tag in ("bigtransfer.report_digest", "bigtransfer.audit_digest", "bigtransfer.upstream"):
+        client.delete_model_version_tag(NAME, "1", tag)
+    with pytest.raises(GateError, match="v1 keeps no answers on validation images; register it"):
+        go(two)
+    assert go(two, because="it must go", waives_comparison=True).version == "2"
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "said"),
+    [
+        ("bigtransfer-e", "challenger", r"no registered model 'bigtransfer-e'; did you mean "
+         r"'bigtransfer-d'\?; registered are bigtransfer-d"),
+        (NAME, "candidate", r"no version or alias 'candidate'; its aliases are champion \(v2\)"),
+        (NAME, "17", "no version or alias '17'"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_one_line(
+    name: str, wanted: str, said: str, two: Path, client: Any
+) -> None:
+    go(two)
+    client.delete_registered_model_alias(NAME, "previous")
+    with pytest.raises(TrackingError, match=said):
+        promote(two, name, wanted, GateRules(), by="", because="")
+    with pytest.raises(TrackingError, match="nothing was champion before"):
+        rollback(two, NAME, by="", because="")
+
+
+def test_a_champion_that_was_moved_while_a_version_was_judged_is_judged_against(
+    two: Path, folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    propose(two, folder, "d3", 0.9)
+    judge, asked = promotion.judge, []
+
+    def meanwhile(rules: Any, contender: Any, champion: Any, **more: Any) -> Any:
+        asked.append(champion.version)
+        if len(asked) == 1:
+            client.set_registered_model_alias(NAME, "champion", "2")
+        return judge(rules, contender, champion, **more)
+
+    monkeypatch.setattr(promotion, "judge", meanwhile)
+    assert go(two, "3").replaced == "2"
+    assert asked == ["1", "2"]
+    assert aliases(client) == {"champion": "3", "previous": "2"}
+
+
+@pytest.mark.parametrize("after", range(1, 7))
+def test_a_kill_on_the_way_is_finished_by_the_next(
+    after: int, two: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    done = []
+    changes = ("set_registered_model_alias", "delete_registered_model_alias",
+               "set_registered_model_tag", "delete_registered_model_tag")  # fmt: skip
+    with monkeypatch.context() as patch:
+        for name in changes:
+            real = getattr(mlflow.MlflowClient, name)
+
+            def counted(own: Any, *given: Any, real: Any = real) -> Any:
+                if len(done) == after:
+                    raise KeyboardInterrupt
+                done.append(given)
+                return real(own, *given)
+
+            patch.setattr(mlflow.MlflowClient, name, counted)
+        with pytest.raises(KeyboardInterrupt):
+            go(two)
+    assert "champion" in aliases(client), "never an instant without one"
+    assert go(two, "2").version == "2"
+    assert aliases(client) == {"champion": "2", "previous": "1"}
+    assert audited(two, [NAME]) == {NAME: (2, [])}
+    assert "bigtransfer.moving" not in client.get_registered_model(NAME).tags
+
+
+def test_records_that_were_changed_are_missing_or_cut_off_are_named(two: Path, client: Any) -> None:
+    go(two)
+    rollback(two, NAME, by="ada (claimed)", because="")
+    tags = client.get_registered_model(NAME).tags
+    second = tags["bigtransfer.record.000002"]
+
+    def faults() -> list[str]:
+        return audited(two, [NAME])[NAME][1]
+
+    client.set_registered_model_tag(NAME, "bigtransfer.record.000002", second.replace("ada", "eve"))
+    assert "record 3 does not follow the one before: one was changed" in faults()
+    client.delete_registered_model_tag(NAME, "bigtransfer.record.000002")
+    assert "record 2 is missing" in faults()
+    client.set_registered_model_tag(NAME, "bigtransfer.record.000002", second)
+    assert faults() == []
+    third = tags["bigtransfer.record.000003"]
+    client.delete_registered_model_tag(NAME, "bigtransfer.record.000003")
+    assert "record 3 is missing" in faults()
+    digest = json.loads(third)["before"]
+    client.set_registered_model_tag(NAME, "bigtransfer.records", f"2:{digest}")
+    assert any("goes on to record 3" in fault for fault in faults())
+    client.set_registered_model_tag(NAME, "bigtransfer.record.000003", third)
+    client.set_registered_model_tag(NAME, "bigtransfer.records", tags["bigtransfer.records"])
+    assert faults() == []
+    client.delete_run(client.get_model_version(NAME, "2").run_id)
+    assert faults() == [], "records outlive runs"
+    client.set_registered_model_alias(NAME, "champion", "2")
+    assert faults() == ["no record explains champion v2"]
+
+
+def test_processes_that_promote_at_once_are_decided_one_after_the_other(
+    two: Path, folder: Path, client: Any
+) -> None:
+    propose(two, folder, "d3", 0.9)
+    seen, stop = [], threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            seen.append(aliases(client).get("champion"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    line = [sys.executable, "-m", "bigtransfer.command", "promote"]
+    processes = [
+        subprocess.Popen([*line, f"{NAME}/{version}"], cwd=two, text=True, stderr=subprocess.PIPE,
+                         stdout=subprocess.PIPE, env=environment())
+        for version in ("2", "3")
+    ]  # fmt: skip
+    said = [process.communicate() for process in processes]
+    stop.set()
+    watcher.join()
+    codes = [process.returncode for process in processes]
+    assert codes in ([0, 0], [3, 0]), said
+    assert None not in seen
+    assert aliases(client)["champion"] == "3"
+    assert audited(two, [NAME])[NAME][1] == []
+
+
+def environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(PROJECT), "MLFLOW_TRACKING_URI": ""}
+
+
+def test_the_first_of_a_validation_split_of_its_own(tracked: Path, folder: Path) -> None:
+    propose(tracked, folder, "d1", 0.7)
+    other = evidence(validation_digest="w" * 64)
+    propose(tracked, folder, "d2", 0.9, says=other, given=answers(0.9))
+    with pytest.raises(GateError, match="its validation images are not those of v1"):
+        go(tracked)

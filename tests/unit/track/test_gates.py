@@ -1,0 +1,142 @@
+"""Each gate refuses one planted model, and lets the others pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bigtransfer.artifacts.answers import Answers
+from bigtransfer.artifacts.evidence import CalibrationError
+from bigtransfer.config import GateRules
+from bigtransfer.track.gates import Contender, judge, refusal
+from fixtures.registered import IMAGES, answers, evidence
+
+CHAMPION = Contender("1", evidence(), answers(0.8), 0, "pretrained here on upstream, abc…")
+GOOD = replace(CHAMPION, version="2", answers=answers(0.83))
+PLANTED: dict[str, tuple[Contender, str]] = {
+    "compare": (replace(GOOD, answers=answers(0.78)), "points of v1 on 300 validation images x 3"),
+    "leakage": (replace(GOOD, leaks=2), "2 images are on both sides"),
+    "digests": (replace(GOOD, damage="its model is gone"), "its model is gone"),
+    "upstream": (replace(GOOD, upstream=""), "nobody pinned the weights"),
+    "calibration": (
+        replace(GOOD, evidence=evidence(calibration=CalibrationError(
+            error=0.2, raw=0.3, lowest=0.15, lowest_more=-0.1))),
+        "error 0.200 (raw 0.300), at least 0.150 with 95 %, above 0.1",
+    ),
+    "class_floor": (
+        replace(GOOD, answers=Answers(GOOD.answers.labels, {
+            seed: np.where(np.arange(IMAGES) % 3 == 1, own * (np.arange(IMAGES) % 4 > 0), 1)
+            for seed, own in GOOD.answers.scores.items()
+        })) if GOOD.answers else GOOD,
+        "recall of 'b' falls by",
+    ),
+}  # fmt: skip
+
+
+def closed(contender: Contender, rules: GateRules, champion: Contender | None = CHAMPION) -> Any:
+    return {g.name: g.reason for g in judge(rules, contender, champion) if not g.is_open}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_model_fails_its_gate_alone(name: str) -> None:
+    contender, said = PLANTED[name]
+    found = closed(contender, GateRules())
+    assert list(found) == [name]
+    assert said in found[name]
+    assert not closed(GOOD, GateRules())
+
+
+@pytest.mark.parametrize(
+    ("name", "off"),
+    [("leakage", {"leakage": "any"}), ("upstream", {"upstream": "any"}),
+     ("calibration", {"calibration": None}), ("class_floor", {"class_floor": False})],
+)  # fmt: skip
+def test_a_gate_that_is_switched_off_says_so(name: str, off: dict[str, Any]) -> None:
+    contender, _ = PLANTED[name]
+    rules = GateRules.model_validate(off)
+    assert not closed(contender, rules)
+    (gate,) = (gate for gate in judge(rules, contender, CHAMPION) if gate.name == name)
+    assert gate.verdict == "off"
+
+
+def test_a_temperature_that_makes_it_worse_is_refused() -> None:
+    worse = CalibrationError(error=0.09, raw=0.02, lowest=0.05, lowest_more=0.04)
+    found = closed(replace(GOOD, evidence=evidence(calibration=worse)), GateRules())
+    assert "its temperature makes it worse" in found["calibration"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"evidence": None, "answers": None}, "v2 keeps no answers on validation images"),
+        ({"evidence": evidence(held_out=False, calibration=None), "answers": None},
+         "v2 was trained on its validation images"),
+        ({"evidence": evidence(classes=("a", "b", "d"))}, "it knows other classes than v1"),
+        ({"evidence": evidence(validation_digest="w" * 64)}, "are not those of v1"),
+        ({"answers": answers(0.9, seeds=(7,))}, "no seed of it is one of v1's"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_does_not_pass(changes: dict[str, Any], why: str) -> None:
+    contender = replace(GOOD, **changes)
+    found = closed(contender, GateRules(calibration=None))
+    assert list(found) == ["compare"]
+    assert found["compare"].startswith("cannot be compared: ")
+    assert why in found["compare"]
+    as_champion = replace(CHAMPION, **changes)
+    assert "compare" in closed(GOOD, GateRules(), as_champion)
+    waived = judge(GateRules(calibration=None), contender, CHAMPION, waives_comparison=True)
+    assert refusal(waived) is None
+    assert waived[0].verdict == "waived"
+
+
+def test_nothing_but_the_comparison_can_be_waived() -> None:
+    for name, (contender, _) in PLANTED.items():
+        gates = judge(GateRules(), contender, CHAMPION, waives_comparison=True)
+        left = [gate.name for gate in gates if not gate.is_open]
+        assert left == ([] if name == "compare" else [name])
+
+
+def test_two_seeds_of_one_setting_are_refused_both_ways_under_better() -> None:
+    one, other = (replace(CHAMPION, version=n, answers=answers(0.8, (0, 1))) for n in "12")
+    shuffled = Answers(
+        other.answers.labels,
+        {  # type: ignore[union-attr]
+            0: one.answers.scores[1],
+            1: one.answers.scores[0],
+        },
+    )  # type: ignore[union-attr]
+    other = replace(other, answers=shuffled)
+    rules = GateRules(compare="better")
+    assert "compare" in closed(other, rules, one)
+    assert "compare" in closed(one, rules, other)
+
+
+def test_better_wants_proof_and_not_worse_a_gain_within_the_margin() -> None:
+    one = answers(0.8)
+    turned = {seed: own.copy() for seed, own in one.scores.items()}
+    for own in turned.values():  # more are gained than lost, but not many more
+        own[np.flatnonzero(own == 0)[:12]] = 1
+        own[np.flatnonzero(own == 1)[-9:]] = 0
+    slightly = replace(GOOD, answers=Answers(one.labels, turned))
+    assert "compare" in closed(slightly, GateRules(compare="better"))
+    assert not closed(slightly, GateRules())
+    assert not closed(replace(GOOD, answers=answers(0.95)), GateRules(compare="better"))
+    (first, *_) = judge(GateRules(), slightly, CHAMPION)
+    assert "this split would prove +" in first.reason
+
+
+def test_without_a_champion_the_first_gates_need_no_answers() -> None:
+    alone = replace(GOOD, answers=None)
+    assert not closed(alone, GateRules(), None)
+
+
+def test_several_labels_are_compared_and_neither_calibrated_nor_floored() -> None:
+    several = evidence(metric="map", calibration=None)
+    one = replace(CHAMPION, evidence=several)
+    other = replace(GOOD, evidence=several)
+    gates = {gate.name: gate.verdict for gate in judge(GateRules(), other, one)}
+    assert gates["compare"] == "pass"
+    assert gates["calibration"] == gates["class_floor"] == "off"
