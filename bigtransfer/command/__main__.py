@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "two reports on one test split: which model is better, and how sure is that?",
     "promote": "a registered version becomes champion, if it passes the gates",
     "rollback": "the version that was champion before is champion again",
+    "watch": "promote what a person marks as candidate in the MLflow UI",
     "audit-registry": "are the records of who became champion whole?",
     "doctor": "is everything here that the commands need, and is `kfp` this project's?",
     "images": "build the container images of the components, by Docker or Podman",

@@ -44,7 +44,8 @@ _ERROR = re.compile(r"[\w.]+(Error|Exception): ")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.description = (
-        "Start MLflow on the project's database, print and open the page that lists the runs. "
+        "Start MLflow on the project's database, print and open the page that lists the runs; a "
+        "version that gets the alias candidate there becomes champion if it passes its gates. "
         "Where MLFLOW_TRACKING_URI names a server, its page is opened. Ctrl-C ends it."
     )
     parser.add_argument(
@@ -78,10 +79,11 @@ def run(arguments: argparse.Namespace) -> None:
     port = _free_port(arguments.port)
     signal.signal(signal.SIGTERM, _interrupt)
     began = time.monotonic()
-    process = _start(server, port)
+    process, watcher = _start(server, port), None
     try:
         _wait(process, port)
         print(f"MLflow took {duration(time.monotonic() - began)} to start; Ctrl-C ends it")
+        watcher = _watch()
         own = f"http://{_HOST}:{port}"
         _show(_page(f"http://localhost:{port}", own), arguments.no_open)
         code = process.wait()
@@ -89,7 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
     except KeyboardInterrupt:
         print()
     finally:
-        _end(process)
+        for own_process in filter(None, (watcher, process)):
+            _end(own_process)
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -130,6 +133,14 @@ def _start(database: str, port: int) -> subprocess.Popen[bytes]:
             env={**quiet_environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
+
+
+def _watch() -> subprocess.Popen[bytes]:
+    """Begin to promote what gets the alias `candidate` in the pages; what it says is printed."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "bigtransfer.command", "watch"],
+        env=quiet_environment(), stdin=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
 
 
 def _wait(process: subprocess.Popen[bytes], port: int) -> None:

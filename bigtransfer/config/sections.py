@@ -338,6 +338,11 @@ class RegisterParams(Section):
     first: Literal["champion", "challenger"] = "champion"
     """What the first version of a model becomes, if it passes the gates."""
     gates: GateRules = GateRules()
+    POLL_SECONDS: ClassVar[float] = 5.0
+    poll_seconds: Rate = POLL_SECONDS
+    """Between two looks of `bigtransfer watch`."""
+    by_hand: Literal["report", "revert"] = "report"
+    """What `watch` does about a champion that somebody moved without a gate."""
     promote: Literal["if_better", "never"] | None = None
     """Not read any more, but that `never` is `first: challenger`: nothing but its first version is
     promoted by itself."""

@@ -20,6 +20,7 @@ from bigtransfer.track.failures import explained
 from bigtransfer.track.gates import Gate, judge, refusal
 from bigtransfer.track.lease import only_writer
 from bigtransfer.track.records import (
+    CANDIDATE,
     CHALLENGER,
     CHAMPION,
     PREVIOUS,
@@ -28,17 +29,27 @@ from bigtransfer.track.records import (
     faults,
     last_record,
     now,
+    records_of,
     shortened,
 )
 from bigtransfer.track.runs import open_client
-from bigtransfer.track.versions import AUDIT, CHECKPOINT, MODEL, REPORT, contender_of, digest_tag
+from bigtransfer.track.versions import (
+    AUDIT,
+    CHECKPOINT,
+    MODEL,
+    REPORT,
+    all_models,
+    contender_of,
+    digest_tag,
+)
 
 MADE_TAG = "bigtransfer.champion"
 """Of a model: the version that this program made champion last."""
-_MOVING = "bigtransfer.moving"
+MOVING_TAG = "bigtransfer.moving"
+"""Of a model: the record of what is being done."""
 _GATE = "gate."
 _TIMES_JUDGED = 5
-Kind = Literal["first", "promote", "rollback"]
+Kind = Literal["first", "promote", "rollback", "restore"]
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,7 @@ def audited(project: Path, names: list[str]) -> dict[str, tuple[int, list[str]]]
         client = open_client(project)
         models = [_model(client, name) for name in names] or [
             model
-            for model in client.search_registered_models()
+            for model in all_models(client)
             if CHAMPION in model.aliases or last_record(model.tags or {})[0]
         ]
     return {
@@ -157,6 +168,32 @@ def rollback(project: Path, name: str, *, by: str, because: str) -> Promotion:
     return Promotion(name, str(version.version), champion, gates, because)
 
 
+def restore(project: Path, client: Any, name: str) -> str | None:
+    """Make the version champion again that the last record names, if it is not.
+
+    Returns:
+        The version; None: somebody was faster.
+
+    Raises:
+        GateError: If its files are not as they were.
+    """
+    with only_writer(project, client, name):
+        _finish(project, client, name)
+        model = _model(client, name)
+        last = [record.to for record in records_of(model.tags or {})][-1]
+        champion = _champion_of(model)
+        if champion == last:
+            return None
+        version = client.get_model_version(name, last)
+        damage = contender_of(project, client, version, GateRules(), compares=False).damage
+        if damage is not None:
+            raise GateError(f"{name} version {last} does not come back: {damage}")
+        why = f"version {champion or 'none'} was made champion by hand"
+        gates = [Gate("digests", "pass", "its files are those that were registered")]
+        _move(project, client, version, None, "restore", "bigtransfer watch", why, gates)
+    return last
+
+
 def advance(
     project: Path,
     client: Any,
@@ -177,7 +214,7 @@ def advance(
     contender = None
     for _ in range(_TIMES_JUDGED):
         model = _model(client, name)
-        if _MOVING in (model.tags or {}):  # a process was killed on the way, or is about to end
+        if MOVING_TAG in (model.tags or {}):  # a process was killed on the way, or is about to end
             with only_writer(project, client, name):
                 _finish(project, client, name)
             model = _model(client, name)
@@ -246,7 +283,7 @@ def _model(client: Any, name: str) -> Any:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        known = sorted(model.name for model in client.search_registered_models())
+        known = sorted(model.name for model in all_models(client))
         raise TrackingError(
             f"there is no registered model {name!r}{did_you_mean(name, known)}; registered are "
             f"{', '.join(known) or 'none'}"
@@ -287,7 +324,7 @@ def _move(
         },
         before=before,
     )
-    client.set_registered_model_tag(version.name, _MOVING, record.text())
+    client.set_registered_model_tag(version.name, MOVING_TAG, record.text())
     _carry_out(project, client, model, record)
 
 
@@ -299,22 +336,22 @@ def _carry_out(project: Path, client: Any, model: Any, record: Record) -> None:
         client.set_registered_model_alias(name, PREVIOUS, record.replaced)
     elif str(model.aliases.get(PREVIOUS)) == record.to:
         client.delete_registered_model_alias(name, PREVIOUS)
-    for alias in (CHALLENGER, "candidate"):
+    for alias in (CHALLENGER, CANDIDATE):
         if str(model.aliases.get(alias)) == record.to:
             client.delete_registered_model_alias(name, alias)
     append(project, client, model, record)
     client.set_registered_model_tag(name, MADE_TAG, record.to)
-    client.delete_registered_model_tag(name, _MOVING)
+    client.delete_registered_model_tag(name, MOVING_TAG)
 
 
 def _finish(project: Path, client: Any, name: str) -> None:
     """Finish what a killed process had begun; forget it where a person has decided since."""
     model = _model(client, name)
-    text = (model.tags or {}).get(_MOVING)
+    text = (model.tags or {}).get(MOVING_TAG)
     if text is None:
         return
     record = Record.model_validate_json(text)
     if _champion_of(model) in (record.to, record.replaced):
         _carry_out(project, client, model, record)
     else:
-        client.delete_registered_model_tag(name, _MOVING)
+        client.delete_registered_model_tag(name, MOVING_TAG)

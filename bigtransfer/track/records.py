@@ -21,6 +21,7 @@ from bigtransfer.artifacts.base import Part
 from bigtransfer.track.address import home_of
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+CANDIDATE = "candidate"
 """Aliases."""
 _RECORD, _HEAD = "bigtransfer.record.", "bigtransfer.records"
 _NOTHING = "0" * 64
@@ -33,7 +34,7 @@ class Record(Part):
     number: int
     at: str
     """UTC, ISO 8601."""
-    kind: Literal["first", "promote", "rollback"]
+    kind: Literal["first", "promote", "rollback", "restore"]
     to: str
     """Version."""
     replaced: str | None

@@ -137,6 +137,17 @@ def _parsed(address: str) -> tuple[str, str, str]:
     return found[1], found[2] or "", found[3] or ""
 
 
+def all_models(client: Any) -> Iterator[Any]:
+    """Yield all registered models, page by page."""
+    token = None
+    while True:
+        page = client.search_registered_models(max_results=500, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
 @dataclass(frozen=True)
 class Kept:
     """The folders of a version, as they lie now."""

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bigtransfer import config
+from bigtransfer.artifacts.audit import Audit
 from bigtransfer.artifacts.registration import Registration
 from bigtransfer.artifacts.report import TaskReport
 from bigtransfer.artifacts.validation import ValidationReport
@@ -23,7 +24,7 @@ from bigtransfer.data.shards import open_shards
 from bigtransfer.model import load_checkpoint
 from bigtransfer.serve.deployed import load_deployed
 from bigtransfer.serve.prediction import answers
-from bigtransfer.storage import digest_of, read_json, verify_folder
+from bigtransfer.storage import digest_of, new_folder, read_json, verify_folder
 from bigtransfer.track.journal import SilentJournal
 from components import evaluate, register
 from components.interface import Stage
@@ -145,18 +146,22 @@ def test_a_model_is_registered_from_what_was_written(
     report: str, written: Path, tracked: Path, client: Any
 ) -> None:
     folder = written if report == "as written then" else evaluated(written)
+    with new_folder(tracked / "audit") as audit:
+        Audit(success=True, datasets={}, compared=(), leaks=()).write(audit)
     register.run(
         Stage("register@colours", tracked, tracked / "work", SilentJournal()),
         RegisterParams.model_validate(params_of("register")), checkpoints=written / "finetuned",
-        model=folder / "model", report=folder / "report",
+        model=folder / "model", report=folder / "report", audit=tracked / "audit",
         registration=tracked / "registration.json",
     )  # fmt: skip
     found, before = (Registration.read(p) for p in (tracked, written))
     assert found.run_id and before.run_id
-    assert found.model_copy(update={"run_id": ""}) == before.model_copy(update={"run_id": ""})
+    assert (found.name, found.version, found.new) == (before.name, before.version, before.new)
+    # Where its weights come from was not noted then, and a gate wants to know.
+    assert (found.alias, "its origin is not noted" in found.reason) == ("challenger", True)
     import mlflow
 
-    served = mlflow.pyfunc.load_model("models:/bigtransfer-colours@champion")
+    served = mlflow.pyfunc.load_model("models:/bigtransfer-colours@challenger")
     deployed, _ = load_deployed(written / "finetuned" / "upstream-4-0")
     images = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), dtype=np.uint8)
     kind = served.metadata.get_input_schema().inputs[0].type

@@ -118,8 +118,8 @@ def test_better_wants_proof_and_not_worse_a_gain_within_the_margin() -> None:
     one = answers(0.8)
     turned = {seed: own.copy() for seed, own in one.scores.items()}
     for own in turned.values():  # more are gained than lost, but not many more
-        own[np.flatnonzero(own == 0)[:12]] = 1
-        own[np.flatnonzero(own == 1)[-9:]] = 0
+        own[np.flatnonzero(own == 0)[:7]] = 1
+        own[np.flatnonzero(own == 1)[-4:]] = 0
     slightly = replace(GOOD, answers=Answers(one.labels, turned))
     assert "compare" in closed(slightly, GateRules(compare="better"))
     assert not closed(slightly, GateRules())
