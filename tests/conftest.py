@@ -26,6 +26,7 @@ pytest_plugins = [
     "fixtures.kube_api",
     "fixtures.models",
     "fixtures.project",
+    "fixtures.registered",
     "fixtures.servers",
     "fixtures.tracking",
     "fixtures.training",

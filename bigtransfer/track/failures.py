@@ -11,6 +11,8 @@ from bigtransfer.track.address import tracking_uri
 
 _STORES = ("boto3", "botocore", "requests", "s3transfer", "urllib3", "azure", "google")
 """Packages whose errors come out of an upload to an artifact store."""
+_DATABASES = ("sqlalchemy", "sqlite3", "psycopg", "psycopg2")
+_LOCKED = ("database is locked", "could not connect", "Connection refused", "timeout")
 
 
 @contextmanager
@@ -32,16 +34,40 @@ def explained(project: Path, what: str) -> Iterator[None]:
             raise InfrastructureError(
                 f"{where} does not answer: {text}; try again later"
             ) from error
-        raise TrackingError(
-            f"{where} {what}: {text}; check MLFLOW_TRACKING_URI, or move mlflow.db away to start "
-            "anew"
-        ) from error
+        if any(words in text for words in _LOCKED):
+            raise _of_database(where, error) from error
+        raise TrackingError(f"{where} {what}: {text}; {_cure(error.error_code)}") from error
     except BigTransferError:
         raise
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in _STORES and not isinstance(error, OSError):
+        room = type(error).__module__.split(".")[0]
+        if room in _DATABASES:
+            raise _of_database(where, error) from error
+        if room not in _STORES and not isinstance(error, OSError):
             raise
         raise TrackingError(
             f"{where} {what}: its artifact store does not take our files ({type(error).__name__}: "
             f"{' '.join(str(error).split())}); see to its address and to our right to write there"
         ) from error
+
+
+def _cure(code: str) -> str:
+    """Return what mends a refusal of MLflow's."""
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to one who may do that"
+    if code in ("ENDPOINT_NOT_FOUND", "NOT_FOUND", "NOT_IMPLEMENTED"):
+        return "is that an MLflow server, of version 3 or later? check MLFLOW_TRACKING_URI"
+    return "check MLFLOW_TRACKING_URI, or move mlflow.db away to start anew"
+
+
+def _of_database(where: str, error: Exception) -> BigTransferError:
+    """Return what a database says, in one line."""
+    text = " ".join(str(error).split()).partition(" [SQL")[0]
+    if any(words in text for words in _LOCKED):
+        return InfrastructureError(
+            f"{where}: its database is held by another process, or away ({text}); try again"
+        )
+    return TrackingError(
+        f"{where}: its database cannot be used ({text}); bring back a copy of it, or move it away "
+        "to start anew"
+    )

@@ -32,7 +32,6 @@ from bigtransfer.track.records import (
     records_of,
     shortened,
 )
-from bigtransfer.track.runs import open_client
 from bigtransfer.track.versions import (
     AUDIT,
     CHECKPOINT,
@@ -41,6 +40,7 @@ from bigtransfer.track.versions import (
     all_models,
     contender_of,
     digest_tag,
+    open_registry,
 )
 
 MADE_TAG = "bigtransfer.champion"
@@ -91,7 +91,7 @@ def promote(
         TrackingError: If there is no such model or version.
     """
     with explained(project, f"did not promote {name!r}"):
-        client = open_client(project)
+        client = open_registry(project)
         version = find(client, name, wanted)
         found = advance(
             project, client, version, rules, kind="promote", by=by, because=because,
@@ -128,7 +128,7 @@ def audited(project: Path, names: list[str]) -> dict[str, tuple[int, list[str]]]
         names: Of the models; none: all that have records or a champion.
     """
     with explained(project, "did not show its records"):
-        client = open_client(project)
+        client = open_registry(project)
         models = [_model(client, name) for name in names] or [
             model
             for model in all_models(client)
@@ -147,7 +147,7 @@ def rollback(project: Path, name: str, *, by: str, because: str) -> Promotion:
         TrackingError: If there is no model, or none was champion before.
     """
     with explained(project, f"did not roll {name!r} back"):
-        client = open_client(project)
+        client = open_registry(project)
         with only_writer(project, client, name):
             _finish(project, client, name)
             aliases = _model(client, name).aliases

@@ -101,15 +101,10 @@ def checkpoint_uri(project: Path, address: str) -> str:
 @contextmanager
 def _of_registered(project: Path, address: str) -> Iterator[tuple[Any, Any]]:
     name, alias, version = _parsed(address)
-    if forgot_everything(project):
-        raise TrackingError(
-            f"{address!r} is registered in a project's MLflow, and {str(project)!r} has none; call "
-            "this in the project's own folder (where mlflow.db is), or set MLFLOW_TRACKING_URI"
-        )
+    client = open_registry(project)
     from mlflow.exceptions import MlflowException
 
     try:
-        client = open_client(project)
         found = (
             client.get_model_version_by_alias(name, alias)
             if alias
@@ -135,6 +130,20 @@ def _parsed(address: str) -> tuple[str, str, str]:
             "models:/<name>/<version>"
         )
     return found[1], found[2] or "", found[3] or ""
+
+
+def open_registry(project: Path) -> Any:
+    """Return a client of the MLflow that a project's models are registered in.
+
+    Raises:
+        TrackingError: If the project has none yet; none is made.
+    """
+    if forgot_everything(project):
+        raise TrackingError(
+            f"models are registered in a project's MLflow, and {str(project)!r} has none; call "
+            "this in the project's own folder (where mlflow.db is), or set MLFLOW_TRACKING_URI"
+        )
+    return open_client(project)
 
 
 def all_models(client: Any) -> Iterator[Any]:

@@ -15,8 +15,7 @@ from bigtransfer.track.failures import explained
 from bigtransfer.track.gates import refusal
 from bigtransfer.track.promotion import MOVING_TAG, advance, restore
 from bigtransfer.track.records import CANDIDATE, CHAMPION, records_of
-from bigtransfer.track.runs import open_client
-from bigtransfer.track.versions import all_models
+from bigtransfer.track.versions import all_models, open_registry
 
 _BY_CLICK = "not known (alias candidate, set in MLflow)"
 ByHand = Literal["report", "revert"]
@@ -50,7 +49,7 @@ class Watcher:
             InfrastructureError: If it does not answer.
         """
         with explained(self._project, "could not be watched"):
-            client = open_client(self._project)
+            client = open_registry(self._project)
             for model in all_models(client):
                 self._champion_by_hand(client, model)
                 if CANDIDATE in model.aliases:

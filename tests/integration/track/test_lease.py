@@ -11,7 +11,6 @@ import pytest
 
 from bigtransfer.config import GateRules
 from bigtransfer.errors import LockError
-from bigtransfer.storage import new_folder
 from bigtransfer.track import lease
 from bigtransfer.track.lease import only_writer
 from bigtransfer.track.promotion import audited, promote, rollback
@@ -63,12 +62,11 @@ def test_a_dead_writer_is_passed_over_and_a_living_one_is_not(
     assert not {name for name in left if name.startswith("held")}
 
 
-def test_a_model_is_promoted_and_rolled_back_on_a_server(tmp_path: Path, client: Any) -> None:
-    model = tmp_path / "model"
-    with new_folder(model) as partial:
-        (partial / "MLmodel").write_text("flavors: {}\n")
-    propose(tmp_path, model, "d1", 0.7)
-    propose(tmp_path, model, "d2", 0.8)
+def test_a_model_is_promoted_and_rolled_back_on_a_server(
+    tmp_path: Path, client: Any, model_folder: Path
+) -> None:
+    propose(tmp_path, model_folder, "d1", 0.7)
+    propose(tmp_path, model_folder, "d2", 0.8)
     found = promote(tmp_path, NAME, "challenger", GateRules(), by="ada (claimed)", because="")
     assert (found.version, found.replaced) == ("2", "1")
     rollback(tmp_path, NAME, by="ada (claimed)", because="")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,32 +14,19 @@ from typing import Any
 import pytest
 
 from bigtransfer.artifacts.cells import Origin
-from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.config import GateRules
-from bigtransfer.errors import GateError, TrackingError
-from bigtransfer.model import create_model
-from bigtransfer.serve.deployed import Deployed, Served
+from bigtransfer.errors import GateError, InfrastructureError, TrackingError
 from bigtransfer.track import promotion
-from bigtransfer.track.model_folder import write_model
 from bigtransfer.track.promotion import audited, promote, rollback
 from fixtures.project import PROJECT
 from fixtures.registered import NAME, aliases, answers, evidence, propose
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = create_model("R14x0.25", 3, "small", seed=4)
-    served = Served(Deployed(model.eval().fold(), 16, 1.5, False, DecodeSettings()).eval())
-    path = tmp_path_factory.mktemp("mlflow") / "model"
-    write_model(path, served, crop=16, num_classes=3, facts={"classes": list("abc")})
-    return path
-
-
 @pytest.fixture
-def two(tracked: Path, folder: Path) -> Path:
+def two(tracked: Path, model_folder: Path) -> Path:
     """A champion, and a better challenger."""
-    propose(tracked, folder, "d1", 0.7)
-    propose(tracked, folder, "d2", 0.8)
+    propose(tracked, model_folder, "d1", 0.7)
+    propose(tracked, model_folder, "d2", 0.8)
     return tracked
 
 
@@ -65,9 +53,9 @@ def test_a_better_challenger_becomes_champion_and_rollback_undoes_it(
 
 
 def test_a_refused_version_leaves_every_alias_and_says_why_on_itself(
-    two: Path, folder: Path, client: Any
+    two: Path, model_folder: Path, client: Any
 ) -> None:
-    propose(two, folder, "d3", 0.68)
+    propose(two, model_folder, "d3", 0.68)
     before = aliases(client)
     with pytest.raises(GateError, match=r"version 3 is not promoted: compare: not worse by 1"):
         go(two)
@@ -103,9 +91,9 @@ def test_a_flipped_byte_in_what_was_registered_is_found(kept: str, two: Path, cl
     assert aliases(client) == {"champion": "1", "challenger": "2"}
 
 
-def test_published_weights_must_be_pinned(tracked: Path, folder: Path, client: Any) -> None:
+def test_published_weights_must_be_pinned(tracked: Path, model_folder: Path, client: Any) -> None:
     origin = Origin(file="BiT-M-R50x1.npz", sha256="a" * 64)
-    first = propose(tracked, folder, "d1", origin=origin)
+    first = propose(tracked, model_folder, "d1", origin=origin)
     assert "nobody pinned the weights" in first.reason
     found = go(tracked, rules=GateRules(pinned=("a" * 64,)))
     assert found.version == "1"
@@ -141,9 +129,9 @@ def test_what_is_not_there_is_one_line(
 
 
 def test_a_champion_that_was_moved_while_a_version_was_judged_is_judged_against(
-    two: Path, folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+    two: Path, model_folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    propose(two, folder, "d3", 0.9)
+    propose(two, model_folder, "d3", 0.9)
     judge, asked = promotion.judge, []
 
     def meanwhile(rules: Any, contender: Any, champion: Any, **more: Any) -> Any:
@@ -218,9 +206,9 @@ def test_records_that_were_changed_are_missing_or_cut_off_are_named(two: Path, c
 
 
 def test_processes_that_promote_at_once_are_decided_one_after_the_other(
-    two: Path, folder: Path, client: Any
+    two: Path, model_folder: Path, client: Any
 ) -> None:
-    propose(two, folder, "d3", 0.9)
+    propose(two, model_folder, "d3", 0.9)
     seen, stop = [], threading.Event()
 
     def watch() -> None:
@@ -251,9 +239,65 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(PROJECT), "MLFLOW_TRACKING_URI": ""}
 
 
-def test_the_first_of_a_validation_split_of_its_own(tracked: Path, folder: Path) -> None:
-    propose(tracked, folder, "d1", 0.7)
+def test_the_first_of_a_validation_split_of_its_own(tracked: Path, model_folder: Path) -> None:
+    propose(tracked, model_folder, "d1", 0.7)
     other = evidence(validation_digest="w" * 64)
-    propose(tracked, folder, "d2", 0.9, says=other, given=answers(0.9))
+    propose(tracked, model_folder, "d2", 0.9, says=other, given=answers(0.9))
     with pytest.raises(GateError, match="its validation images are not those of v1"):
         go(tracked)
+
+
+def test_a_project_without_a_registry_is_left_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(TrackingError, match="has none; call this in the project's own folder"):
+        promote(tmp_path, NAME, "1", GateRules(), by="", because="")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_another_holds_is_to_be_tried_again(two: Path, client: Any) -> None:
+    before = aliases(client)
+    holder = sqlite3.connect(two / "mlflow.db")
+    holder.execute("BEGIN EXCLUSIVE")
+    line = [sys.executable, "-m", "bigtransfer.command", "promote", NAME]
+    held = subprocess.run(
+        line, cwd=two, env=environment(), capture_output=True, text=True, check=False
+    )
+    holder.rollback()
+    holder.close()
+    assert held.returncode == 75, held.stderr
+    assert "its database is held by another process" in held.stderr
+    assert "Traceback" not in held.stderr
+    assert aliases(client) == before
+
+
+def test_a_server_that_is_away_or_refuses_us_is_one_line(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(InfrastructureError, match="does not answer: .*; try again later"):
+        go(two)
+    for code, cure in (("UNAUTHENTICATED", "set MLFLOW_TRACKING_USERNAME"),
+                       ("ENDPOINT_NOT_FOUND", "of version 3 or later")):  # fmt: skip
+
+        def refuse(project: Path, code: str = code) -> Any:
+            from mlflow.protos import databricks_pb2
+
+            raise MlflowException("no", error_code=databricks_pb2.ErrorCode.Value(code))
+
+        monkeypatch.setattr(promotion, "open_registry", refuse)
+        with pytest.raises(TrackingError, match=cure):
+            go(two)
+
+
+def test_a_version_that_was_deleted_is_one_line(two: Path, client: Any) -> None:
+    go(two)
+    client.delete_model_version(NAME, "1")
+    with pytest.raises(TrackingError, match="nothing was champion before"):
+        rollback(two, NAME, by="", because="")
+    assert aliases(client) == {"champion": "2"}
+    assert audited(two, [NAME]) == {NAME: (2, [])}

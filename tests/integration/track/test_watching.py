@@ -13,20 +13,10 @@ from bigtransfer.track.watching import ByHand, Watcher
 from fixtures.registered import NAME, aliases, propose
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from bigtransfer.storage import new_folder
-
-    path = tmp_path_factory.mktemp("mlflow") / "model"
-    with new_folder(path) as partial:
-        (partial / "MLmodel").write_text("flavors: {}\n")
-    return path
-
-
 @pytest.fixture
-def two(tracked: Path, folder: Path) -> Path:
-    propose(tracked, folder, "d1", 0.7)
-    propose(tracked, folder, "d2", 0.8)
+def two(tracked: Path, model_folder: Path) -> Path:
+    propose(tracked, model_folder, "d1", 0.7)
+    propose(tracked, model_folder, "d2", 0.8)
     return tracked
 
 
@@ -49,9 +39,9 @@ def test_a_candidate_that_passes_becomes_champion(two: Path, client: Any) -> Non
 
 
 def test_a_candidate_that_is_refused_is_told_of_once_and_judged_anew_when_it_matters(
-    two: Path, folder: Path, client: Any
+    two: Path, model_folder: Path, client: Any
 ) -> None:
-    propose(two, folder, "d3", 0.68)
+    propose(two, model_folder, "d3", 0.68)
     client.set_registered_model_alias(NAME, "candidate", "3")
     own, said = watcher(two)
     own.look()
