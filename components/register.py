@@ -67,6 +67,7 @@ def run(
         origin=Cells.read(checkpoints).upstream,
         tags={
             "task": result.task,
+            "dataset": result.dataset,
             "architecture": result.architecture,
             "init": chosen.init,
             "examples_per_class": str(chosen.examples_per_class),

@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "how often a model is right on labelled images from elsewhere, e.g. ObjectNet",
     "export": "a fine-tuned model as an ONNX or torch file, preprocessing inside",
     "compare": "two reports on one test split: which model is better, and how sure is that?",
+    "explain": "which data, code and weights made a registered model; is all of it still so?",
     "promote": "a registered version becomes champion, if it passes the gates",
     "rollback": "the version that was champion before is champion again",
     "watch": "promote what a person marks as candidate in the MLflow UI",

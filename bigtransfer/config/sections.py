@@ -324,7 +324,7 @@ class GateRules(Section):
     upstream: Literal["pinned", "any"] = "pinned"
     """Whether the weights that it began with must be ours, or a file whose sha256 is `pinned`."""
     pinned: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field((), strict=False)
-    """SHA-256 of published files that somebody has checked."""
+    """SHA-256 of published files, or of the MANIFEST.json of checkpoints, that somebody checked."""
     calibration: Rate | None = 0.1
     """Most that the lower end of its calibration error may be; null: any."""
     class_floor: bool = True

@@ -47,7 +47,8 @@ MADE_TAG = "bigtransfer.champion"
 """Of a model: the version that this program made champion last."""
 MOVING_TAG = "bigtransfer.moving"
 """Of a model: the record of what is being done."""
-_GATE = "gate."
+GATE_TAG = "gate."
+"""Of a version, before the name of a gate: what it says."""
 _TIMES_JUDGED = 5
 Kind = Literal["first", "promote", "rollback", "restore"]
 
@@ -106,8 +107,12 @@ def promote(
     return found
 
 
-def split_address(address: str) -> tuple[str, str]:
+def split_address(address: str, alias: str = CHALLENGER) -> tuple[str, str]:
     """Return name and version or alias of `MODEL`, `MODEL@ALIAS`, `MODEL/VERSION`, `models:/…`.
+
+    Args:
+        address: One of these.
+        alias: Of `MODEL` alone.
 
     Raises:
         ConfigError: If it names no model.
@@ -117,7 +122,7 @@ def split_address(address: str) -> tuple[str, str]:
         raise ConfigError(
             f"{address!r} names no registered model; write MODEL, MODEL@challenger or MODEL/3"
         )
-    return found[1], found[2] or found[3] or CHALLENGER
+    return found[1], found[2] or found[3] or alias
 
 
 def audited(project: Path, names: list[str]) -> dict[str, tuple[int, list[str]]]:
@@ -264,7 +269,7 @@ def note(client: Any, version: Any, gates: list[Gate]) -> None:
     """Write what the gates say as tags of a version, where people look at it."""
     for gate in gates:
         text = f"{gate.verdict}: {shortened(gate.reason)}"
-        client.set_model_version_tag(version.name, version.version, _GATE + gate.name, text)
+        client.set_model_version_tag(version.name, version.version, GATE_TAG + gate.name, text)
     closed = refusal(gates)
     verdict = "passed" if closed is None else f"refused: {shortened(closed)}"
     client.set_model_version_tag(version.name, version.version, "gates", verdict)

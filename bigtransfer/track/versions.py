@@ -279,4 +279,6 @@ def _pinned_by(tags: Mapping[str, str], rules: GateRules) -> str | None:
         return f"pretrained here on {origin.dataset}, {tags.get('upstream_digest', '')[:12]}…"
     if origin.sha256 in rules.pinned:
         return f"{origin.file}, sha256 {origin.sha256[:12]}… as pinned"
+    if (digest := tags.get("upstream_digest", "")) in rules.pinned:
+        return f"a checkpoint of digest {digest[:12]}… as pinned"
     return ""

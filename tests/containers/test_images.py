@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from bigtransfer.artifacts.audit import Audit
 from bigtransfer.kubeflow.image_tag import source_tag
+from bigtransfer.storage import new_folder
 from fixtures.models import upstream_meta
 from fixtures.project import PROJECT, environment
 from fixtures.servers import MlflowServer
@@ -100,16 +102,25 @@ def test_nobody_has_a_name(target: str) -> None:
     assert docker("run", "--rm", image(target), "python", "-c", code) == "bigtransfer\n"
 
 
-def test_the_log_of_a_task_begins_with_its_own_words(mlflow_server: MlflowServer) -> None:
+def test_the_log_of_a_task_begins_with_its_own_words(
+    mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    audit = tmp_path_factory.mktemp("audited") / "audit"
+    with new_folder(audit) as folder:
+        Audit(success=True, datasets={}, compared=(), leaks=()).write(folder)
+    for place in (audit, *audit.parents[:2]):
+        place.chmod(0o755)  # the images' user is not ours
+
     def register(checkpoints: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["docker", "run", "--rm", "--network", "host", "--read-only", "--tmpfs", "/tmp",
-             "--volume", f"{GOLDEN}:/golden:ro",
+             "--volume", f"{GOLDEN}:/golden:ro", "--volume", f"{audit}:/audit:ro",
              "--env", f"MLFLOW_TRACKING_URI={mlflow_server.address}",
              image("registry"), "python", "-m", "components.register",
-             "--params-json", '{"name_prefix": "quiet-", "promote": "never"}',
+             "--params-json", '{"name_prefix": "quiet-", "first": "challenger"}',
              "--checkpoints", checkpoints, "--model", "/golden/model",
-             "--report", "/golden/report", "--registration", "/tmp/registration.json"],
+             "--report", "/golden/report", "--audit", "/audit",
+             "--registration", "/tmp/registration.json"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 
@@ -161,8 +172,10 @@ def test_the_transfer_pipeline_ends_in_a_registered_model(checkout: Path) -> Non
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{checkout / 'mlflow.db'}")
-    version = client.get_model_version_by_alias("bigtransfer-digits", "champion")
+    version = client.get_model_version_by_alias("bigtransfer-digits", "challenger")
     assert version.tags["task"] == "digits"
+    assert version.tags["gate.upstream"].startswith("fail: nobody pinned the weights")
+    assert version.tags["gate.digests"].startswith("pass: ")
     (run,) = (checkout / ARTIFACTS).glob("transfer-*")
     evaluated = run / "evaluate"
     assert (evaluated / "page").read_text("utf-8").startswith("<!doctype html>")

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,7 @@ def test_processes_that_promote_at_once_are_decided_one_after_the_other(
     def watch() -> None:
         while not stop.is_set():
             seen.append(aliases(client).get("champion"))
+            time.sleep(0.02)
 
     watcher = threading.Thread(target=watch)
     watcher.start()

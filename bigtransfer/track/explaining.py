@@ -1,0 +1,144 @@
+"""From a registered model version back to what made it, and whether all of that is still so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bigtransfer.artifacts.audit import Audit
+from bigtransfer.artifacts.cells import Origin
+from bigtransfer.artifacts.evidence import Evidence
+from bigtransfer.errors import BigTransferError
+from bigtransfer.track.failures import explained
+from bigtransfer.track.promotion import GATE_TAG, find, split_address
+from bigtransfer.track.records import CHAMPION, records_of
+from bigtransfer.track.versions import (
+    AUDIT,
+    CHECKPOINT,
+    MODEL,
+    ORIGIN_TAG,
+    REPORT,
+    digest_tag,
+    kept_of,
+    open_registry,
+)
+
+FOLDERS = (CHECKPOINT, MODEL, REPORT, AUDIT)
+_NOT_NOTED = "not noted"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is known of a version."""
+
+    facts: dict[str, dict[str, str]]
+    """Subject -> what -> value, for people."""
+    damage: str | None
+    """What of its files is not as it was registered; None: nothing, or nobody looked."""
+
+
+def explain(project: Path, address: str, *, verify: bool) -> Explanation:
+    """Return what made a version, as MLflow and the folders kept with it say.
+
+    Args:
+        project: The project's root.
+        address: As `split_address` takes it; a name alone is its champion.
+        verify: Whether all its files are read again.
+
+    Raises:
+        TrackingError: If there is no such version.
+    """
+    name, wanted = split_address(address, CHAMPION)
+    with explained(project, f"could not explain {address!r}"):
+        client = open_registry(project)
+        version = find(client, name, wanted)
+        model = client.get_registered_model(name)
+        tags = version.tags or {}
+        run = client.get_run(version.run_id)
+        with kept_of(project, client, version, FOLDERS if verify else (REPORT, AUDIT)) as kept:
+            data = _data(tags, kept.folders)
+            damage = kept.damage if verify else None
+    return Explanation(
+        {
+            "model": _model(version, model, tags),
+            "data": data,
+            "upstream": _upstream(tags),
+            "made by": _maker(tags, run),
+            "gates": {
+                tag.removeprefix(GATE_TAG): text
+                for tag, text in sorted(tags.items())
+                if tag.startswith(GATE_TAG)
+            },
+            "promotions": _promotions(model, str(version.version)),
+            "digests": {folder: tags.get(digest_tag(folder), _NOT_NOTED) for folder in FOLDERS},
+        },
+        damage,
+    )
+
+
+def _model(version: Any, model: Any, tags: dict[str, str]) -> dict[str, str]:
+    number = str(version.version)
+    own = sorted(alias for alias, other in model.aliases.items() if str(other) == number)
+    since = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+    return {
+        "name": f"{version.name} version {number}",
+        "aliases": ", ".join(own) or "none",
+        "registered": since.isoformat(timespec="seconds"),
+        "what it is": str(version.description or _NOT_NOTED).splitlines()[0],
+        "architecture": tags.get("architecture", _NOT_NOTED),
+        "trained from": tags.get("init", _NOT_NOTED),
+        "examples per class": tags.get("examples_per_class", _NOT_NOTED),
+        "seed": tags.get("seed", _NOT_NOTED),
+    }
+
+
+def _data(tags: dict[str, str], folders: dict[str, Path]) -> dict[str, str]:
+    found = {
+        "dataset": tags.get("dataset", _NOT_NOTED),
+        "shards": tags.get("shards_digest", _NOT_NOTED),
+    }
+    try:
+        if report := folders.get(REPORT):
+            evidence = Evidence.read(report)
+            found["validation split"] = evidence.validation_digest
+            found["validation images"] = f"{evidence.validation_images:,}"
+            found["classes"] = f"{len(evidence.classes):,}"
+        if audit := folders.get(AUDIT):
+            for dataset, digest in Audit.read(audit).datasets.items():
+                found[f"manifest of {dataset}"] = digest
+    except BigTransferError as error:
+        found["not readable"] = str(error)
+    return found
+
+
+def _upstream(tags: dict[str, str]) -> dict[str, str]:
+    found = {"digest": tags.get("upstream_digest", _NOT_NOTED)}
+    if ORIGIN_TAG in tags:
+        origin = Origin.model_validate_json(tags[ORIGIN_TAG])
+        found |= {"pretrained here on": origin.dataset} if origin.dataset else {}
+        found |= {"file": origin.file, "sha256 of the file": origin.sha256} if origin.file else {}
+    return found
+
+
+def _maker(tags: dict[str, str], run: Any) -> dict[str, str]:
+    commit = tags.get("git_commit") or _NOT_NOTED
+    changed = commit.endswith("+changes")
+    return {
+        "commit": commit.removesuffix("+changes"),
+        "working tree": "differed from the commit" if changed else "as in the commit",
+        "run": str(run.info.run_id),
+        "within run": run.data.tags.get("mlflow.parentRunId", "none"),
+        "by": str(run.info.user_id or _NOT_NOTED),
+    }
+
+
+def _promotions(model: Any, version: str) -> dict[str, str]:
+    return {
+        f"record {record.number}": f"{record.at} {record.kind}: "
+        f"v{record.replaced or 'none'} -> v{record.to}, by {record.by}"
+        + (f", because {record.because}" if record.because else "")
+        for record in records_of(model.tags or {})
+        if version in (record.to, record.replaced)
+    }
