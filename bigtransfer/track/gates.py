@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from bigtransfer.metrics.paired import Gain
 
 Verdict = Literal["pass", "fail", "cannot be said", "waived", "off"]
-WAIVABLE = ("compare",)
 _REGISTER_AGAIN = "register it again with this version of the program"
 
 
@@ -52,6 +51,8 @@ class Contender:
     """What its upstream weights are pinned by; empty: by nothing; None: not known."""
     damage: str | None = None
     """What of its files is not as it was registered; None: nothing."""
+    unnoted: tuple[str, ...] = ()
+    """Folders whose digest is not noted with it, so that nobody can say whether they changed."""
 
     @property
     def name(self) -> str:
@@ -149,6 +150,9 @@ def _leakage(rules: GateRules, contender: Contender) -> Gate:
 def _digests(contender: Contender) -> Gate:
     if contender.damage is not None:
         return Gate("digests", "fail", contender.damage)
+    if contender.unnoted:
+        missing = ", ".join(contender.unnoted)
+        return Gate("digests", "cannot be said", f"no digest is noted of its {missing}")
     return Gate("digests", "pass", "its files are those that were registered")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bigtransfer.config import GateRules
-from bigtransfer.errors import ConfigError, GateError, TrackingError, did_you_mean
+from bigtransfer.errors import ConfigError, GateError, LockError, TrackingError, did_you_mean
 from bigtransfer.track.failures import explained
 from bigtransfer.track.gates import Gate, judge, refusal
 from bigtransfer.track.lease import only_writer
@@ -242,7 +242,9 @@ def advance(
             if _champion_of(_model(client, name)) == champion:
                 _move(project, client, version, champion, kind, by, because, gates)
                 return Promotion(name, str(version.version), champion, gates, because)
-    raise TrackingError(f"the champion of {name!r} was moved {_TIMES_JUDGED} times meanwhile")
+    raise LockError(
+        f"the champion of {name!r} was moved {_TIMES_JUDGED} times meanwhile; try again"
+    )
 
 
 def find(client: Any, name: str, wanted: str) -> Any:

@@ -265,6 +265,7 @@ def contender_of(
         leaks=leaks,
         upstream=_pinned_by(tags, rules),
         damage=damage,
+        unnoted=tuple(name for name in names if digest_tag(name) not in tags),
     )
 
 

@@ -92,6 +92,14 @@ def test_a_flipped_byte_in_what_was_registered_is_found(kept: str, two: Path, cl
     assert aliases(client) == {"champion": "1", "challenger": "2"}
 
 
+@pytest.mark.parametrize("kept", ["checkpoint", "report", "audit", "model"])
+def test_a_digest_that_is_gone_is_no_proof(kept: str, two: Path, client: Any) -> None:
+    client.delete_model_version_tag(NAME, "2", f"bigtransfer.{kept}_digest")
+    with pytest.raises(GateError, match=f"digests: no digest is noted of its {kept}"):
+        go(two, because="at any price", waives_comparison=True)
+    assert aliases(client) == {"champion": "1", "challenger": "2"}
+
+
 def test_published_weights_must_be_pinned(tracked: Path, model_folder: Path, client: Any) -> None:
     origin = Origin(file="BiT-M-R50x1.npz", sha256="a" * 64)
     first = propose(tracked, model_folder, "d1", origin=origin)
