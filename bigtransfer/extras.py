@@ -13,8 +13,10 @@ from bigtransfer.errors import ConfigError
 EXTRAS = {
     "mlflow": "mlflow",
     "alembic": "mlflow",  # of MLflow's database; the small client of the images lacks it
+    "fastapi": "mlflow",
     "flask": "mlflow",
     "sqlalchemy": "mlflow",
+    "uvicorn": "mlflow",
     "dvc": "dvc",
     "dvc_s3": "dvc",
     "scmrepo": "dvc",

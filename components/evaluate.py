@@ -46,12 +46,13 @@ def run(
     model: Path,
 ) -> None:
     """Evaluate one task."""
+    from bigtransfer.api.serving import write_served
     from bigtransfer.evaluate.task import Outputs, confusion_to_show, evaluate
+    from bigtransfer.model.checkpoint import read_tuned_meta
+    from bigtransfer.report.card import model_card
     from bigtransfer.report.summary import render_report
     from bigtransfer.report.table import METRICS, others_of
-    from bigtransfer.serve.deployed import Served, facts_of, load_deployed
     from bigtransfer.storage import as_json, write_text
-    from bigtransfer.track.model_folder import write_model
     from bigtransfer.track.origin import git_commit
 
     outputs = Outputs(report, metrics, cells, predictions)
@@ -84,21 +85,16 @@ def run(
             f"{result.task}: always saying {result.largest_class!r} would be right in "
             f"{100 * result.baseline:.1f} % of the test images"
         )
-    deployed, meta = load_deployed(checkpoints / result.chosen.folder)
-    write_model(
-        model,
-        Served(deployed),
-        crop=meta.crop,
-        num_classes=len(meta.classes),
-        facts=facts_of(meta, "float32"),
-    )
+    chosen = checkpoints / result.chosen.folder
+    meta, commit = read_tuned_meta(chosen), git_commit(stage.project)
+    write_served(model, chosen, card=model_card(result, meta, commit=commit))
     write_text(confusion, as_json(confusion_to_show(result)))
     write_text(
         page,
         render_report(
             {result.task: result},
             params=as_json(meta.hyperrule),
-            commit=git_commit(stage.project),
+            commit=commit,
         ),
     )
     for path in (metrics, cells, predictions, page):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -15,6 +15,8 @@ from bigtransfer.api.models import checkpoint_at, run_of
 from bigtransfer.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bigtransfer.api.evaluation import Evaluation
     from bigtransfer.artifacts.report import TaskReport
     from bigtransfer.artifacts.weights import TunedMeta
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
     from bigtransfer.serve.export import Parity
 
 _BATCH = 32
-Pictures = (
-    str | PathLike[str] | NDArray[np.uint8] | Iterable[str | PathLike[str] | NDArray[np.uint8]]
-)
-"""A file or a folder, an image (H, W, 3) or several (B, H, W, 3) of uint8 RGB; or many of them."""
+_Picture = str | PathLike[str] | NDArray[np.uint8] | bytes
+Pictures = _Picture | Iterable[_Picture]
+"""A file or a folder, an image (H, W, 3) or several (B, H, W, 3) of uint8 RGB, or what a file holds
+(bytes of a JPEG, PNG, …); or many of one kind."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Prediction:
     """What a model says of one image."""
 
     name: str
-    """Path of the file, or the number of the array."""
+    """Path of the file, or the number of the array or of the encoded image."""
     label: str | None
     """The most probable class; None: it could not be read, or no class of several is named."""
     probability: float | None
@@ -75,6 +77,7 @@ class Model:
         self.folder, self._device, self._precision = Path(folder), device, precision
         self.meta: TunedMeta = read_tuned_meta(self.folder)
         self._deployed: Deployed | None = None
+        self._forward: Callable[[Tensor], Tensor] | None = None
 
     def __repr__(self) -> str:
         meta = self.meta
@@ -99,7 +102,7 @@ class Model:
 
         Args:
             images: Files and folders; or arrays of uint8, RGB, of any size: one (H, W, 3) or
-                several (B, H, W, 3).
+                several (B, H, W, 3); or bytes, as files hold them.
 
         Returns:
             One for each image, in order; a file that cannot be read says so in `fault`.
@@ -114,8 +117,17 @@ class Model:
         if arrays := _as_arrays(images):
             rows = [self._of_array(deployed, array) for array in arrays]
             return [self._said(str(n), own, None) for n, own in enumerate(rows)]
+        if encoded := _as_encoded(images):
+            numbered = [Path(str(n)) for n in range(len(encoded))]
+            given = dict(zip(numbered, encoded, strict=True))
+            each = sum(map(len, encoded)) / len(encoded)
+            found = answers(
+                deployed, numbered, _BATCH, device, read=given.__getitem__, mean_bytes=each,
+                forward=self._forward,
+            )  # fmt: skip
+            return [self._said(str(one.path), one.probabilities, one.fault) for one in found]
         files = image_files([Path(place) for place in _as_paths(images)])
-        found = answers(deployed, files, _BATCH, device)
+        found = answers(deployed, files, _BATCH, device, forward=self._forward)
         return [self._said(str(one.path), one.probabilities, one.fault) for one in found]
 
     def evaluate(
@@ -157,6 +169,7 @@ class Model:
         return export(self.folder, out, formats[out.suffix], None)
 
     def _on_device(self) -> tuple[Deployed, Any]:
+        from bigtransfer.model.cuda_graph import replayed
         from bigtransfer.model.processor import device_named
         from bigtransfer.serve.deployed import load_deployed
         from bigtransfer.serve.precision import narrows
@@ -166,6 +179,7 @@ class Model:
             self._deployed = load_deployed(self.folder)[0].to(device)
             if narrows(self._precision, self.meta, device):
                 self._deployed.narrow()
+            self._forward = replayed(self._deployed.probabilities, device)
         return self._deployed, device
 
     def _of_array(self, deployed: Deployed, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -261,7 +275,7 @@ def _as_arrays(images: Any) -> list[NDArray[np.uint8]]:
     """
     if isinstance(images, np.ndarray):
         given: Sequence[Any] = list(images) if images.ndim == 4 else [images]
-    elif isinstance(images, str | PathLike):
+    elif isinstance(images, str | PathLike | bytes):
         return []
     else:
         given = list(images)
@@ -277,6 +291,21 @@ def _as_arrays(images: Any) -> list[NDArray[np.uint8]]:
         if 0 in shape:
             raise DatasetError(f"an image of {shape[1]}x{shape[0]} pixels is empty")
     return list(given)
+
+
+def _as_encoded(images: Any) -> list[bytes]:
+    """Return the encoded images among what was given; none if it is something else.
+
+    Raises:
+        DatasetError: If bytes stand among other things.
+    """
+    if isinstance(images, bytes):
+        return [images]
+    if isinstance(images, str | PathLike) or not any(isinstance(one, bytes) for one in images):
+        return []
+    if not all(isinstance(one, bytes) for one in images):
+        raise DatasetError("give files, arrays or bytes; not several of these kinds at once")
+    return list(images)
 
 
 def _as_paths(images: Any) -> list[Any]:

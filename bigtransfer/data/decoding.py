@@ -107,7 +107,7 @@ def read_header(data: bytes) -> Header:
     """
     if _is_jpeg(data):
         try:
-            height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+            height, width, space = _jpeg_header(data, strict=False)
         except ValueError:
             pass  # Pillow has the last word
         else:
@@ -156,12 +156,25 @@ def decode(data: bytes, settings: DecodeSettings) -> Decoded:
         raise
 
 
+def _jpeg_header(data: bytes, *, strict: bool) -> tuple[int, int, str]:
+    """Return height, width and colour space.
+
+    Raises:
+        ValueError: If there is no whole header.
+    """
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=strict)
+    except KeyError as error:  # a colour space of no name: cut off before the frame begins
+        raise ValueError("its header is cut off") from error
+    return height, width, space
+
+
 class _NotForStrictError(Exception):
     """A colour space whose conversion is left to Pillow."""
 
 
 def _upright_jpeg(whole: bytes, data: bytes, settings: DecodeSettings) -> Pixels:
-    space = simplejpeg.decode_jpeg_header(whole)[2]
+    space = _jpeg_header(whole, strict=True)[2]
     if space in ("CMYK", "YCCK"):
         raise _NotForStrictError
     pixels: Pixels = simplejpeg.decode_jpeg(whole, "RGB", strict=True)

@@ -16,10 +16,6 @@ from bigtransfer.model.checkpoint import load_checkpoint, load_tuned
 from bigtransfer.model.inference import normalize_
 from bigtransfer.model.resnet import ResNetV2
 
-_WRONG_VALUES = (
-    "images must hold whole numbers from 0 to 255, as image files do; do not scale them to 0..1"
-)
-
 
 class Deployed(nn.Module):
     """uint8 images (B, H, W, 3), RGB, of any size, to float32 probabilities (B, classes).
@@ -66,29 +62,6 @@ class Deployed(nn.Module):
         return torch.softmax(logits / self.temperature, dim=1)
 
 
-class Served(nn.Module):
-    """The same for a server that knows numbers only: float32 images, checked before they are used.
-
-    MLflow casts what it is sent to the type of the signature, before anybody can look: of images
-    scaled to 0..1, uint8 would leave nothing but zeros.
-    """
-
-    def __init__(self, deployed: Deployed) -> None:
-        super().__init__()
-        self.deployed = deployed
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the probabilities of images (B, H, W, 3), whole numbers from 0 to 255.
-
-        Raises:
-            RuntimeError: If a value is something else.
-        """
-        fits = (images == images.round()) & (images >= 0) & (images <= 255)
-        torch._assert_async(fits.all(), _WRONG_VALUES)
-        result: Tensor = self.deployed(images.to(torch.uint8))
-        return result
-
-
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
     return torch.clamp(torch.round(x), 0, 255)
@@ -121,19 +94,19 @@ def _deployed(network: ResNetV2, meta: WeightsMeta) -> Deployed:
     return Deployed(network.eval().fold(), meta.crop, temperature, multi_label, meta.decode).eval()
 
 
-def facts_of(meta: TunedMeta, dtype: str = "uint8") -> Json:
+def facts_of(meta: TunedMeta, takes: str = "uint8") -> Json:
     """Return what a user of a deployed network must know, as JSON values.
 
     Args:
         meta: Of its checkpoint.
-        dtype: Of the images that it takes.
+        takes: What it takes, e.g. the type of its images.
     """
     own = meta.calibration
     one = own if isinstance(own, Calibration) else None
     several = own if isinstance(own, MultiLabelCalibration) else None
     return {
         "classes": [*meta.classes],
-        "input": f"{dtype} (batch, height, width, 3), RGB, whole numbers from 0 to 255, any size; "
+        "input": f"{takes} (batch, height, width, 3), RGB, whole numbers from 0 to 255, any size; "
         + _how(meta.decode),
         "orientation": meta.decode.orientation,
         "background": meta.decode.background,

@@ -154,6 +154,8 @@ def answers(
     *,
     read: Callable[[Path], bytes] = Path.read_bytes,
     framing: Framing | None = None,
+    mean_bytes: float | None = None,
+    forward: Forward | None = None,
 ) -> Iterator[Answer]:
     """Yield an answer per file, in order; a file that cannot be read gets a fault and no answer.
 
@@ -164,11 +166,15 @@ def answers(
         device: Where the network is.
         read: Returns the encoded image of a file.
         framing: How an image becomes a square; None: as in the model's own evaluation.
+        mean_bytes: Size of an encoded image; None: the files are asked.
+        forward: `deployed.probabilities` as an earlier call has recorded it; None: it is new here.
     """
     frame = framing or Framing(deployed.crop)
-    forward = replayed(deployed.probabilities, device)
-    sizes = [file.stat().st_size for file in files if file.is_file()]
-    threads = useful_threads(float(np.mean(sizes)) if sizes else 0.0)
+    forward = forward or replayed(deployed.probabilities, device)
+    if mean_bytes is None:
+        sizes = [file.stat().st_size for file in files if file.is_file()]
+        mean_bytes = float(np.mean(sizes)) if sizes else 0.0
+    threads = useful_threads(mean_bytes)
     batches = iter(
         [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
     )

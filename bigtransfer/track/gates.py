@@ -53,6 +53,8 @@ class Contender:
     """What of its files is not as it was registered; None: nothing."""
     unnoted: tuple[str, ...] = ()
     """Folders whose digest is not noted with it, so that nobody can say whether they changed."""
+    withdrawn: str | None = None
+    """Why it must not be used any more; None: it may."""
 
     @property
     def name(self) -> str:
@@ -79,7 +81,9 @@ def judge(
     compared = _compare(rules, contender, champion)
     if waives_comparison and not compared.is_open:
         compared = Gate(compared.name, "waived", compared.reason)
+    withdrawn = [Gate("withdrawn", "fail", contender.withdrawn)] if contender.withdrawn else []
     return [
+        *withdrawn,
         compared,
         _leakage(rules, contender),
         _digests(contender),

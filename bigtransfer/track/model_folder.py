@@ -1,7 +1,9 @@
-"""The folder that MLflow serves: a network, its signature, and what its user must know."""
+"""The folder that MLflow serves: a checkpoint, the code that answers, and what both promise."""
 
 from __future__ import annotations
 
+import json
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,41 +11,79 @@ from typing import Any
 
 from bigtransfer.storage import new_folder
 
+CARD = "MODEL_CARD.md"
+_TOP = 5
+
 
 def write_model(
-    folder: Path, model: Any, *, crop: int, num_classes: int, facts: Mapping[str, object]
+    folder: Path,
+    checkpoint: Path,
+    *,
+    code: Path,
+    multi_label: bool,
+    facts: Mapping[str, object],
+    requirements: list[str],
+    card: str,
 ) -> None:
-    """Write a network as an MLflow model, without pickle (torch.export).
+    """Write a fine-tuned network as an MLflow model from code: nothing in it is pickled.
 
     Args:
         folder: To write, sealed.
-        model: float32 images (B, H, W, 3) of any size, whole numbers from 0 to 255, to
-            probabilities (B, num_classes).
-        crop: Side to which it resizes them, pixels.
-        num_classes: Outputs.
+        checkpoint: Of the network.
+        code: Python file that MLflow executes to load it (`api/served_model.py`).
+        multi_label: Whether an image may have several labels.
         facts: What a user of the model must know (class names, preprocessing, …), JSON values.
+        requirements: Packages that it needs, pinned.
+        card: What people should know of it, Markdown.
     """
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     import mlflow
-    import numpy as np
-    import torch
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ParamSchema, ParamSpec, Schema
 
-    # Not uint8: MLflow casts what it is sent, and 0.9 would be 0 before the model could refuse it.
-    # Tensors without names: MLflow would hand a named one to the model as a dict.
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.float32), (-1, -1, -1, 3))]),
-        Schema([TensorSpec(np.dtype(np.float32), (-1, num_classes))]),
+        Schema.from_json(_INPUT),
+        Schema.from_json(_SEVERAL if multi_label else _ONE),
+        ParamSchema([ParamSpec("top", "long", _TOP)]),
     )
-    example = np.zeros((2, crop + 1, crop + 2, 3), np.float32)
-    requirements = [f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"]
     with new_folder(folder) as partial, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.export warns of its own deprecations
-        mlflow.pytorch.save_model(
-            model,
+        warnings.simplefilter("ignore")  # of an input example: a picture would be sent along
+        mlflow.pyfunc.save_model(
             str(partial),
+            python_model=str(code),
+            artifacts={"checkpoint": str(checkpoint)},
             signature=signature,
-            input_example=example,
             pip_requirements=requirements,
-            metadata=facts,
+            metadata=dict(facts),
         )
+        (partial / CARD).write_text(card, encoding="utf-8")
+
+
+def _column(name: str, kind: Any, *, required: bool = True) -> dict[str, Any]:
+    return {"name": name, "required": required, **kind}
+
+
+def _schema(*columns: dict[str, Any]) -> str:
+    return json.dumps(columns)
+
+
+_TEXT, _NUMBER, _YES = ({"type": kind} for kind in ("string", "double", "boolean"))
+_GUESS = {
+    "type": "object",
+    "properties": {
+        "label": {"type": "string", "required": True},
+        "probability": {"type": "double", "required": True},
+    },
+}
+_TOP_K = _column("top_k", {"type": "array", "items": _GUESS})
+_INPUT = _schema(_column("image", _TEXT))
+"""A picture's file, in base64."""
+_ONE = _schema(
+    _column("label", _TEXT), _column("probability", _NUMBER), _column("sure", _YES), _TOP_K
+)
+_SEVERAL = _schema(
+    _column("labels", {"type": "array", "items": _TEXT}),
+    _column("probabilities", {"type": "array", "items": _NUMBER}),
+    _TOP_K,
+)
+"""Where an image may have several labels: those that are named, each with its probability."""

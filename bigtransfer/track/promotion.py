@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bigtransfer.config import GateRules
 from bigtransfer.errors import ConfigError, GateError, LockError, TrackingError, did_you_mean
@@ -24,6 +24,7 @@ from bigtransfer.track.records import (
     CHALLENGER,
     CHAMPION,
     PREVIOUS,
+    Kind,
     Record,
     append,
     faults,
@@ -37,10 +38,12 @@ from bigtransfer.track.versions import (
     CHECKPOINT,
     MODEL,
     REPORT,
+    WITHDRAWN_TAG,
     all_models,
     contender_of,
     digest_tag,
     open_registry,
+    refuse_withdrawn,
 )
 
 MADE_TAG = "bigtransfer.champion"
@@ -50,7 +53,6 @@ MOVING_TAG = "bigtransfer.moving"
 GATE_TAG = "gate."
 """Of a version, before the name of a gate: what it says."""
 _TIMES_JUDGED = 5
-Kind = Literal["first", "promote", "rollback", "restore"]
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def rollback(project: Path, name: str, *, by: str, because: str) -> Promotion:
                     f"the MLflow UI, or promote another version"
                 )
             version = client.get_model_version(name, str(aliases[PREVIOUS]))
+            refuse_withdrawn(version)
             contender = contender_of(project, client, version, GateRules(), compares=False)
             if contender.damage is not None:
                 raise GateError(
@@ -171,6 +174,57 @@ def rollback(project: Path, name: str, *, by: str, because: str) -> Promotion:
             gates = [Gate("digests", "pass", "its files are those that were registered")]
             _move(project, client, version, champion, "rollback", by, because, gates)
     return Promotion(name, str(version.version), champion, gates, because)
+
+
+def withdraw(project: Path, name: str, wanted: str, *, by: str, because: str) -> Promotion:
+    """Mark a version that must not be used any more; every alias leaves it.
+
+    If it is the champion, `previous` becomes it; where there is none, nothing is champion.
+
+    Args:
+        project: The project's root.
+        name: Of the registered model.
+        wanted: Its version, or an alias of it.
+        by: Who says so, and how that is known.
+        because: Why; it is read by whoever asks for the version.
+
+    Returns:
+        `version` is the champion from now on, empty if there is none; `replaced` the withdrawn one.
+
+    Raises:
+        TrackingError: If there is no such version.
+    """
+    with explained(project, f"did not withdraw {name!r}"):
+        client = open_registry(project)
+        with only_writer(project, client, name):
+            _finish(project, client, name)
+            version = find(client, name, wanted)
+            number, model = str(version.version), _model(client, name)
+            records = [record.to for record in records_of(model.tags or {})]
+            # A champion that was set by hand is not explained by this.
+            champion = records[-1] if records else _champion_of(model) or ""
+            if number in (champion, _champion_of(model)):
+                champion = _heir(project, client, model, number)
+            tags = version.tags or {}
+            if not tags.get(WITHDRAWN_TAG) or number in _numbers(model):
+                record = _record(model, version, champion, number, "withdraw", by, because, [])
+                client.set_registered_model_tag(name, MOVING_TAG, record.text())
+                _carry_out(project, client, model, record)
+    return Promotion(name, champion, number, [], because)
+
+
+def _numbers(model: Any) -> list[str]:
+    return [str(number) for number in model.aliases.values()]
+
+
+def _heir(project: Path, client: Any, model: Any, withdrawn: str) -> str:
+    """Return the version that is champion when the champion is withdrawn; empty: none."""
+    previous = str(model.aliases.get(PREVIOUS, ""))
+    if previous in ("", withdrawn):
+        return ""
+    version = client.get_model_version(model.name, previous)
+    found = contender_of(project, client, version, GateRules(), compares=False)
+    return "" if found.damage or found.withdrawn else previous
 
 
 def restore(project: Path, client: Any, name: str) -> str | None:
@@ -187,8 +241,11 @@ def restore(project: Path, client: Any, name: str) -> str | None:
         model = _model(client, name)
         last = [record.to for record in records_of(model.tags or {})][-1]
         champion = _champion_of(model)
-        if champion == last:
+        if (champion or "") == last:
             return None
+        if not last:  # the champion was withdrawn, and nothing took its place
+            client.delete_registered_model_alias(name, CHAMPION)
+            return last
         version = client.get_model_version(name, last)
         damage = contender_of(project, client, version, GateRules(), compares=False).damage
         if damage is not None:
@@ -313,14 +370,31 @@ def _move(
 ) -> None:
     """Move the aliases, and write the record; the caller is the only writer."""
     model = _model(client, version.name)
+    to = str(version.version)
+    record = _record(model, version, to, champion, kind, by, because, gates)
+    client.set_registered_model_tag(version.name, MOVING_TAG, record.text())
+    _carry_out(project, client, model, record)
+
+
+def _record(
+    model: Any,
+    version: Any,
+    to: str,
+    replaced: str | None,
+    kind: Kind,
+    by: str,
+    because: str,
+    gates: list[Gate],
+) -> Record:
+    """Return the record that follows a model's last one."""
     number, before = last_record(model.tags or {})
     tags = version.tags or {}
-    record = Record(
+    return Record(
         number=number + 1,
         at=now(),
         kind=kind,
-        to=str(version.version),
-        replaced=champion,
+        to=to,
+        replaced=replaced,
         by=by,
         because=shortened(because),
         gates={gate.name: f"{gate.verdict}: {shortened(gate.reason)}" for gate in gates},
@@ -331,13 +405,18 @@ def _move(
         },
         before=before,
     )
-    client.set_registered_model_tag(version.name, MOVING_TAG, record.text())
-    _carry_out(project, client, model, record)
 
 
 def _carry_out(project: Path, client: Any, model: Any, record: Record) -> None:
     """Do what a record says; each step may have been done before."""
     name = model.name
+    if record.kind == "withdraw":
+        _carry_out_withdrawal(client, model, record)
+        append(project, client, model, record)
+        if record.to:
+            client.set_registered_model_tag(name, MADE_TAG, record.to)
+        client.delete_registered_model_tag(name, MOVING_TAG)
+        return
     client.set_registered_model_alias(name, CHAMPION, record.to)
     if record.replaced is not None:
         client.set_registered_model_alias(name, PREVIOUS, record.replaced)
@@ -351,6 +430,18 @@ def _carry_out(project: Path, client: Any, model: Any, record: Record) -> None:
     client.delete_registered_model_tag(name, MOVING_TAG)
 
 
+def _carry_out_withdrawal(client: Any, model: Any, record: Record) -> None:
+    name, withdrawn = model.name, str(record.replaced)
+    said = f"{record.because} ({record.by}, {record.at})"
+    client.set_model_version_tag(name, withdrawn, WITHDRAWN_TAG, said)  # first: nobody takes it now
+    if record.to and str(model.aliases.get(CHAMPION)) != record.to:
+        client.set_registered_model_alias(name, CHAMPION, record.to)
+        client.delete_registered_model_alias(name, PREVIOUS)
+    for alias, number in _model(client, name).aliases.items():
+        if str(number) == withdrawn:
+            client.delete_registered_model_alias(name, alias)
+
+
 def _finish(project: Path, client: Any, name: str) -> None:
     """Finish what a killed process had begun; forget it where a person has decided since."""
     model = _model(client, name)
@@ -358,7 +449,7 @@ def _finish(project: Path, client: Any, name: str) -> None:
     if text is None:
         return
     record = Record.model_validate_json(text)
-    if _champion_of(model) in (record.to, record.replaced):
+    if (_champion_of(model) or "") in (record.to, record.replaced or ""):
         _carry_out(project, client, model, record)
     else:
         client.delete_registered_model_tag(name, MOVING_TAG)

@@ -28,17 +28,20 @@ _NOTHING = "0" * 64
 _LONGEST_REASON = 400
 
 
+Kind = Literal["first", "promote", "rollback", "restore", "withdraw"]
+
+
 class Record(Part):
     """One change of the alias `champion`."""
 
     number: int
     at: str
     """UTC, ISO 8601."""
-    kind: Literal["first", "promote", "rollback", "restore"]
+    kind: Kind
     to: str
-    """Version."""
+    """Version that is champion from here on; empty: none."""
     replaced: str | None
-    """Version that was champion before."""
+    """Version that was champion before; of `withdraw`, the one that was withdrawn."""
     by: str
     """A name, and how it is known; `not known`."""
     because: str

@@ -18,7 +18,13 @@ from bigtransfer.artifacts.audit import Audit
 from bigtransfer.artifacts.cells import Origin
 from bigtransfer.artifacts.evidence import Evidence
 from bigtransfer.config import GateRules
-from bigtransfer.errors import BigTransferError, StorageError, TrackingError, did_you_mean
+from bigtransfer.errors import (
+    BigTransferError,
+    GateError,
+    StorageError,
+    TrackingError,
+    did_you_mean,
+)
 from bigtransfer.extras import require
 from bigtransfer.storage import digest_of, new_folder, verify_folder
 from bigtransfer.track.address import forgot_everything, home_of, tracking_uri
@@ -27,6 +33,8 @@ from bigtransfer.track.runs import open_client
 
 CHECKPOINT, MODEL, REPORT, AUDIT = "checkpoint", "model", "report", "audit"
 """Folders that are kept of a version."""
+WITHDRAWN_TAG = "bigtransfer.withdrawn"
+"""Of a version that must not be used any more: who says so, and why."""
 ORIGIN_TAG = "bigtransfer.upstream"
 _STORE = "mlruns"
 """Folder of the artifacts beside a database of the project's own."""
@@ -42,9 +50,11 @@ def fetch_checkpoint(project: Path, address: str) -> Path:
     Raises:
         ConfigError: If MLflow is not installed.
         TrackingError: If there is no such model, or its files cannot be had.
+        GateError: If it was withdrawn.
     """
     require("mlflow", repr(address))
     with _of_registered(project, address) as (client, found):
+        refuse_withdrawn(found)
         target = project / ".work" / "models" / str(found.run_id)
         if not target.is_dir():
             os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
@@ -91,11 +101,28 @@ def checkpoint_uri(project: Path, address: str) -> str:
 
     Raises:
         TrackingError: If there is no such model.
+        GateError: If it was withdrawn.
     """
     with _of_registered(project, address) as (client, found):
+        refuse_withdrawn(found)
         root = str(client.get_run(found.run_id).info.artifact_uri)
         here = _here_now(project, root)
     return f"{root if here is None else here.as_uri()}/{CHECKPOINT}"
+
+
+def refuse_withdrawn(version: Any) -> None:
+    """Refuse a version that somebody withdrew.
+
+    Args:
+        version: Of MLflow.
+
+    Raises:
+        GateError: Says why it must not be used.
+    """
+    if reason := (version.tags or {}).get(WITHDRAWN_TAG):
+        raise GateError(
+            f"{version.name} version {version.version} was withdrawn and must not be used: {reason}"
+        )
 
 
 @contextmanager
@@ -266,6 +293,7 @@ def contender_of(
         upstream=_pinned_by(tags, rules),
         damage=damage,
         unnoted=tuple(name for name in names if digest_tag(name) not in tags),
+        withdrawn=tags.get(WITHDRAWN_TAG),
     )
 
 

@@ -4,49 +4,38 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from bigtransfer.artifacts.decoding import DecodeSettings
+from bigtransfer.api.serving import write_served
 from bigtransfer.config import GateRules
 from bigtransfer.errors import InfrastructureError, TrackingError
-from bigtransfer.model import create_model
-from bigtransfer.serve.deployed import Deployed, Served
 from bigtransfer.track.address import artifact_location, home_of, tracking_uri
-from bigtransfer.track.model_folder import write_model
 from bigtransfer.track.promotion import promote
 from bigtransfer.track.versions import checkpoint_uri, fetch_checkpoint
+from fixtures.models import CLASSES, write_tuned
 from fixtures.registered import LEAK, aliases, propose
 
 
 @pytest.fixture(scope="module")
-def network() -> Deployed:
-    model = create_model("R14x0.25", 3, "small", seed=4)
-    torch.nn.init.normal_(model.head.weight, std=0.1)
-    return Deployed(model.eval().fold(), 16, 1.5, False, DecodeSettings()).eval()
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("mlflow")
+    write_served(place / "model", write_tuned(place / "tuned"), card="# A card\n")
+    return place / "model"
 
 
-@pytest.fixture(scope="module")
-def folder(network: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("mlflow") / "model"
-    write_model(path, Served(network), crop=16, num_classes=3, facts={"classes": list("abc")})
-    return path
-
-
-def test_a_version_is_loaded_by_torch_and_answers_as_the_network(
-    tracked: Path, client: Any, folder: Path, network: torch.nn.Module
+def test_a_version_is_loaded_and_brings_its_card(
+    tracked: Path, client: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
 
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     first = propose(tracked, folder, "d1", 0.5)
     assert (first.version, first.alias, first.new) == ("1", "champion", True)
-    images = torch.randint(0, 256, (5, 20, 31, 3), dtype=torch.uint8)
     loaded = mlflow.pyfunc.load_model("models:/bigtransfer-d@champion")
-    np.testing.assert_allclose(
-        loaded.predict(images.float().numpy()), network(images).detach().numpy(), atol=1e-5
-    )
-    assert loaded.metadata.metadata["classes"] == list("abc")
+    assert loaded.metadata.metadata["classes"] == list(CLASSES)
+    assert loaded.metadata.get_input_schema().input_names() == ["image"]
+    outputs = loaded.metadata.get_output_schema().input_names()
+    assert outputs == ["label", "probability", "sure", "top_k"]
     version = client.get_model_version("bigtransfer-d", "1")
     assert version.description == "scores 0.5"
     artifacts = [f.path for f in client.list_artifacts(version.run_id, "checkpoint")]

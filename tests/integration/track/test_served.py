@@ -1,30 +1,48 @@
-"""What a server that MLflow starts answers over HTTP."""
+"""What a server answers over HTTP: MLflow's own, and ours that follows an alias."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from bigtransfer.serve.deployed import Served, facts_of, load_deployed
-from bigtransfer.track.model_folder import write_model
+from bigtransfer.api.serving import write_served
+from bigtransfer.serve.deployed import load_deployed
+from bigtransfer.serve.prediction import answers
+from bigtransfer.track.promotion import promote, rollback, withdraw
 from fixtures.models import CLASSES, write_tuned
 from fixtures.project import environment
+from fixtures.registered import NAME, GateRules, propose
 from fixtures.servers import reserved_port, wait_for_port
 
 pytestmark = pytest.mark.xdist_group("served")
-IMAGES = np.random.default_rng(0).integers(0, 256, (2, 20, 31, 3), dtype=np.uint8)
+
+
+def picture(seed: int = 0, kind: str = "JPEG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (31, 20, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+def text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 @pytest.fixture(scope="module")
@@ -33,55 +51,126 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(checkpoint: Path) -> Iterator[str]:
-    deployed, meta = load_deployed(checkpoint)
-    folder = checkpoint.parent / "model"
-    facts = facts_of(meta, "float32")
-    write_model(folder, Served(deployed), crop=24, num_classes=len(CLASSES), facts=facts)
+def folder(checkpoint: Path) -> Path:
+    path = checkpoint.parent / "model"
+    write_served(path, checkpoint, card="# a card\n")
+    return path
+
+
+@contextmanager
+def running(command: list[str], port: int, where: Path, **more: str) -> Iterator[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=where,
+        env=environment(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false", **more),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_for_port(port, process)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
     with reserved_port() as port:
         place = ["-m", str(folder), "-h", "127.0.0.1", "-p", str(port), "--env-manager", "local"]
-        command = ["mlflow", "models", "serve", *place]
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], env=environment(), stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        try:
-            wait_for_port(port, process)
-            yield f"http://127.0.0.1:{port}/invocations"
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        with running(["mlflow", "models", "serve", *place], port, folder.parent) as found:
+            yield found
 
 
-def ask(address: str, body: Any) -> Any:
+def ask(address: str, body: Any) -> tuple[Any, str]:
     request = urllib.request.Request(
         address, json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)["predictions"]
+        return json.load(answer)["predictions"], answer.headers.get("x-bigtransfer-model", "")
 
 
-@pytest.mark.parametrize("key", ["instances", "inputs"])
-def test_whole_numbers_are_answered_as_by_the_network(
-    key: str, address: str, checkpoint: Path
+@pytest.mark.parametrize("layout", ["instances", "dataframe_split", "dataframe_records"])
+def test_a_picture_in_base64_is_answered_as_by_predict(
+    layout: str, address: str, checkpoint: Path, tmp_path: Path
 ) -> None:
+    files = [tmp_path / "a.jpg", tmp_path / "b.png"]
+    for file, kind in zip(files, ("JPEG", "PNG"), strict=True):
+        file.write_bytes(picture(1, kind))
     deployed, _ = load_deployed(checkpoint)
-    with torch.inference_mode():
-        wanted = deployed(torch.from_numpy(IMAGES)).numpy()
-    np.testing.assert_allclose(ask(address, {key: IMAGES.tolist()}), wanted, atol=1e-5)
-    as_floats = IMAGES.astype(float).tolist()
-    np.testing.assert_allclose(ask(address, {key: as_floats}), wanted, atol=1e-5)
+    wanted = [one.probabilities for one in answers(deployed, files, 2, torch.device("cpu"))]
+    rows = [{"image": text(file.read_bytes())} for file in files]
+    split = {"columns": ["image"], "data": [[row["image"]] for row in rows]}
+    body = {layout: split if layout == "dataframe_split" else rows, "params": {"top": 2}}
+    found, _ = ask(address, body)
+    for one, own in zip(found, wanted, strict=True):
+        assert own is not None
+        assert one["label"] == CLASSES[int(own.argmax())]
+        assert abs(one["probability"] - own.max()) < 1e-5
+        assert isinstance(one["sure"], bool)
+        assert [guess["label"] for guess in one["top_k"]] == [
+            CLASSES[c] for c in np.argsort(-own)[:2]
+        ]
 
 
-@pytest.mark.parametrize("key", ["instances", "inputs"])
 @pytest.mark.parametrize(
-    "images",
-    [IMAGES / 255, IMAGES - 127.5, IMAGES.astype(int) + 1, IMAGES.astype(int) - 1],
-    ids=["0 to 1", "centred", "up to 256", "from -1"],
+    ("bad", "reason"),
+    [
+        ("no base64!", "row 1 is not base64"),
+        ("", "row 1 holds no picture"),
+        (text(b"GIF89a and no more"), "row 1 "),
+        (text(picture()[:200]), "row 1 "),
+    ],
+    ids=["no base64", "empty", "no picture", "cut off"],
 )
-def test_other_numbers_are_refused_with_a_reason(key: str, images: Any, address: str) -> None:
-    assert images.max() > 255 or images.min() < 0 or (images % 1).any()
+def test_what_cannot_be_read_is_400_in_one_line_and_names_the_others(
+    bad: str, reason: str, address: str
+) -> None:
+    good = {"image": text(picture())}
     with pytest.raises(urllib.error.HTTPError) as refused:
-        ask(address, {key: images.tolist()})
-    assert refused.value.code in (400, 500)
-    assert b"whole numbers from 0 to 255" in refused.value.read()
+        ask(address, {"instances": [good, {"image": bad}, good]})
+    assert refused.value.code == 400
+    said = json.load(refused.value)["message"]
+    assert said.startswith(reason)
+    assert "2 of 3 rows can be read (0, 2)" in said
+    assert "\n" not in said
+
+
+def test_line_ends_and_a_data_address_are_read(address: str) -> None:
+    own = base64.encodebytes(picture()).decode()
+    rows = [{"image": own}, {"image": f"data:image/jpeg;base64,{own}"}]
+    found, _ = ask(address, {"instances": rows})
+    assert found[0] == found[1]
+
+
+def test_a_server_follows_its_alias(tracked: Path, folder: Path) -> None:
+    propose(tracked, folder, "d1", 0.7)
+    propose(tracked, folder, "d2", 0.8)
+    picture_of = {"instances": [{"image": text(picture())}]}
+
+    def until(version: str) -> None:
+        end = time.monotonic() + 60
+        while (seen := ask(where, picture_of)[1]) != f"{NAME}/{version}":
+            assert time.monotonic() < end, seen
+            time.sleep(0.2)
+
+    with (
+        reserved_port() as port,
+        running(
+            ["bigtransfer.command", "serve", f"models:/{NAME}@champion", "--port", str(port)],
+            port, tracked, MLFLOW_TRACKING_URI=os.environ["MLFLOW_TRACKING_URI"],
+        ) as where,
+    ):  # fmt: skip
+        assert ask(where, picture_of)[1] == f"{NAME}/1"
+        promote(tracked, NAME, "2", GateRules(), by="x", because="")
+        until("2")
+        rollback(tracked, NAME, by="x", because="")
+        until("1")
+        withdraw(tracked, NAME, "1", by="x", because="a person's pictures")
+        until("2")
+        withdraw(tracked, NAME, "2", by="x", because="the same pictures")
+        end = time.monotonic() + 60
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            while time.monotonic() < end:
+                ask(where, picture_of)
+                time.sleep(0.2)
+        assert refused.value.code == 503
+        assert "the same pictures" in json.load(refused.value)["message"]

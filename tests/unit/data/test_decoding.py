@@ -300,3 +300,20 @@ def test_heic_is_read_and_a_damaged_one_is_not() -> None:
     for broken in (data[:400], data[:12] + bytes(300)):
         with pytest.raises(UndecodableError):
             decode(broken, UPRIGHT)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_that_is_cut_off_anywhere_is_refused_or_decoded(kind: str) -> None:
+    """Between a JPEG's first marker and its frame, simplejpeg raises a KeyError."""
+    file = io.BytesIO()
+    Image.fromarray(square()).save(file, kind)
+    whole = file.getvalue()
+    refused = 0
+    for end in range(0, len(whole), 7):
+        try:
+            read_header(whole[:end])
+            decode_rgb(whole[:end], UPRIGHT)
+        except UndecodableError:
+            refused += 1
+    assert refused > 2
