@@ -24,6 +24,7 @@ pytest_plugins = [
     "fixtures.images",
     "fixtures.kfp_api",
     "fixtures.kube_api",
+    "fixtures.login",
     "fixtures.models",
     "fixtures.project",
     "fixtures.registered",

@@ -77,6 +77,11 @@ def artifact_location(project: Path) -> str | None:
     return (home_of(project) / "mlruns").as_uri()
 
 
+def has_login() -> bool:
+    """Say whether this process logs in to its MLflow server."""
+    return bool(os.environ.get("MLFLOW_TRACKING_USERNAME"))
+
+
 def quiet_environment() -> dict[str, str]:
     """Return the environment for a process that uses MLflow: no telemetry, no git warning."""
     return {

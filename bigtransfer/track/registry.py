@@ -18,8 +18,8 @@ from bigtransfer.storage import digest_of
 from bigtransfer.track.failures import explained
 from bigtransfer.track.gates import refusal
 from bigtransfer.track.origin import find_origin
-from bigtransfer.track.promotion import MADE_TAG, advance
-from bigtransfer.track.records import CHALLENGER, CHAMPION, PREVIOUS, records_of
+from bigtransfer.track.promotion import MADE_TAG, advance, is_reserved
+from bigtransfer.track.records import CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS, records_of
 from bigtransfer.track.runs import log_dataset, open_client, open_experiment, parent_run
 from bigtransfer.track.versions import AUDIT, CHECKPOINT, MODEL, ORIGIN_TAG, REPORT, digest_tag
 
@@ -177,10 +177,13 @@ def _propose(
     rules: GateRules,
 ) -> tuple[str, str]:
     """Give a version its alias; return it and the reason in words."""
+    from mlflow.exceptions import MlflowException
+
     name = str(version.name)
     model = client.get_registered_model(name)
     if str(model.aliases.get(CHAMPION)) == str(version.version):
-        client.set_registered_model_tag(name, MADE_TAG, str(version.version))
+        if _made_champion(client, model) != str(version.version):
+            client.set_registered_model_tag(name, MADE_TAG, str(version.version))
         return CHAMPION, "it is the champion already"
     client.set_registered_model_alias(name, CHALLENGER, version.version)
     how = f"`bigtransfer promote {name}` makes it champion"
@@ -191,7 +194,15 @@ def _propose(
     if first == CHALLENGER:
         return CHALLENGER, f"register.first is challenger; {how}"
     because = "the first version of this model"
-    found = advance(project, client, version, rules, kind="first", by="register", because=because)
+    try:
+        found = advance(
+            project, client, version, rules, kind="first", by="register", because=because
+        )
+    except MlflowException as error:
+        if not is_reserved(error):
+            raise
+        client.set_registered_model_alias(name, CANDIDATE, version.version)
+        return CHALLENGER, "bigtransfer watch alone moves champion here; the version is candidate"
     if (closed := refusal(found.gates)) is not None:
         return CHALLENGER, f"there is no champion, and it does not pass its gates: {closed}"
     return CHAMPION, "there was no champion"

@@ -36,6 +36,7 @@ CHECKPOINT, MODEL, REPORT, AUDIT = "checkpoint", "model", "report", "audit"
 WITHDRAWN_TAG = "bigtransfer.withdrawn"
 """Of a version that must not be used any more: who says so, and why."""
 ORIGIN_TAG = "bigtransfer.upstream"
+_PROGRESS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 _STORE = "mlruns"
 """Folder of the artifacts beside a database of the project's own."""
 
@@ -53,11 +54,11 @@ def fetch_checkpoint(project: Path, address: str) -> Path:
         GateError: If it was withdrawn.
     """
     require("mlflow", repr(address))
+    os.environ[_PROGRESS] = "false"
     with _of_registered(project, address) as (client, found):
         refuse_withdrawn(found)
         target = project / ".work" / "models" / str(found.run_id)
         if not target.is_dir():
-            os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
             root = str(client.get_run(found.run_id).info.artifact_uri)
             here = _here_now(project, root)
             with new_folder(target, sealed=False) as partial:
@@ -248,6 +249,7 @@ def _folder_of(project: Path, client: Any, version: Any, name: str, stack: ExitS
         if not here.is_dir():
             raise gone
         return here
+    os.environ[_PROGRESS] = "false"
     import mlflow
 
     place = Path(stack.enter_context(TemporaryDirectory()))

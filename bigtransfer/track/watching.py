@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 from bigtransfer.config import GateRules
 from bigtransfer.errors import GateError
+from bigtransfer.track.address import has_login
 from bigtransfer.track.failures import explained
 from bigtransfer.track.gates import refusal
 from bigtransfer.track.promotion import MOVING_TAG, advance, restore
 from bigtransfer.track.records import CANDIDATE, CHAMPION, records_of
+from bigtransfer.track.requests import REQUEST_TAG, login_of, request_of
 from bigtransfer.track.versions import all_models, open_registry
 
 _BY_CLICK = "not known (alias candidate, set in MLflow)"
@@ -39,6 +41,8 @@ class Watcher:
         self._project, self._rules, self._by_hand, self._say = project, rules, by_hand, say
         self._judged: set[tuple[str, str, str]] = set()
         """Model, version and champion that were judged and refused: not every time anew."""
+        self._awaited: set[tuple[str, str]] = set()
+        """Candidates of a server with login that nobody is noted for yet."""
         self._reported: set[tuple[str, str]] = set()
 
     def look(self) -> None:
@@ -60,12 +64,26 @@ class Watcher:
         if CANDIDATE not in aliases:
             return
         version, champion = str(aliases[CANDIDATE]), str(aliases.get(CHAMPION, ""))
-        if (name, version, champion) in self._judged:
+        own = client.get_model_version(name, version)
+        asked = request_of(own)
+        if asked is None and (name, version, champion) in self._judged:
             return
+        login = login_of(model, CANDIDATE, version)
+        if login is None and has_login() and (name, version) not in self._awaited:
+            self._awaited.add((name, version))  # the server notes who a moment after the alias
+            return
+        self._awaited.discard((name, version))
+        if login is not None:
+            by = f"{login.user} (login)"
+        else:
+            by = asked.by if asked is not None else _BY_CLICK
+        because = asked.because if asked is not None and asked.because else "alias candidate"
         found = advance(
-            self._project, client, client.get_model_version(name, version), self._rules,
-            kind="promote", by=_BY_CLICK, because="alias candidate",
+            self._project, client, own, self._rules, kind="promote", by=by, because=because,
+            waives_comparison=asked is not None and bool(asked.because),
         )  # fmt: skip
+        if asked is not None:
+            client.delete_model_version_tag(name, version, REQUEST_TAG)
         if not found.gates:
             client.delete_registered_model_alias(name, CANDIDATE)  # it is the champion already
         elif (closed := refusal(found.gates)) is not None:
