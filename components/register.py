@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,13 +37,15 @@ def run(
     registration: Path,
 ) -> None:
     """Register one task's model."""
+    from bigtransfer.artifacts.audit import Audit
     from bigtransfer.artifacts.cells import Cells
     from bigtransfer.artifacts.report import TaskReport
     from bigtransfer.errors import CheckpointError
     from bigtransfer.report.table import METRICS
     from bigtransfer.storage import verify_folder
-    from bigtransfer.track.origin import git_commit
+    from bigtransfer.track.origin import git_commit, lock_digest
     from bigtransfer.track.registry import register
+    from bigtransfer.track.versions import MANIFESTS_TAG
 
     verify_folder(checkpoints, CheckpointError)
     for folder in (model, report, audit):
@@ -75,6 +78,8 @@ def run(
             "upstream_digest": result.upstream_digest,
             "shards_digest": result.shards_digest,
             "git_commit": git_commit(stage.project),
+            **lock_digest(stage.project),
+            MANIFESTS_TAG: json.dumps(Audit.read(audit).datasets, sort_keys=True),
         },
         metrics=chosen.figures(),
         score=score,

@@ -23,7 +23,7 @@ _NAMED = 20
 """Rows that a refusal names."""
 
 
-class Refused(MlflowException):
+class Refused(MlflowException):  # type: ignore[misc]
     """A request with a picture that cannot be read; HTTP 400.
 
     MLflow's server writes the whole request before the reason of an error. This one stays one line.

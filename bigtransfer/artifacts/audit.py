@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from bigtransfer.artifacts.base import Artifact, Part
+from bigtransfer.artifacts.validation import ManifestFacts
 from bigtransfer.errors import DatasetError
 
 
@@ -70,3 +71,5 @@ class Audit(Artifact):
     """Name -> SHA-256 of its manifest."""
     compared: tuple[Compared, ...]
     leaks: tuple[Leak, ...]
+    facts: dict[str, ManifestFacts] = {}
+    """Name -> what its manifest says of the dataset; empty: not noted before 2026-11-27."""

@@ -64,6 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--extract", type=Path, metavar="FOLDER", help="write the shown samples there as files"
     )
 
+    where = actions.add_parser(
+        "where",
+        allow_abbrev=False,
+        help="which datasets, shards and registered models an image went into",
+        description="Find an image by the bytes of its file, in the manifests and shards of this "
+        "project and in its registry: every version whose network, or upstream network, had the "
+        "dataset. Exit 0 where it is found nowhere, too.",
+    )
+    where.add_argument("image", metavar="FILE|SHA256", help="an image file, or its SHA-256")
     data_prepare.add_arguments(
         actions.add_parser(
             "prepare", help="make a task of VTAB-1k of the set as distributed", allow_abbrev=False
@@ -80,10 +89,27 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.action == "check":
         _check(arguments)
+    elif arguments.action == "where":
+        _where(arguments.image)
     elif arguments.action == "prepare":
         data_prepare.run(arguments)
     else:
         _show(arguments)
+
+
+def _where(image: str) -> None:
+    from bigtransfer.api.provenance import where
+
+    found = where(Path.cwd(), image)
+    if not found.places:
+        print(f"{found.sha256}: in no dataset of this project ({found.looked_at:,} looked at)")
+        return
+    for place in found.places:
+        print(f"{place.dataset}: {place.path}, {place.split}, {place.shard}")
+        for version, how in place.versions:
+            print(f"  {version}: {how}")
+    if found.not_noted:
+        print(f"not noted, so they may have had it: {', '.join(found.not_noted)}")
 
 
 def _check(arguments: argparse.Namespace) -> None:

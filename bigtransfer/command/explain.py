@@ -6,8 +6,6 @@ import argparse
 import json
 from pathlib import Path
 
-_DATASETS = Path("artifacts") / "datasets"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
@@ -33,6 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
         GateError: If something is not as it was registered.
         BigTransferError: If there is no such version.
     """
+    from bigtransfer.api.provenance import verified
     from bigtransfer.errors import GateError
     from bigtransfer.extras import require
     from bigtransfer.track.explaining import explain
@@ -41,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     found = explain(Path.cwd(), arguments.model, verify=arguments.verify)
     facts = dict(found.facts)
     if arguments.verify:
-        facts["verified"] = _verified(found.facts["data"], found.damage)
+        facts["verified"] = verified(found)
     if arguments.json:
         print(json.dumps(facts, indent=1))
     else:
@@ -53,30 +52,3 @@ def run(arguments: argparse.Namespace) -> None:
                if value.startswith("differs")]  # fmt: skip
     if differs:
         raise GateError(f"not as it was registered: {'; '.join(differs)}")
-
-
-def _verified(data: dict[str, str], damage: str | None) -> dict[str, str]:
-    """Return what was read again, and what could not be."""
-    found = {
-        "checkpoint, model, report, audit": "as registered" if damage is None
-        else f"differs: {damage}",
-    }  # fmt: skip
-    found["shards"] = _shards(data["dataset"], data["shards"])
-    return found
-
-
-def _shards(dataset: str, digest: str) -> str:
-    """Return whether the shards that it was trained on lie here, and are the same bytes."""
-    from bigtransfer.data.shards import open_shards
-    from bigtransfer.errors import BigTransferError
-
-    folder = _DATASETS / dataset / "shards"
-    if not folder.is_dir():
-        return f"could not be reached: {str(folder)!r} is not here"
-    try:
-        own = open_shards(folder).digest
-    except BigTransferError as error:
-        return f"differs: {error}"
-    if own != digest:
-        return f"differs: those in {str(folder)!r} are others, {own}"
-    return f"as registered: {folder}"

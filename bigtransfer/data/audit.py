@@ -114,6 +114,7 @@ def audit(
         datasets={name: sha256_file(known[name]) for name in sides},
         compared=tuple(compared),
         leaks=tuple(leaks),
+        facts={name: read_manifest(known[name])[1] for name in sides},
     )
     with new_folder(output) as folder:
         result.write(folder)

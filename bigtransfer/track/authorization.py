@@ -123,7 +123,7 @@ def _note_when_done(user: str, asked: dict[str, list[str]]) -> None:
     """Write who set an alias, once MLflow has set it."""
     from flask import after_this_request
 
-    @after_this_request
+    @after_this_request  # type: ignore[untyped-decorator]
     def note(response: Any) -> Any:
         names, aliases, versions = (asked.get(key, []) for key in ("name", "alias", "version"))
         if response.status_code == 200 and names and aliases and versions:

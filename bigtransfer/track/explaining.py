@@ -10,16 +10,19 @@ from typing import Any
 from bigtransfer.artifacts.audit import Audit
 from bigtransfer.artifacts.cells import Origin
 from bigtransfer.artifacts.evidence import Evidence
+from bigtransfer.artifacts.validation import ManifestFacts
 from bigtransfer.errors import BigTransferError
+from bigtransfer.track.address import forgot_everything
 from bigtransfer.track.failures import explained
 from bigtransfer.track.promotion import GATE_TAG, find, split_address
-from bigtransfer.track.records import CHAMPION, records_of
+from bigtransfer.track.records import CHAMPION, Record, records_of
 from bigtransfer.track.versions import (
     AUDIT,
     CHECKPOINT,
     MODEL,
     ORIGIN_TAG,
     REPORT,
+    WITHDRAWN_TAG,
     digest_tag,
     kept_of,
     open_registry,
@@ -35,6 +38,8 @@ class Explanation:
 
     facts: dict[str, dict[str, str]]
     """Subject -> what -> value, for people."""
+    unnoted: tuple[str, ...]
+    """Folders whose digest is not noted, so that nobody can say whether they changed."""
     damage: str | None
     """What of its files is not as it was registered; None: nothing, or nobody looked."""
 
@@ -74,6 +79,7 @@ def explain(project: Path, address: str, *, verify: bool) -> Explanation:
             "promotions": _promotions(model, str(version.version)),
             "digests": {folder: tags.get(digest_tag(folder), _NOT_NOTED) for folder in FOLDERS},
         },
+        tuple(folder for folder in FOLDERS if digest_tag(folder) not in tags),
         damage,
     )
 
@@ -85,6 +91,7 @@ def _model(version: Any, model: Any, tags: dict[str, str]) -> dict[str, str]:
     return {
         "name": f"{version.name} version {number}",
         "aliases": ", ".join(own) or "none",
+        **({"withdrawn": tags[WITHDRAWN_TAG]} if tags.get(WITHDRAWN_TAG) else {}),
         "registered": since.isoformat(timespec="seconds"),
         "what it is": str(version.description or _NOT_NOTED).splitlines()[0],
         "architecture": tags.get("architecture", _NOT_NOTED),
@@ -106,11 +113,24 @@ def _data(tags: dict[str, str], folders: dict[str, Path]) -> dict[str, str]:
             found["validation images"] = f"{evidence.validation_images:,}"
             found["classes"] = f"{len(evidence.classes):,}"
         if audit := folders.get(AUDIT):
-            for dataset, digest in Audit.read(audit).datasets.items():
+            known = Audit.read(audit)
+            for dataset, digest in known.datasets.items():
                 found[f"manifest of {dataset}"] = digest
+                if facts := known.facts.get(dataset):
+                    found[f"source of {dataset}"] = f"{facts.address} ({facts.layout})"
+                    found[f"images of {dataset}"] = _images(facts)
     except BigTransferError as error:
         found["not readable"] = str(error)
     return found
+
+
+def _images(facts: ManifestFacts) -> str:
+    counts = facts.counts
+    splits = ", ".join(f"{split} {images:,}" for split, images in counts.splits.items())
+    return (
+        f"{counts.images:,} of {counts.classes:,} classes ({splits}); {counts.rejected:,} of "
+        f"{counts.listed:,} rejected, {counts.ignored_files:,} files ignored"
+    )
 
 
 def _upstream(tags: dict[str, str]) -> dict[str, str]:
@@ -128,17 +148,45 @@ def _maker(tags: dict[str, str], run: Any) -> dict[str, str]:
     return {
         "commit": commit.removesuffix("+changes"),
         "working tree": "differed from the commit" if changed else "as in the commit",
+        "lock file": tags.get("lock_digest", _NOT_NOTED),
         "run": str(run.info.run_id),
         "within run": run.data.tags.get("mlflow.parentRunId", "none"),
         "by": str(run.info.user_id or _NOT_NOTED),
     }
 
 
+def _changed(record: Record) -> str:
+    if record.kind == "withdraw":
+        champion = f"v{record.to} is champion" if record.to else "nothing is champion"
+        return f"v{record.replaced}; {champion}"
+    return f"v{record.replaced} -> v{record.to}" if record.replaced else f"v{record.to}"
+
+
 def _promotions(model: Any, version: str) -> dict[str, str]:
     return {
         f"record {record.number}": f"{record.at} {record.kind}: "
-        f"v{record.replaced or 'none'} -> v{record.to}, by {record.by}"
+        f"{_changed(record)}, by {record.by}"
         + (f", because {record.because}" if record.because else "")
         for record in records_of(model.tags or {})
         if version in (record.to, record.replaced)
     }
+
+
+def all_versions(project: Path) -> list[Any]:
+    """Return every registered version; none where the project has no registry yet.
+
+    Raises:
+        TrackingError: If MLflow refuses.
+    """
+    if forgot_everything(project):
+        return []
+    with explained(project, "did not list its models"):
+        client = open_registry(project)
+        found: list[Any] = []
+        token = None
+        while True:
+            page = client.search_model_versions(max_results=1000, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from bigtransfer.storage import sha256_file
+
 _ALL, _BUT_RECORD = ":/", ":(exclude)dvc.lock"
 """All of the repository, of which the project may be a folder; and what is left out of it."""
 _ATTEMPT = "KFP_RETRY_INDEX"
@@ -111,3 +113,9 @@ def _is_dvc(process: psutil.Process) -> bool:
         return False
     names = [Path(argument).name for argument in process.cmdline()[:4]]
     return "dvc" in names
+
+
+def lock_digest(project: Path) -> dict[str, str]:
+    """Return the SHA-256 of the project's requirements.lock as a tag; none: it has no such file."""
+    path = project / "requirements.lock"
+    return {"lock_digest": sha256_file(path)} if path.is_file() else {}

@@ -28,6 +28,7 @@ from bigtransfer.track.records import (
     Record,
     append,
     faults,
+    fitting,
     last_record,
     now,
     records_of,
@@ -37,6 +38,7 @@ from bigtransfer.track.requests import Request, ask
 from bigtransfer.track.versions import (
     AUDIT,
     CHECKPOINT,
+    LONGEST_DESCRIPTION,
     MODEL,
     REPORT,
     WITHDRAWN_TAG,
@@ -54,6 +56,9 @@ MOVING_TAG = "bigtransfer.moving"
 GATE_TAG = "gate."
 """Of a version, before the name of a gate: what it says."""
 _TIMES_JUDGED = 5
+_GATES_BEGIN = "#### Gates\n"
+_GATES_END = "\n`bigtransfer explain` says more.\n"
+_LONGEST_CELL = 300
 
 
 @dataclass(frozen=True)
@@ -349,6 +354,28 @@ def note(client: Any, version: Any, gates: list[Gate]) -> None:
     closed = refusal(gates)
     verdict = "passed" if closed is None else f"refused: {shortened(closed)}"
     client.set_model_version_tag(version.name, version.version, "gates", verdict)
+    text = described(str(version.description or ""), gates)
+    client.update_model_version(version.name, version.version, text)
+
+
+def described(description: str, gates: list[Gate]) -> str:
+    """Return a version's description with what its gates say, in place of what they said before.
+
+    Args:
+        description: As it is; what a person wrote in it stays.
+        gates: To show.
+    """
+    own, _, after = description.partition(_GATES_BEGIN)
+    rest = after.partition(_GATES_END)[2]
+    rows = [f"| {gate.name} | {gate.verdict} | {_in_cell(gate.reason)} |" for gate in gates]
+    table = "\n".join(["", "| gate | says | because |", "|---|---|---|", *rows, ""])
+    ours = f"{_GATES_BEGIN}{table}{_GATES_END}"
+    room = LONGEST_DESCRIPTION - len(ours) - len(rest) - 2
+    return f"{fitting(own.rstrip(), max(room, 0))}\n\n{ours}{rest}"[:LONGEST_DESCRIPTION]
+
+
+def _in_cell(reason: str) -> str:
+    return fitting(" ".join(reason.split()).replace("|", "\\|"), _LONGEST_CELL)
 
 
 def _model(client: Any, name: str) -> Any:
@@ -453,6 +480,7 @@ def _carry_out_withdrawal(client: Any, model: Any, record: Record) -> None:
     client.set_model_version_tag(name, withdrawn, WITHDRAWN_TAG, said)  # first: nobody takes it now
     if record.to and str(model.aliases.get(CHAMPION)) != record.to:
         client.set_registered_model_alias(name, CHAMPION, record.to)
+    if str(model.aliases.get(PREVIOUS)) == record.to:
         client.delete_registered_model_alias(name, PREVIOUS)
     for alias, number in _model(client, name).aliases.items():
         if str(number) == withdrawn:

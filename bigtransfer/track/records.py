@@ -63,7 +63,12 @@ class Record(Part):
 
 def shortened(reason: str) -> str:
     """Return a reason as a record keeps it."""
-    return reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 1] + "…"
+    return fitting(reason, _LONGEST_REASON)
+
+
+def fitting(text: str, most: int) -> str:
+    """Return a text, cut to so many characters."""
+    return text if len(text) <= most else text[: max(most - 1, 0)] + "…"
 
 
 def now() -> str:

@@ -19,9 +19,17 @@ from bigtransfer.track.failures import explained
 from bigtransfer.track.gates import refusal
 from bigtransfer.track.origin import find_origin
 from bigtransfer.track.promotion import MADE_TAG, advance, is_reserved
-from bigtransfer.track.records import CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS, records_of
+from bigtransfer.track.records import CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS, fitting, records_of
 from bigtransfer.track.runs import log_dataset, open_client, open_experiment, parent_run
-from bigtransfer.track.versions import AUDIT, CHECKPOINT, MODEL, ORIGIN_TAG, REPORT, digest_tag
+from bigtransfer.track.versions import (
+    AUDIT,
+    CHECKPOINT,
+    LONGEST_DESCRIPTION,
+    MODEL,
+    ORIGIN_TAG,
+    REPORT,
+    digest_tag,
+)
 
 _SCORE_TAG = "bigtransfer.test_score"
 _TEST_TAG = "bigtransfer.test_digest"
@@ -119,7 +127,8 @@ def _describe(client: Any, version: Any, tags: dict[str, str], description: str)
         if key not in version.tags:
             client.set_model_version_tag(version.name, version.version, key, value)
     if not version.description:
-        client.update_model_version(version.name, version.version, description)
+        text = fitting(description, LONGEST_DESCRIPTION)
+        client.update_model_version(version.name, version.version, text)
 
 
 def _log(

@@ -72,7 +72,7 @@ def three(login_server: MlflowServer, project: Path) -> Path:
         assert (first.alias, "bigtransfer watch alone" in first.reason) == ("challenger", True)
         until(client, "champion", "1")
         propose(project, folder, "d2", 0.8)
-        wide = "🦩" * 3000
+        wide = "🦩" * 6000
         says = evidence(classes=tuple(f"{wide[:40]}{n}" for n in range(1000)))
         propose(project, folder, "d3", 0.5, says=says, description=wide)
     return project
