@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fixtures.datasets import planted
+from fixtures.images import in_base64
 from fixtures.workflow import edit_params, mlflow_client, run_workflow
 
 pytestmark = [
@@ -51,7 +53,10 @@ def test_several_labels_from_a_table_to_a_registered_model(own_copy: Path) -> No
 
     mlflow.set_tracking_uri(f"sqlite:///{own_copy / 'mlflow.db'}")
     served = mlflow.pyfunc.load_model("models:/bigtransfer-planted@champion")
-    image = np.full((1, 12, 12, 3), 30, np.float32)
-    image[:, :, 6:] = 200
-    left, right = served.predict(image)[0]
-    assert left < 0.5 < right
+    image = np.full((12, 12, 3), 30, np.uint8)
+    image[:, 6:] = 200
+    (said,) = served.predict(pd.DataFrame({"image": [in_base64(image)]}))
+    (right,) = said["labels"]
+    assert [guess["label"] for guess in said["top_k"]][0] == right
+    left = min(said["top_k"], key=lambda guess: guess["probability"])
+    assert left["probability"] < 0.5 < said["probabilities"][0]
