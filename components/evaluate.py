@@ -46,7 +46,7 @@ def run(
     model: Path,
 ) -> None:
     """Evaluate one task."""
-    from bigtransfer.api.serving import write_served
+    from bigtransfer.api.served.folder import write_served
     from bigtransfer.evaluate.task import Outputs, confusion_to_show, evaluate
     from bigtransfer.model.checkpoint import read_tuned_meta
     from bigtransfer.report.card import model_card

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
             follow(follower, _seconds(project))
         else:
             from bigtransfer.api.models import checkpoint_at
-            from bigtransfer.api.serving import write_served
+            from bigtransfer.api.served.folder import write_served
 
             folder = Path(place) / "model"
             write_served(folder, checkpoint_at(arguments.model, within_run=True), card="")

@@ -30,7 +30,7 @@ def write_model(
     Args:
         folder: To write, sealed.
         checkpoint: Of the network.
-        code: Python file that MLflow executes to load it (`api/served_model.py`).
+        code: Python file that MLflow executes to load it (`api/served/model_code.py`).
         multi_label: Whether an image may have several labels.
         facts: What a user of the model must know (class names, preprocessing, …), JSON values.
         requirements: Packages that it needs, pinned.

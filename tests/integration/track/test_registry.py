@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bigtransfer.api.serving import write_served
+from bigtransfer.api.served.folder import write_served
 from bigtransfer.config import GateRules
 from bigtransfer.errors import InfrastructureError, TrackingError
 from bigtransfer.track.address import artifact_location, home_of, tracking_uri

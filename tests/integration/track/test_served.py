@@ -22,7 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bigtransfer.api.serving import write_served
+from bigtransfer.api.served.folder import write_served
 from bigtransfer.serve.deployed import load_deployed
 from bigtransfer.serve.prediction import answers
 from bigtransfer.track.promotion import promote, rollback, withdraw

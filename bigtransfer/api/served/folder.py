@@ -10,6 +10,8 @@ from bigtransfer.serve.deployed import facts_of
 from bigtransfer.track.model_folder import write_model
 from bigtransfer.version import __version__
 
+_CODE = Path(__file__).with_name("model_code.py")
+
 
 def write_served(folder: Path, checkpoint: Path, *, card: str) -> None:
     """Write the model folder of a checkpoint.
@@ -22,14 +24,12 @@ def write_served(folder: Path, checkpoint: Path, *, card: str) -> None:
     Raises:
         CheckpointError: If the checkpoint is damaged.
     """
-    from bigtransfer.api import served_model  # needs MLflow
-
     meta = read_tuned_meta(checkpoint)
     own = version("torch").partition("+")[0]
     write_model(
         folder,
         checkpoint,
-        code=Path(served_model.__file__),
+        code=_CODE,
         multi_label=meta.multi_label,
         facts=facts_of(meta, "a picture's file in base64, decoded to uint8"),
         requirements=[f"bigtransfer=={__version__}", f"torch=={own}"],

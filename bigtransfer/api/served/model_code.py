@@ -145,5 +145,5 @@ def _refusal(faults: dict[int, str], rows: int) -> str:
     return f"{said}; {len(good)} of {rows} rows can be read ({most}): send these alone"
 
 
-if __name__ != "bigtransfer.api.served_model":  # MLflow executes it under a name of its own
+if __name__ != "bigtransfer.api.served.model_code":  # MLflow executes it under a name of its own
     mlflow.models.set_model(ServedModel())
