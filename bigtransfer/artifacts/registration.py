@@ -24,6 +24,9 @@ class Registration(Artifact):
     """False if this very checkpoint was registered before."""
     reason: str
     """Why it was promoted or not."""
+    gates: dict[str, str] = {}
+    """Gate -> `verdict: reason`, as it was judged last; empty: nobody has asked for its promotion,
+    or it was not noted before 2026-11-27."""
 
     @property
     def address(self) -> str:

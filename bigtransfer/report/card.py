@@ -119,7 +119,8 @@ def _limits(result: TaskReport, meta: TunedMeta) -> list[str]:
     if "val" in meta.train_on:
         found.append("It was trained on its validation images, so nothing can be compared with it")
     if result.label_issues.found:
-        found.append(f"{result.label_issues.found:,} labels of its data are doubted (its report)")
+        doubted = result.label_issues.found
+        found.append(f"{doubted:,} labels of its data are doubted; its report shows them.")
     if result.headline.seeds == 1:
         found.append("One seed was trained: how much of its score is luck cannot be said.")
     return [line if line.endswith(".") else f"{line}." for line in found]

@@ -112,6 +112,7 @@ def task_section(
             result.per_class, key=lambda row: 2.0 if row.score is None else row.score
         ),
         "registration": registered,
+        "gates": _gates(registered),
         "standing": "chosen" if registered is None else "registered",
         "mistakes": mistakes[:_SHOWN_FIRST],
         "more_mistakes": mistakes[_SHOWN_FIRST:],
@@ -133,6 +134,15 @@ def task_section(
             result.reliability, result.calibration, result.chosen.test["top1"], result.test_images
         )
     return shown
+
+
+def _gates(registered: Registration | None) -> list[dict[str, str]]:
+    """Return what each gate says of the registered version, as rows."""
+    found = []
+    for name, text in (registered.gates if registered else {}).items():
+        verdict, _, reason = text.partition(": ")
+        found.append({"name": name.replace("_", " "), "verdict": verdict, "reason": reason})
+    return found
 
 
 def facts_of(result: TaskReport, registration: Registration | None) -> list[Fact]:

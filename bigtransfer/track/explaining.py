@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from bigtransfer.artifacts.validation import ManifestFacts
 from bigtransfer.errors import BigTransferError
 from bigtransfer.track.address import forgot_everything
 from bigtransfer.track.failures import explained
-from bigtransfer.track.promotion import GATE_TAG, find, split_address
+from bigtransfer.track.promotion import find, gates_of, split_address
 from bigtransfer.track.records import CHAMPION, Record, records_of
 from bigtransfer.track.versions import (
     AUDIT,
@@ -64,18 +65,14 @@ def explain(project: Path, address: str, *, verify: bool) -> Explanation:
         run = client.get_run(version.run_id)
         with kept_of(project, client, version, FOLDERS if verify else (REPORT, AUDIT)) as kept:
             data = _data(tags, kept.folders)
-            damage = kept.damage if verify else None
+            damage = (_changed_since(model, version, tags) or kept.damage) if verify else None
     return Explanation(
         {
             "model": _model(version, model, tags),
             "data": data,
             "upstream": _upstream(tags),
             "made by": _maker(tags, run),
-            "gates": {
-                tag.removeprefix(GATE_TAG): text
-                for tag, text in sorted(tags.items())
-                if tag.startswith(GATE_TAG)
-            },
+            "gates": gates_of(tags),
             "promotions": _promotions(model, str(version.version)),
             "digests": {folder: tags.get(digest_tag(folder), _NOT_NOTED) for folder in FOLDERS},
         },
@@ -153,6 +150,22 @@ def _maker(tags: dict[str, str], run: Any) -> dict[str, str]:
         "within run": run.data.tags.get("mlflow.parentRunId", "none"),
         "by": str(run.info.user_id or _NOT_NOTED),
     }
+
+
+def _changed_since(model: Any, version: Any, tags: Mapping[str, str]) -> str | None:
+    """Return which digest at a version is not that of its records; None: none.
+
+    Whoever writes other files to the artifact store can write their digest to the version; the
+    records hold the one of the promotion.
+    """
+    for record in records_of(model.tags or {}):
+        about = record.replaced if record.kind == "withdraw" else record.to
+        if about != str(version.version):
+            continue
+        for folder, digest in record.digests.items():
+            if tags.get(digest_tag(folder)) != digest:
+                return f"the digest of its {folder} is not that of record {record.number}"
+    return None
 
 
 def _changed(record: Record) -> str:

@@ -9,7 +9,7 @@ that whoever comes after a killed process finishes it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,9 +163,28 @@ def audited(project: Path, names: list[str]) -> dict[str, tuple[int, list[str]]]
             for model in all_models(client)
             if CHAMPION in model.aliases or last_record(model.tags or {})[0]
         ]
-    return {
-        model.name: (last_record(model.tags or {})[0], faults(project, model)) for model in models
-    }
+        return {
+            model.name: (
+                last_record(model.tags or {})[0],
+                [*faults(project, model), *_other_digests(client, model)],
+            )
+            for model in models
+        }
+
+
+def _other_digests(client: Any, model: Any) -> list[str]:
+    """Return where digests at the champion are not those that its record holds."""
+    champion = _champion_of(model)
+    records = [record for record in records_of(model.tags or {}) if record.kind != "withdraw"]
+    own = [record for record in records if record.to == champion]
+    if champion is None or not own:
+        return []
+    tags = client.get_model_version(model.name, champion).tags or {}
+    return [
+        f"the digest of the {folder} of v{champion} is not that of record {own[-1].number}"
+        for folder, digest in own[-1].digests.items()
+        if tags.get(digest_tag(folder)) != digest
+    ]
 
 
 def rollback(project: Path, name: str, *, by: str, because: str) -> Promotion:
@@ -356,6 +375,19 @@ def note(client: Any, version: Any, gates: list[Gate]) -> None:
     client.set_model_version_tag(version.name, version.version, "gates", verdict)
     text = described(str(version.description or ""), gates)
     client.update_model_version(version.name, version.version, text)
+
+
+def gates_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return what a version's gates said when it was judged last: gate -> `verdict: reason`.
+
+    Args:
+        tags: Of the version.
+    """
+    return {
+        tag.removeprefix(GATE_TAG): text
+        for tag, text in sorted(tags.items())
+        if tag.startswith(GATE_TAG)
+    }
 
 
 def described(description: str, gates: list[Gate]) -> str:

@@ -18,7 +18,7 @@ from bigtransfer.storage import digest_of
 from bigtransfer.track.failures import explained
 from bigtransfer.track.gates import refusal
 from bigtransfer.track.origin import find_origin
-from bigtransfer.track.promotion import MADE_TAG, advance, is_reserved
+from bigtransfer.track.promotion import MADE_TAG, advance, gates_of, is_reserved
 from bigtransfer.track.records import CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS, fitting, records_of
 from bigtransfer.track.runs import log_dataset, open_client, open_experiment, parent_run
 from bigtransfer.track.versions import (
@@ -102,6 +102,7 @@ def register(
             own = {key: value for key, value in all_tags.items() if key not in digests}
             _describe(client, version, own, description)
             alias, reason = _alias_of(client, name, version), "known; its aliases are left alone"
+        now = client.get_model_version(name, version.version)
     return Registration(
         name=name,
         version=str(version.version),
@@ -109,6 +110,7 @@ def register(
         run_id=str(version.run_id),
         new=new,
         reason=reason,
+        gates=gates_of(now.tags or {}),
     )
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from bigtransfer.errors import TrackingError
+from bigtransfer.storage import digest_of, seal
 from bigtransfer.track.explaining import explain
-from bigtransfer.track.promotion import promote
+from bigtransfer.track.promotion import audited, promote
 from fixtures.project import environment
 from fixtures.registered import NAME, propose
 
@@ -77,3 +78,19 @@ def test_a_version_of_older_code_says_what_is_not_noted(promoted: Path, client: 
     with pytest.raises(TrackingError, match="has no version or alias 'challenger'"):
         explain(promoted, f"{NAME}@challenger", verify=False)
     assert explain(promoted, NAME, verify=False).facts["model"]["aliases"] == "champion"
+
+
+def test_files_and_their_digest_exchanged_together_are_told_by_the_record(
+    promoted: Path, client: Any
+) -> None:
+    assert explain(promoted, NAME, verify=True).damage is None
+    version = client.get_model_version(NAME, "2")
+    run = client.get_run(version.run_id)
+    report = Path(run.info.artifact_uri.removeprefix("file://")) / "report"
+    (report / "evidence.json").write_text("{}")
+    seal(report)
+    client.set_model_version_tag(NAME, "2", "bigtransfer.report_digest", digest_of(report))
+    wanted = "the digest of its report is not that of record 2"
+    assert explain(promoted, NAME, verify=True).damage == wanted
+    ((_, wrong),) = audited(promoted, [NAME]).values()
+    assert wrong == ["the digest of the report of v2 is not that of record 2"]

@@ -60,6 +60,19 @@ def test_the_tile_of_a_registered_model_names_its_seed_and_the_median(tmp_path: 
     assert f"<b>62.5 %</b><span>{label}</span>" in shown({"t": path})
 
 
+def test_the_page_shows_what_the_gates_say(tmp_path: Path) -> None:
+    path = tmp_path / Registration.FILE
+    Registration(
+        name="b-t", version="1", alias="challenger", run_id="r", new=True, reason="refused",
+        gates={"class_floor": "fail: recall of '<b>' falls", "leakage": "pass: none"},
+    ).write_file(path)  # fmt: skip
+    page = shown({"t": path})
+    row = "<tr><td>class floor</td><td>fail</td><td>recall of &#39;&lt;b&gt;&#39; falls</td></tr>"
+    assert row in page
+    assert "What the gates say" in page
+    assert "What the gates say" not in shown()
+
+
 def page_of(*reports: TaskReport) -> str:
     return render_report({r.task: r for r in reports}, params="", commit="")
 
