@@ -49,11 +49,25 @@ def agreed_parent(client: Any, experiment: str, origin: Origin, commit: str) -> 
     time.sleep(_SECONDS_TO_AGREE)
     found = client.search_runs([experiment], mine)
     chosen = _agreed(found) or min(str(run.info.run_id) for run in found)
-    client.set_tag(chosen, _AGREED_TAG, "yes")
+    _set_tag_at_once(client, chosen, _AGREED_TAG, "yes")
     for run in found:
         if run.info.run_id != chosen and run.data.tags.get(_MAKER_TAG) == maker:
             client.delete_run(run.info.run_id)
     return chosen
+
+
+def _set_tag_at_once(client: Any, run: str, key: str, value: str) -> None:
+    """Set a tag that others set to the same value in the same moment.
+
+    MLflow looks for the tag and then inserts it, so all but one of them may be refused.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.set_tag(run, key, value)
+    except MlflowException:
+        if client.get_run(run).data.tags.get(key) != value:
+            raise
 
 
 def earlier_attempt(client: Any, experiment: str, key: str, stage: str, part: str) -> str | None:

@@ -37,7 +37,7 @@ def test_a_version_is_loaded_and_brings_its_card(
     outputs = loaded.metadata.get_output_schema().input_names()
     assert outputs == ["label", "probability", "sure", "top_k"]
     version = client.get_model_version("bigtransfer-d", "1")
-    assert version.description == "scores 0.5"
+    assert version.description.startswith("scores 0.5\n\n#### Gates\n")
     artifacts = [f.path for f in client.list_artifacts(version.run_id, "checkpoint")]
     assert artifacts == ["checkpoint/MANIFEST.json", "checkpoint/weights.safetensors"]
 
