@@ -48,7 +48,10 @@ def two_steps(project: Path) -> None:
 
 
 def permuted(project: Path) -> None:
-    """Exchange the labels of training images among each other; all other images stay."""
+    """Exchange the labels of training images among each other; all other images stay.
+
+    Classes have other sizes then, and so other splits: it cannot be compared at all.
+    """
     edit_params(project, INITS, "  inits: [upstream]")
     rows = pq.read_table(project / "artifacts/datasets/digits/manifest.parquet").to_pylist()
     shutil.copytree(project / "data" / "digits", project / "data" / "permuted")
@@ -73,10 +76,12 @@ def test_what_is_worse_is_refused(spoil: Any, own_copy: Path) -> None:
     before = aliases(own_copy)
     code, said = promote(own_copy)
     assert code == 3, said
-    assert "compare" in said and "points of v1" in said
+    assert "points of v1" in said or "validation images are not those of v1" in said
     assert aliases(own_copy) == before
     tags = mlflow_client(own_copy).get_model_version(MODEL, before["challenger"]).tags
-    assert tags["gates"].startswith("refused: ") and tags["gate.compare"].startswith("fail")
+    assert tags["gates"].startswith("refused: ") and tags["gate.compare"].startswith(
+        ("fail", "cannot be said")
+    )
 
 
 def test_more_data_passes_better_and_equal_data_does_not(own_copy: Path) -> None:
