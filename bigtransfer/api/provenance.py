@@ -27,8 +27,10 @@ def verified(found: Explanation) -> dict[str, str]:
     """
     noted = [name for name in FOLDERS if name not in found.unnoted]
     said = {}
-    if noted:
-        said[", ".join(noted)] = _SAME if found.damage is None else f"{_OTHER}: {found.damage}"
+    if found.damage is not None:  # also where whoever changed a file took its digest away
+        said[", ".join(noted) or "its digests"] = f"{_OTHER}: {found.damage}"
+    elif noted:
+        said[", ".join(noted)] = _SAME
     if found.unnoted:
         said[", ".join(found.unnoted)] = "cannot be said: no digest is noted"
     data = found.facts["data"]

@@ -81,6 +81,9 @@ def test_what_nobody_noted_is_not_called_as_registered(project: Path) -> None:
     assert said["report, audit"] == "cannot be said: no digest is noted"
     none = verified(explanation(project, unnoted=("checkpoint", "model", "report", "audit")))
     assert SAME not in none.values()
+    everything = ("checkpoint", "model", "report", "audit")
+    taken = verified(explanation(project, unnoted=everything, damage="a digest is gone"))
+    assert taken["its digests"] == "differs: a digest is gone"
 
 
 def test_an_image_leads_to_the_versions_that_had_it(project: Path, model_folder: Path) -> None:
