@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
     from bigtransfer.errors import GateError
     from bigtransfer.extras import require
     from bigtransfer.progress import counted
-    from bigtransfer.track.promotion import audited
+    from bigtransfer.track.auditing import audited
 
     require("mlflow", "audit-registry")
     found = audited(Path.cwd(), arguments.models)

@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> None:
         BigTransferError: If MLflow does not do it.
     """
     from bigtransfer.extras import require
-    from bigtransfer.track.promotion import promote, split_address
+    from bigtransfer.track.promotion import promote
+    from bigtransfer.track.versions import split_address
 
     require("mlflow", "promote")
     name, wanted = split_address(arguments.model)

@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
         BigTransferError: If there is no such version.
     """
     from bigtransfer.extras import require
-    from bigtransfer.track.promotion import split_address, withdraw
+    from bigtransfer.track.versions import split_address
+    from bigtransfer.track.withdrawal import withdraw
 
     require("mlflow", "withdraw")
     name, wanted = split_address(arguments.model, "")

@@ -15,8 +15,9 @@ from bigtransfer.artifacts.validation import ManifestFacts
 from bigtransfer.errors import BigTransferError
 from bigtransfer.track.address import forgot_everything
 from bigtransfer.track.failures import explained
-from bigtransfer.track.promotion import find, gates_of, split_address
+from bigtransfer.track.moves import find
 from bigtransfer.track.records import CHAMPION, Record, records_of
+from bigtransfer.track.verdict import gates_of
 from bigtransfer.track.versions import (
     AUDIT,
     CHECKPOINT,
@@ -27,6 +28,7 @@ from bigtransfer.track.versions import (
     digest_tag,
     kept_of,
     open_registry,
+    split_address,
 )
 
 FOLDERS = (CHECKPOINT, MODEL, REPORT, AUDIT)

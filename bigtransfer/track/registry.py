@@ -17,10 +17,12 @@ from bigtransfer.config import GateRules
 from bigtransfer.storage import digest_of
 from bigtransfer.track.failures import explained
 from bigtransfer.track.gates import refusal
+from bigtransfer.track.moves import MADE_TAG
 from bigtransfer.track.origin import find_origin
-from bigtransfer.track.promotion import MADE_TAG, advance, gates_of, is_reserved
+from bigtransfer.track.promotion import advance, is_reserved
 from bigtransfer.track.records import CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS, fitting, records_of
 from bigtransfer.track.runs import log_dataset, open_client, open_experiment, parent_run
+from bigtransfer.track.verdict import gates_of
 from bigtransfer.track.versions import (
     AUDIT,
     CHECKPOINT,

@@ -15,9 +15,15 @@ from typing import Any
 
 from bigtransfer.errors import BigTransferError, ConfigError, GateError
 from bigtransfer.track.failures import explained
-from bigtransfer.track.promotion import find, split_address
+from bigtransfer.track.moves import find
 from bigtransfer.track.records import CHAMPION
-from bigtransfer.track.versions import MODEL, kept_of, open_registry, refuse_withdrawn
+from bigtransfer.track.versions import (
+    MODEL,
+    kept_of,
+    open_registry,
+    refuse_withdrawn,
+    split_address,
+)
 
 HEADER = b"x-bigtransfer-model"
 """Of every answer: which version gave it."""

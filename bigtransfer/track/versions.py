@@ -20,6 +20,7 @@ from bigtransfer.artifacts.evidence import Evidence
 from bigtransfer.config import GateRules
 from bigtransfer.errors import (
     BigTransferError,
+    ConfigError,
     GateError,
     StorageError,
     TrackingError,
@@ -29,6 +30,7 @@ from bigtransfer.extras import require
 from bigtransfer.storage import digest_of, new_folder, verify_folder
 from bigtransfer.track.address import forgot_everything, home_of, tracking_uri
 from bigtransfer.track.gates import Contender
+from bigtransfer.track.records import CHALLENGER
 from bigtransfer.track.runs import open_client
 
 CHECKPOINT, MODEL, REPORT, AUDIT = "checkpoint", "model", "report", "audit"
@@ -152,6 +154,24 @@ def _of_registered(project: Path, address: str) -> Iterator[tuple[Any, Any]]:
             f"{'' if name in known else did_you_mean(name, known)}; registered are "
             f"{', '.join(known) or 'no models'}"
         ) from error
+
+
+def split_address(address: str, alias: str = CHALLENGER) -> tuple[str, str]:
+    """Return name and version or alias of `MODEL`, `MODEL@ALIAS`, `MODEL/VERSION`, `models:/…`.
+
+    Args:
+        address: One of these.
+        alias: Of `MODEL` alone.
+
+    Raises:
+        ConfigError: If it names no model.
+    """
+    found = re.fullmatch(r"(?:models:/)?([^/@]+)(?:@([\w.-]+)|/(\d+))?", address)
+    if found is None:
+        raise ConfigError(
+            f"{address!r} names no registered model; write MODEL, MODEL@challenger or MODEL/3"
+        )
+    return found[1], found[2] or found[3] or alias
 
 
 def _parsed(address: str) -> tuple[str, str, str]:

@@ -14,7 +14,8 @@ from bigtransfer.errors import GateError
 from bigtransfer.track.address import has_login
 from bigtransfer.track.failures import explained
 from bigtransfer.track.gates import refusal
-from bigtransfer.track.promotion import MOVING_TAG, advance, restore
+from bigtransfer.track.moves import MOVING_TAG
+from bigtransfer.track.promotion import advance, restore
 from bigtransfer.track.records import CANDIDATE, CHAMPION, records_of
 from bigtransfer.track.requests import REQUEST_TAG, login_of, request_of
 from bigtransfer.track.versions import all_models, open_registry

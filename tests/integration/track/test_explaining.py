@@ -12,8 +12,9 @@ import pytest
 
 from bigtransfer.errors import TrackingError
 from bigtransfer.storage import digest_of, seal
+from bigtransfer.track.auditing import audited
 from bigtransfer.track.explaining import explain
-from bigtransfer.track.promotion import audited, promote
+from bigtransfer.track.promotion import promote
 from fixtures.project import environment
 from fixtures.registered import NAME, propose
 

@@ -12,8 +12,9 @@ import pytest
 from bigtransfer.config import GateRules
 from bigtransfer.errors import LockError
 from bigtransfer.track import lease
+from bigtransfer.track.auditing import audited
 from bigtransfer.track.lease import only_writer
-from bigtransfer.track.promotion import audited, promote, rollback
+from bigtransfer.track.promotion import promote, rollback
 from fixtures.registered import NAME, aliases, propose
 from fixtures.servers import MlflowServer
 

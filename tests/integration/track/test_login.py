@@ -15,7 +15,8 @@ import pytest
 
 from bigtransfer.config import GateRules
 from bigtransfer.errors import GateError
-from bigtransfer.track.promotion import audited, promote
+from bigtransfer.track.auditing import audited
+from bigtransfer.track.promotion import promote
 from bigtransfer.track.records import records_of
 from fixtures.login import PASSWORDS
 from fixtures.project import environment

@@ -19,7 +19,8 @@ from bigtransfer.artifacts.cells import Origin
 from bigtransfer.config import GateRules
 from bigtransfer.errors import GateError, InfrastructureError, TrackingError
 from bigtransfer.track import promotion
-from bigtransfer.track.promotion import audited, promote, rollback
+from bigtransfer.track.auditing import audited
+from bigtransfer.track.promotion import promote, rollback
 from fixtures.project import PROJECT
 from fixtures.registered import NAME, aliases, answers, evidence, propose
 

@@ -25,7 +25,8 @@ from PIL import Image
 from bigtransfer.api.served.folder import write_served
 from bigtransfer.serve.deployed import load_deployed
 from bigtransfer.serve.prediction import answers
-from bigtransfer.track.promotion import promote, rollback, withdraw
+from bigtransfer.track.promotion import promote, rollback
+from bigtransfer.track.withdrawal import withdraw
 from fixtures.models import CLASSES, write_tuned
 from fixtures.project import environment
 from fixtures.registered import NAME, GateRules, propose

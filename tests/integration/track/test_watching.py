@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bigtransfer.config import GateRules
-from bigtransfer.track.promotion import audited, promote
+from bigtransfer.track.auditing import audited
+from bigtransfer.track.promotion import promote
 from bigtransfer.track.watching import ByHand, Watcher
 from fixtures.registered import NAME, aliases, propose
 

@@ -11,10 +11,12 @@ import pytest
 
 from bigtransfer.config import GateRules
 from bigtransfer.errors import GateError
-from bigtransfer.track import promotion
-from bigtransfer.track.promotion import audited, promote, rollback, withdraw
+from bigtransfer.track import withdrawal
+from bigtransfer.track.auditing import audited
+from bigtransfer.track.promotion import promote, rollback
 from bigtransfer.track.versions import checkpoint_uri, fetch_checkpoint
 from bigtransfer.track.watching import Watcher
+from bigtransfer.track.withdrawal import withdraw
 from fixtures.project import environment
 from fixtures.registered import NAME, aliases, propose
 
@@ -77,7 +79,7 @@ def test_a_kill_on_the_way_is_made_up_for(
     class KilledError(BaseException):
         pass
 
-    opened = promotion.open_registry
+    opened = withdrawal.open_registry
     left = [step]
 
     class Dying:
@@ -92,13 +94,13 @@ def test_a_kill_on_the_way_is_made_up_for(
                     raise KilledError
             return found
 
-    monkeypatch.setattr(promotion, "open_registry", lambda project: Dying(opened(project)))
+    monkeypatch.setattr(withdrawal, "open_registry", lambda project: Dying(opened(project)))
     try:
         withdraw(two, NAME, "2", by="a", because="b")
     except KilledError:
-        monkeypatch.setattr(promotion, "open_registry", opened)
+        monkeypatch.setattr(withdrawal, "open_registry", opened)
         withdraw(two, NAME, "2", by="a", because="b")
-    monkeypatch.setattr(promotion, "open_registry", opened)
+    monkeypatch.setattr(withdrawal, "open_registry", opened)
     assert aliases(client) == {"champion": "1", "challenger": "3"}
     count, wrong = audited(two, [NAME])[NAME]
     assert (count, wrong) == (3, [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bigtransfer.track.gates import Gate
-from bigtransfer.track.promotion import described
+from bigtransfer.track.verdict import described
 
 OPEN = Gate("leakage", "pass", "the audit found none")
 
