@@ -28,6 +28,7 @@ COMMANDS = {
     "export": "a fine-tuned model as an ONNX or torch file, preprocessing inside",
     "compare": "two reports on one test split: which model is better, and how sure is that?",
     "explain": "which data, code and weights made a registered model; is all of it still so?",
+    "measure": "the champion, run beside a version that would replace it",
     "promote": "a registered version becomes champion, if it passes the gates",
     "rollback": "the version that was champion before is champion again",
     "withdraw": "a registered version must not be used any more: aliases leave it",

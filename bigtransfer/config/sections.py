@@ -329,6 +329,8 @@ class GateRules(Section):
     """Most that the lower end of its calibration error may be; null: any."""
     class_floor: bool = True
     """Whether no class's recall may fall by more than its 95 % interval."""
+    latency: Rate | None = None
+    """Most that one image may take, as a multiple of the champion's time; null: any."""
 
 
 class RegisterParams(Section):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bigtransfer.artifacts.answers import Answers
 from bigtransfer.artifacts.calibration import Calibration, MultiLabelCalibration
+from bigtransfer.artifacts.cells import ListedCell
 from bigtransfer.artifacts.evidence import CalibrationError
 from bigtransfer.artifacts.report import (
     ClassScore,
@@ -69,7 +70,13 @@ def _lines(shards: Shards, split: str) -> list[str]:
     ]
 
 
-def validation_answers(shards: Shards, scorer: Scorer, cells: Sequence[ScoredCell]) -> Answers:
+def validation_order(shards: Shards) -> NDArray[np.int64]:
+    """Return the positions (N,) of validation images in the order in which answers are kept."""
+    lines = _lines(shards, "val")
+    return np.array(sorted(range(len(lines)), key=lambda i: (lines[i], i)), np.int64)
+
+
+def validation_answers(shards: Shards, scorer: Scorer, cells: Sequence[ListedCell]) -> Answers:
     """Return what the networks of one setting say of the validation split.
 
     Args:
@@ -78,8 +85,7 @@ def validation_answers(shards: Shards, scorer: Scorer, cells: Sequence[ScoredCel
         cells: Those that differ by their seed alone.
     """
     rows = shards.rows("val")
-    lines = _lines(shards, "val")
-    order = np.array(sorted(range(len(rows)), key=lambda i: (lines[i], i)), np.int64)
+    order = validation_order(shards)
     targets = shards.targets(rows)
     scores = {}
     for cell in cells:

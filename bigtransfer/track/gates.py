@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bigtransfer.artifacts.answers import Answers
+    from bigtransfer.artifacts.measured import Measured
     from bigtransfer.metrics.paired import Gain
 
 Verdict = Literal["pass", "fail", "cannot be said", "waived", "off"]
@@ -55,6 +56,19 @@ class Contender:
     """Folders whose digest is not noted with it, so that nobody can say whether they changed."""
     withdrawn: str | None = None
     """Why it must not be used any more; None: it may."""
+    checkpoint: str = ""
+    """Digest of its checkpoint."""
+    measured: tuple[Measured, Answers | None] | None = None
+    """A champion, run on this one's validation images, and its answers."""
+
+    def measured_against(self, champion: Contender) -> tuple[Measured, Answers | None] | None:
+        """Return what that very champion was measured at on this one's images; None: it was not."""
+        if self.measured is None or self.evidence is None:
+            return None
+        found = self.measured[0]
+        fits = found.champion == champion.checkpoint and bool(champion.checkpoint)
+        is_ours = found.validation_digest == self.evidence.validation_digest
+        return self.measured if fits and is_ours else None
 
     @property
     def name(self) -> str:
@@ -90,6 +104,7 @@ def judge(
         _upstream(rules, contender),
         _calibration(rules, contender),
         _class_floor(rules, contender, champion),
+        _latency(rules, contender, champion),
     ]
 
 
@@ -103,22 +118,33 @@ def comparison_of(contender: Contender, champion: Contender) -> Gain | str:
     """Return how much a version scores above the champion, or why that cannot be said."""
     from bigtransfer.metrics.paired import gain
 
-    for one in (contender, champion):
-        if one.evidence is None:
-            return f"{one.name} keeps no answers on validation images; {_REGISTER_AGAIN}"
-        if one.answers is None:
-            return f"{one.name} was trained on its validation images (train_on)"
-    mine, theirs = contender.evidence, champion.evidence
-    assert mine is not None
-    assert theirs is not None
-    if mine.classes != theirs.classes:
+    if contender.evidence is None:
+        return f"{contender.name} keeps no answers on validation images; {_REGISTER_AGAIN}"
+    if contender.answers is None:
+        return f"{contender.name} was trained on its validation images (train_on)"
+    if champion.evidence is not None and champion.evidence.classes != contender.evidence.classes:
         return f"it knows other classes than {champion.name}"
-    if mine.validation_digest != theirs.validation_digest:
-        return f"its validation images are not those of {champion.name}; evaluate both on one split"
-    paired = _paired(contender, champion)
+    theirs = _answers_of(champion, contender)
+    if isinstance(theirs, str):
+        return f"{theirs}; `bigtransfer measure` runs {champion.name} on its images"
+    paired = _paired(contender.answers, theirs)
     if paired is None:
-        return f"no seed of it is one of {champion.name}'s"
-    return gain(*paired)
+        return f"no seed of it is one of {champion.name}'s, or too few images are left"
+    return gain(*paired[:2])
+
+
+def _answers_of(champion: Contender, contender: Contender) -> Answers | str:
+    """Return the champion's answers on a version's validation images, or why there are none."""
+    assert contender.evidence is not None
+    why = f"its validation images are not those of {champion.name}"
+    if champion.evidence is None:
+        why = f"{champion.name} keeps no answers on validation images"
+    elif champion.answers is None:
+        why = f"{champion.name} was trained on its validation images (train_on)"
+    elif champion.evidence.validation_digest == contender.evidence.validation_digest:
+        return champion.answers
+    measured = contender.measured_against(champion)
+    return measured[1] if measured is not None and measured[1] is not None else why
 
 
 def _compare(rules: GateRules, contender: Contender, champion: Contender | None) -> Gate:
@@ -134,11 +160,23 @@ def _compare(rules: GateRules, contender: Contender, champion: Contender | None)
         f"{100 * found.lowest:+.1f} with 95 %; this split would prove "
         f"{100 * found.smallest_proof:+.1f} four times out of five"
     )
+    said += _how_measured(contender, champion)
     if rules.compare == "better":
         return Gate(name, "pass" if found.lowest > 0 else "fail", f"better: {said}")
     enough = found.lowest > -rules.margin and found.mean >= 0
     margin = f"not worse by {100 * rules.margin:g} points"
     return Gate(name, "pass" if enough else "fail", f"{margin}: {said}")
+
+
+def _how_measured(contender: Contender, champion: Contender) -> str:
+    """Return what must be known of a comparison for which the champion was run again."""
+    found = contender.measured_against(champion)
+    if found is None or _answers_of(champion, contender) is not found[1]:
+        return ""
+    left_out = found[0].left_out
+    if left_out is None:
+        return f" ({champion.name} may have been trained on some of them: nobody noted which)"
+    return f" ({left_out:,} that {champion.name} was trained on are left out)" if left_out else ""
 
 
 def _leakage(rules: GateRules, contender: Contender) -> Gate:
@@ -201,17 +239,21 @@ def _class_floor(rules: GateRules, contender: Contender, champion: Contender | N
 
     from bigtransfer.metrics.paired import gain
 
-    paired, answers, evidence = _paired(contender, champion), contender.answers, contender.evidence
-    assert paired is not None
-    assert answers is not None
+    evidence, answers, theirs = contender.evidence, contender.answers, None
     assert evidence is not None
+    assert answers is not None
+    theirs = _answers_of(champion, contender)
+    assert not isinstance(theirs, str)
+    paired = _paired(answers, theirs)
+    assert paired is not None
     if evidence.metric == "map":
         return Gate(name, "off", "an image may have several labels")
+    *scores, labels = paired
     worst: tuple[float, str] | None = None
-    known = np.unique(answers.labels)
+    known = np.unique(labels)
     for label in known:
-        own = answers.labels == label
-        first, second = (scores[:, own] for scores in paired)
+        own = labels == label
+        first, second = (of_all[:, own] for of_all in scores)
         # A pair more each way: of few images that all agree nobody can say how sure they are.
         padded = np.array([[1.0, 0.0]] * len(first)), np.array([[0.0, 1.0]] * len(first))
         found = gain(np.hstack([first, padded[0]]), np.hstack([second, padded[1]]))
@@ -227,16 +269,42 @@ def _class_floor(rules: GateRules, contender: Contender, champion: Contender | N
     return Gate(name, "pass", f"no class of {len(known):,} falls by more than chance does")
 
 
-def _paired(
-    contender: Contender, champion: Contender
-) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Return the scores (S, N) of the champion and of a version, for seeds that both have."""
+def _latency(rules: GateRules, contender: Contender, champion: Contender | None) -> Gate:
+    name = "latency"
+    if rules.latency is None:
+        return Gate(name, "off", "gates.latency is null")
+    if champion is None:
+        return Gate(name, "pass", "there is no champion")
+    measured = contender.measured_against(champion)
+    if measured is None:
+        return Gate(
+            name, "cannot be said",
+            f"nobody ran it and {champion.name} in turn; `bigtransfer measure` does",
+        )  # fmt: skip
+    found = measured[0]
+    said = f"x{found.latency:.2f} of {champion.name} ({found.latency_at})"
+    if found.latency > rules.latency:
+        return Gate(name, "fail", f"{said}, above x{rules.latency:g}")
+    return Gate(name, "pass", said)
+
+
+_Paired = tuple["NDArray[np.float32]", "NDArray[np.float32]", "NDArray[np.int64]"]
+
+
+def _paired(mine: Answers, theirs: Answers) -> _Paired | None:
+    """Return the scores (S, N) of the champion and of a version, for seeds that both have.
+
+    Returns:
+        With the labels (N,) of the images, without those that say nothing; None: there are none.
+    """
     import numpy as np
 
-    assert contender.answers is not None
-    assert champion.answers is not None
-    theirs, mine = champion.answers.scores, contender.answers.scores
-    seeds = sorted(theirs.keys() & mine.keys())
-    if not seeds or len(contender.answers.labels) < 2:
+    seeds = sorted(theirs.scores.keys() & mine.scores.keys())
+    if not seeds:
         return None
-    return np.stack([theirs[seed] for seed in seeds]), np.stack([mine[seed] for seed in seeds])
+    first = np.stack([theirs.scores[seed] for seed in seeds])
+    second = np.stack([mine.scores[seed] for seed in seeds])
+    heard = np.isfinite(first).all(axis=0) & np.isfinite(second).all(axis=0)
+    if heard.sum() < 2:
+        return None
+    return first[:, heard], second[:, heard], mine.labels[heard]

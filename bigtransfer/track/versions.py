@@ -10,13 +10,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from bigtransfer.artifacts.audit import Audit
 from bigtransfer.artifacts.cells import Origin
 from bigtransfer.artifacts.evidence import Evidence
+from bigtransfer.artifacts.measured import Measured
 from bigtransfer.config import GateRules
 from bigtransfer.errors import (
     BigTransferError,
@@ -33,8 +34,13 @@ from bigtransfer.track.gates import Contender
 from bigtransfer.track.records import CHALLENGER
 from bigtransfer.track.runs import open_client
 
+if TYPE_CHECKING:
+    from bigtransfer.artifacts.answers import Answers
+
 CHECKPOINT, MODEL, REPORT, AUDIT = "checkpoint", "model", "report", "audit"
 """Folders that are kept of a version."""
+MEASURED = "measured"
+"""Folder that is kept of a version that was run in turn with the champion."""
 WITHDRAWN_TAG = "bigtransfer.withdrawn"
 """Of a version that must not be used any more: who says so, and why."""
 MANIFESTS_TAG = "bigtransfer.manifests"
@@ -42,7 +48,7 @@ MANIFESTS_TAG = "bigtransfer.manifests"
 LONGEST_DESCRIPTION = 5000
 """Characters that a column of PostgreSQL and MySQL takes; sqlite takes more, and hides that."""
 ORIGIN_TAG = "bigtransfer.upstream"
-_PROGRESS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+NO_PROGRESS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 _STORE = "mlruns"
 """Folder of the artifacts beside a database of the project's own."""
 
@@ -60,7 +66,7 @@ def fetch_checkpoint(project: Path, address: str) -> Path:
         GateError: If it was withdrawn.
     """
     require("mlflow", repr(address))
-    os.environ[_PROGRESS] = "false"
+    os.environ[NO_PROGRESS] = "false"
     with _of_registered(project, address) as (client, found):
         refuse_withdrawn(found)
         target = project / ".work" / "models" / str(found.run_id)
@@ -273,7 +279,7 @@ def _folder_of(project: Path, client: Any, version: Any, name: str, stack: ExitS
         if not here.is_dir():
             raise gone
         return here
-    os.environ[_PROGRESS] = "false"
+    os.environ[NO_PROGRESS] = "false"
     import mlflow
 
     place = Path(stack.enter_context(TemporaryDirectory()))
@@ -320,7 +326,23 @@ def contender_of(
         damage=damage,
         unnoted=tuple(name for name in names if digest_tag(name) not in tags),
         withdrawn=tags.get(WITHDRAWN_TAG),
+        checkpoint=tags.get(digest_tag(CHECKPOINT), ""),
+        measured=_measured_of(project, client, version) if compares else None,
     )
+
+
+def _measured_of(project: Path, client: Any, version: Any) -> tuple[Measured, Answers] | None:
+    """Return at what a champion was measured for a version; None: it was not, or that is lost."""
+    from bigtransfer.artifacts.answers import Answers
+
+    with kept_of(project, client, version, [MEASURED]) as kept:
+        folder = kept.folders.get(MEASURED)
+        if folder is None or kept.damage is not None:
+            return None
+        try:
+            return Measured.read(folder), Answers.read(folder)
+        except StorageError:
+            return None
 
 
 def _pinned_by(tags: Mapping[str, str], rules: GateRules) -> str | None:

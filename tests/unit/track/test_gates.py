@@ -10,6 +10,7 @@ import pytest
 
 from bigtransfer.artifacts.answers import Answers
 from bigtransfer.artifacts.evidence import CalibrationError
+from bigtransfer.artifacts.measured import Measured
 from bigtransfer.config import GateRules
 from bigtransfer.track.gates import Contender, judge, refusal
 from fixtures.registered import IMAGES, answers, evidence
@@ -90,6 +91,70 @@ def test_what_cannot_be_compared_does_not_pass(changes: dict[str, Any], why: str
     waived = judge(GateRules(calibration=None), contender, CHAMPION, waives_comparison=True)
     assert refusal(waived) is None
     assert waived[0].verdict == "waived"
+
+
+def measured(share: float, **changes: Any) -> tuple[Measured, Answers]:
+    wanted = {
+        "champion": "c1", "validation_digest": "w" * 64, "left_out": 0, "latency": 1.1,
+        "latency_at": "2.2 ms against 2.0 ms on cpu", **changes,
+    }  # fmt: skip
+    return Measured.model_validate(wanted), answers(share, (0,))
+
+
+OTHER_SPLIT = replace(GOOD, evidence=evidence(validation_digest="w" * 64))
+FIRST = replace(CHAMPION, checkpoint="c1")
+
+
+@pytest.mark.parametrize(
+    "champion",
+    [FIRST, replace(FIRST, evidence=None, answers=None),
+     replace(FIRST, evidence=evidence(held_out=False), answers=None)],
+    ids=["another split", "of older code", "trained on its validation images"],
+)  # fmt: skip
+def test_a_champion_that_was_run_on_its_images_is_compared(champion: Contender) -> None:
+    found = closed(OTHER_SPLIT, GateRules(), champion)
+    assert list(found) == ["compare"]
+    assert "`bigtransfer measure` runs v1 on its images" in found["compare"]
+    assert not closed(replace(OTHER_SPLIT, measured=measured(0.8)), GateRules(), champion)
+    worse = closed(replace(OTHER_SPLIT, measured=measured(0.9)), GateRules(), champion)
+    assert "points of v1 on 300 validation images x 1 seed" in worse["compare"]
+
+
+@pytest.mark.parametrize("changes", [{"champion": "c0"}, {"validation_digest": "x" * 64}])
+def test_what_another_champion_or_other_images_showed_does_not_count(
+    changes: dict[str, Any],
+) -> None:
+    contender = replace(OTHER_SPLIT, measured=measured(0.8, **changes))
+    found = closed(contender, GateRules(latency=1.2), FIRST)
+    assert found["compare"].startswith("cannot be compared")
+    assert found["latency"] == "nobody ran it and v1 in turn; `bigtransfer measure` does"
+    assert "compare" in closed(contender, GateRules(), replace(FIRST, checkpoint=""))
+
+
+def test_images_that_the_champion_was_trained_on_are_left_out_of_the_comparison() -> None:
+    facts, kept = measured(0.8, left_out=100)
+    known = np.where(np.arange(IMAGES) < 100, np.nan, kept.scores[0]).astype(np.float32)
+    contender = replace(OTHER_SPLIT, measured=(facts, Answers(kept.labels, {0: known})))
+    (gate,) = (g for g in judge(GateRules(), contender, FIRST) if g.name == "compare")
+    assert gate.is_open
+    assert "on 200 validation images x 1 seed" in gate.reason
+    assert gate.reason.endswith("(100 that v1 was trained on are left out)")
+    nobody = replace(contender, measured=(measured(0.8, left_out=None)[0], kept))
+    (gate,) = (g for g in judge(GateRules(), nobody, FIRST) if g.name == "compare")
+    assert gate.reason.endswith("(v1 may have been trained on some of them: nobody noted which)")
+    all_of_them = np.full(IMAGES, np.nan, np.float32)
+    none = replace(contender, measured=(facts, Answers(kept.labels, {0: all_of_them})))
+    assert "too few images are left" in closed(none, GateRules(), FIRST)["compare"]
+
+
+def test_a_slow_model_fails_the_gate_of_latency_alone() -> None:
+    own = measured(0.8, validation_digest="v" * 64, latency=1.3)
+    slow = replace(GOOD, measured=own)
+    assert not closed(slow, GateRules(), FIRST)  # off unless somebody sets it
+    found = closed(slow, GateRules(latency=1.2), FIRST)
+    assert found == {"latency": "x1.30 of v1 (2.2 ms against 2.0 ms on cpu), above x1.2"}
+    assert not closed(slow, GateRules(latency=1.4), FIRST)
+    assert not closed(GOOD, GateRules(latency=1.2), None)
 
 
 def test_nothing_but_the_comparison_can_be_waived() -> None:
