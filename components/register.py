@@ -91,6 +91,7 @@ def run(
         test_digest=result.test_digest,
         first=params.first_alias,
         rules=params.gates,
+        records_at=params.records_at,
     )
     stage.journal.tags({"model": outcome.name, "model_version": outcome.version})
     outcome.write_file(registration)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bigtransfer.command.promote import register_params
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
@@ -29,12 +31,14 @@ def run(arguments: argparse.Namespace) -> None:
     from bigtransfer.track.auditing import audited
 
     require("mlflow", "audit-registry")
-    found = audited(Path.cwd(), arguments.models)
+    records_at = register_params(Path.cwd()).records_at
+    found = audited(Path.cwd(), arguments.models, records_at)
     for name, (records, faults) in found.items():
         print(f"{name}: {counted(records, 'record')}{'' if faults else ', whole'}")
         for fault in faults:
             print(f"  {fault}")
-    print("whoever can write MLflow's tags and the copies beside the database can forge both")
+    also = f" and at {records_at}" if records_at else ""
+    print(f"whoever can write MLflow's tags and the copies beside the database{also} can forge all")
     wrong = [name for name, (_, faults) in found.items() if faults]
     if wrong:
         raise GateError(f"the records of {', '.join(wrong)} are not whole")

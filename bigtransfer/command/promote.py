@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bigtransfer.config import GateRules
+    from bigtransfer.config import RegisterParams
 
 _NOT_KNOWN = "not known"
 
@@ -51,14 +51,16 @@ def run(arguments: argparse.Namespace) -> None:
 
     require("mlflow", "promote")
     name, wanted = split_address(arguments.model)
+    params = register_params(Path.cwd())
     found = promote(
         Path.cwd(),
         name,
         wanted,
-        rules(Path.cwd()),
+        params.gates,
         by=who(arguments.by),
         because=arguments.because,
         waives_comparison=bool(arguments.because),
+        records_at=params.records_at,
         say=print,
     )
     if not found.gates:
@@ -75,9 +77,11 @@ def who(name: str | None) -> str:
     return f"{name} (claimed)" if name else _NOT_KNOWN
 
 
-def rules(project: Path) -> GateRules:
-    """Return the gates of a project, or those that there are without one."""
+def register_params(project: Path) -> RegisterParams:
+    """Return what a project says of its registry, or what holds without one."""
     from bigtransfer import config
 
     path = project / "params.yaml"
-    return config.load(path).register.gates if path.is_file() else config.GateRules()
+    if path.is_file():
+        return config.load(path).register
+    return config.RegisterParams(name_prefix="")

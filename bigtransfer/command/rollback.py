@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bigtransfer.command.promote import add_model, add_who, who
+from bigtransfer.command.promote import add_model, add_who, register_params, who
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,12 @@ def run(arguments: argparse.Namespace) -> None:
     from bigtransfer.track.promotion import rollback
 
     require("mlflow", "rollback")
-    found = rollback(Path.cwd(), arguments.model, by=who(arguments.by), because=arguments.because)
+    found = rollback(
+        Path.cwd(),
+        arguments.model,
+        by=who(arguments.by),
+        because=arguments.because,
+        records_at=register_params(Path.cwd()).records_at,
+    )
     was = f", version {found.replaced} is previous" if found.replaced else ""
     print(f"{found.name} version {found.version} is champion again{was}")

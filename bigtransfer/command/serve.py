@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bigtransfer.command.promote import register_params
+
 _HOST, _PORT = "127.0.0.1", 5001
 
 
@@ -47,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
             project = Path.cwd()
             follower = Follower(project, arguments.model, _say)
             server = follower.server
-            follow(follower, _seconds(project))
+            follow(follower, register_params(project).poll_seconds)
         else:
             from bigtransfer.api.models import checkpoint_at
             from bigtransfer.api.served.folder import write_served
@@ -59,16 +61,6 @@ def run(arguments: argparse.Namespace) -> None:
             server, arguments.host, arguments.port,
             lambda address: _say(f"{server.name} answers at {address}/invocations; Ctrl-C ends it"),
         )  # fmt: skip
-
-
-def _seconds(project: Path) -> float:
-    """Return how often the registry is read, in seconds."""
-    from bigtransfer import config
-
-    path = project / "params.yaml"
-    if path.is_file():
-        return config.load(path).register.poll_seconds
-    return config.RegisterParams.POLL_SECONDS
 
 
 def _say(line: str) -> None:

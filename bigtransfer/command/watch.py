@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from bigtransfer.command.promote import register_params
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
@@ -24,18 +26,14 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         BigTransferError: If MLflow refuses; a server that is away is asked again, unless --once.
     """
-    from bigtransfer import config
     from bigtransfer.errors import InfrastructureError
     from bigtransfer.extras import require
     from bigtransfer.track.watching import Watcher
 
     require("mlflow", "watch")
     project = Path.cwd()
-    path = project / "params.yaml"
-    params = config.load(path).register if path.is_file() else None
-    rules = params.gates if params else config.GateRules()
-    seconds = params.poll_seconds if params else config.RegisterParams.POLL_SECONDS
-    watcher = Watcher(project, rules, params.by_hand if params else "report", _say)
+    params = register_params(project)
+    watcher = Watcher(project, params.gates, params.by_hand, _say, params.records_at)
     away = ""
     try:
         while True:
@@ -50,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
                 away = str(error)
             if arguments.once:
                 return
-            time.sleep(seconds)
+            time.sleep(params.poll_seconds)
     except KeyboardInterrupt:
         return
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bigtransfer.command.promote import add_model, add_who, who
+from bigtransfer.command.promote import add_model, add_who, register_params, who
 from bigtransfer.errors import ConfigError
 
 
@@ -39,6 +39,13 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"which version of {name!r}? write {name}/3, or an alias of it")
     if not arguments.because.strip():
         raise ConfigError("--because is empty; say why the version must not be used")
-    found = withdraw(Path.cwd(), name, wanted, by=who(arguments.by), because=arguments.because)
+    found = withdraw(
+        Path.cwd(),
+        name,
+        wanted,
+        by=who(arguments.by),
+        because=arguments.because,
+        records_at=register_params(Path.cwd()).records_at,
+    )
     champion = f"version {found.version} is champion" if found.version else "nothing is champion"
     print(f"{name} version {found.replaced} is withdrawn; {champion}")

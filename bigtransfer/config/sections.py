@@ -340,11 +340,12 @@ class RegisterParams(Section):
     first: Literal["champion", "challenger"] = "champion"
     """What the first version of a model becomes, if it passes the gates."""
     gates: GateRules = GateRules()
-    POLL_SECONDS: ClassVar[float] = 5.0
-    poll_seconds: Rate = POLL_SECONDS
+    poll_seconds: Rate = 5.0
     """Between two looks of `bigtransfer watch`."""
     by_hand: Literal["report", "revert"] = "report"
     """What `watch` does about a champion that somebody moved without a gate."""
+    records_at: Annotated[str, Field(pattern=r"^s3://[^/]+(/.*)?$")] | None = None
+    """Of a second copy of the records of promotions, each object written once."""
     promote: Literal["if_better", "never"] | None = None
     """Not read any more, but that `never` is `first: challenger`: nothing but its first version is
     promoted by itself."""

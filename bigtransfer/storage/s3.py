@@ -220,6 +220,44 @@ def upload_bytes(s3: Any, data: bytes, place: S3Path) -> None:
         )
 
 
+def create(s3: Any, data: bytes, place: S3Path) -> bool:
+    """Send a small object where there is none yet (`If-None-Match: *`).
+
+    Returns:
+        Whether it was sent; False: there is one already, whatever it holds.
+
+    Raises:
+        StorageError: If the bucket is missing or may not be written, or the storage does not know
+            that condition.
+        InfrastructureError: If the storage does not answer.
+    """
+    from botocore.exceptions import ClientError
+
+    with explained(place):
+        try:
+            s3.put_object(Bucket=place.bucket, Key=place.key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
+                return False
+            raise
+    return True
+
+
+def names_below(s3: Any, place: S3Path) -> list[str]:
+    """Return the names of the objects below a place, in order.
+
+    Raises:
+        StorageError: If the bucket is missing or may not be read.
+        InfrastructureError: If the storage does not answer.
+    """
+    with explained(place):
+        pages = s3.get_paginator("list_objects_v2").paginate(
+            Bucket=place.bucket, Prefix=f"{place.key}/"
+        )
+        found = [one["Key"] for page in pages for one in page.get("Contents", ())]
+    return sorted(key.removeprefix(f"{place.key}/") for key in found)
+
+
 def download(s3: Any, place: S3Path) -> bytes | None:
     """Return an object, or None where there is none.
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bigtransfer.track.copies import Copies
 from bigtransfer.track.failures import explained
 from bigtransfer.track.moves import champion_of, model_of
 from bigtransfer.track.records import CHAMPION, faults, last_record, records_of
 from bigtransfer.track.versions import all_models, digest_tag, open_registry
 
 
-def audited(project: Path, names: list[str]) -> dict[str, tuple[int, list[str]]]:
+def audited(
+    project: Path, names: list[str], records_at: str | None = None
+) -> dict[str, tuple[int, list[str]]]:
     """Return for each model how many records it has and what is wrong with them.
 
     Args:
         project: The project's root.
         names: Of the models; none: all that have records or a champion.
+        records_at: Of the second copy of the records, `s3://…`; None: there is none.
     """
     with explained(project, "did not show its records"):
         client = open_registry(project)
@@ -25,13 +29,12 @@ def audited(project: Path, names: list[str]) -> dict[str, tuple[int, list[str]]]
             for model in all_models(client)
             if CHAMPION in model.aliases or last_record(model.tags or {})[0]
         ]
-        return {
-            model.name: (
-                last_record(model.tags or {})[0],
-                [*faults(project, model), *_other_digests(client, model)],
-            )
-            for model in models
-        }
+        found = {}
+        for model in models:
+            copies = Copies.of(project, model.name, records_at).read()
+            wrong = [*faults(model, copies), *_other_digests(client, model)]
+            found[model.name] = last_record(model.tags or {})[0], wrong
+        return found
 
 
 def _other_digests(client: Any, model: Any) -> list[str]:

@@ -5,10 +5,10 @@ Whoever comes after a killed process finishes what the note says.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from bigtransfer.errors import TrackingError, did_you_mean
+from bigtransfer.track.copies import Copies
 from bigtransfer.track.gates import Gate
 from bigtransfer.track.records import (
     CANDIDATE,
@@ -84,7 +84,7 @@ def champion_of(model: Any) -> str | None:
 
 
 def move(
-    project: Path,
+    copies: Copies,
     client: Any,
     version: Any,
     champion: str | None,
@@ -97,8 +97,9 @@ def move(
     model = model_of(client, version.name)
     to = str(version.version)
     record = next_record(model, version, to, champion, kind, by, because, gates)
+    copies.check(record)
     client.set_registered_model_tag(version.name, MOVING_TAG, record.text())
-    carry_out(project, client, model, record)
+    carry_out(copies, client, model, record)
 
 
 def next_record(
@@ -132,12 +133,13 @@ def next_record(
     )
 
 
-def carry_out(project: Path, client: Any, model: Any, record: Record) -> None:
+def carry_out(copies: Copies, client: Any, model: Any, record: Record) -> None:
     """Do what a record says; each step may have been done before."""
     name = model.name
     if record.kind == "withdraw":
         _carry_out_withdrawal(client, model, record)
-        append(project, client, model, record)
+        copies.add(record)
+        append(client, model, record)
         if record.to:
             client.set_registered_model_tag(name, MADE_TAG, record.to)
         client.delete_registered_model_tag(name, MOVING_TAG)
@@ -150,7 +152,8 @@ def carry_out(project: Path, client: Any, model: Any, record: Record) -> None:
     for alias in (CHALLENGER, CANDIDATE):
         if str(model.aliases.get(alias)) == record.to:
             client.delete_registered_model_alias(name, alias)
-    append(project, client, model, record)
+    copies.add(record)
+    append(client, model, record)
     client.set_registered_model_tag(name, MADE_TAG, record.to)
     client.delete_registered_model_tag(name, MOVING_TAG)
 
@@ -168,7 +171,7 @@ def _carry_out_withdrawal(client: Any, model: Any, record: Record) -> None:
             client.delete_registered_model_alias(name, alias)
 
 
-def finish(project: Path, client: Any, name: str) -> None:
+def finish(copies: Copies, client: Any, name: str) -> None:
     """Finish what a killed process had begun; forget it where a person has decided since."""
     model = model_of(client, name)
     text = (model.tags or {}).get(MOVING_TAG)
@@ -176,6 +179,8 @@ def finish(project: Path, client: Any, name: str) -> None:
         return
     record = Record.model_validate_json(text)
     if (champion_of(model) or "") in (record.to, record.replaced or ""):
-        carry_out(project, client, model, record)
-    else:
-        client.delete_registered_model_tag(name, MOVING_TAG)
+        carry_out(copies, client, model, record)
+        return
+    if copies.has(record):  # its number is taken, and it was so until the person decided
+        append(client, model, record)
+    client.delete_registered_model_tag(name, MOVING_TAG)

@@ -14,6 +14,7 @@ from typing import Any
 
 from bigtransfer.config import GateRules
 from bigtransfer.errors import GateError, LockError, TrackingError
+from bigtransfer.track.copies import Copies
 from bigtransfer.track.failures import explained
 from bigtransfer.track.gates import Gate, judge, refusal
 from bigtransfer.track.lease import only_writer
@@ -46,6 +47,7 @@ def promote(
     by: str,
     because: str,
     waives_comparison: bool = False,
+    records_at: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Promotion:
     """Make a version champion if it passes the gates.
@@ -58,6 +60,7 @@ def promote(
         by: Who wants it, and how that is known.
         because: Why.
         waives_comparison: Whether a comparison with the champion that it does not pass is waived.
+        records_at: Of the second copy of the records, `s3://…`; None: there is none.
         say: Receives a line for each gate.
 
     Raises:
@@ -73,7 +76,7 @@ def promote(
         try:
             found = advance(
                 project, client, version, rules, kind="promote", by=by, because=because,
-                waives_comparison=waives_comparison,
+                waives_comparison=waives_comparison, records_at=records_at,
             )  # fmt: skip
         except MlflowException as error:
             if not is_reserved(error):
@@ -96,7 +99,9 @@ def is_reserved(error: Any) -> bool:
     return bool(error.error_code == "PERMISSION_DENIED")
 
 
-def rollback(project: Path, name: str, *, by: str, because: str) -> Promotion:
+def rollback(
+    project: Path, name: str, *, by: str, because: str, records_at: str | None = None
+) -> Promotion:
     """Make the version champion again that was it before.
 
     Raises:
@@ -104,9 +109,9 @@ def rollback(project: Path, name: str, *, by: str, because: str) -> Promotion:
         TrackingError: If there is no model, or none was champion before.
     """
     with explained(project, f"did not roll {name!r} back"):
-        client = open_registry(project)
+        client, copies = open_registry(project), Copies.of(project, name, records_at)
         with only_writer(project, client, name):
-            finish(project, client, name)
+            finish(copies, client, name)
             aliases = model_of(client, name).aliases
             if PREVIOUS not in aliases:
                 raise TrackingError(
@@ -122,11 +127,11 @@ def rollback(project: Path, name: str, *, by: str, because: str) -> Promotion:
                 )
             champion = str(aliases[CHAMPION]) if CHAMPION in aliases else None
             gates = [Gate("digests", "pass", "its files are those that were registered")]
-            move(project, client, version, champion, "rollback", by, because, gates)
+            move(copies, client, version, champion, "rollback", by, because, gates)
     return Promotion(name, str(version.version), champion, gates, because)
 
 
-def restore(project: Path, client: Any, name: str) -> str | None:
+def restore(project: Path, client: Any, name: str, records_at: str | None) -> str | None:
     """Make the version champion again that the last record names, if it is not.
 
     Returns:
@@ -135,8 +140,9 @@ def restore(project: Path, client: Any, name: str) -> str | None:
     Raises:
         GateError: If its files are not as they were.
     """
+    copies = Copies.of(project, name, records_at)
     with only_writer(project, client, name):
-        finish(project, client, name)
+        finish(copies, client, name)
         model = model_of(client, name)
         last = [record.to for record in records_of(model.tags or {})][-1]
         champion = champion_of(model)
@@ -151,7 +157,7 @@ def restore(project: Path, client: Any, name: str) -> str | None:
             raise GateError(f"{name} version {last} does not come back: {damage}")
         why = f"version {champion or 'none'} was made champion by hand"
         gates = [Gate("digests", "pass", "its files are those that were registered")]
-        move(project, client, version, None, "restore", "bigtransfer watch", why, gates)
+        move(copies, client, version, None, "restore", "bigtransfer watch", why, gates)
     return last
 
 
@@ -165,6 +171,7 @@ def advance(
     by: str,
     because: str,
     waives_comparison: bool = False,
+    records_at: str | None = None,
 ) -> Promotion:
     """Judge a version and, if it passes, make it champion; what was judged is noted at it.
 
@@ -172,12 +179,12 @@ def advance(
         LockError: If the champion changes all the time, or another holds the model.
     """
     name = str(version.name)
-    contender = None
+    copies, contender = Copies.of(project, name, records_at), None
     for _ in range(_TIMES_JUDGED):
         model = model_of(client, name)
         if MOVING_TAG in (model.tags or {}):  # a process was killed on the way, or is about to end
             with only_writer(project, client, name):
-                finish(project, client, name)
+                finish(copies, client, name)
             model = model_of(client, name)
         champion = champion_of(model)
         if champion == str(version.version):
@@ -194,9 +201,9 @@ def advance(
         if refusal(gates) is not None:
             return Promotion(name, str(version.version), champion, gates, because)
         with only_writer(project, client, name):
-            finish(project, client, name)
+            finish(copies, client, name)
             if champion_of(model_of(client, name)) == champion:
-                move(project, client, version, champion, kind, by, because, gates)
+                move(copies, client, version, champion, kind, by, because, gates)
                 return Promotion(name, str(version.version), champion, gates, because)
     raise LockError(
         f"the champion of {name!r} was moved {_TIMES_JUDGED} times meanwhile; try again"

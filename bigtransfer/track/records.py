@@ -1,24 +1,20 @@
 """Who made which version champion, and why: a chain in which each record holds the one before.
 
 The records are tags of the registered model, so they outlive every run; the digest and the number
-of the last one stand in a tag of their own, and a copy of each is kept beside the database.
+of the last one stand in a tag of their own; copies are kept elsewhere (`copies.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from bigtransfer.artifacts.base import Part
-from bigtransfer.track.address import home_of
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 CANDIDATE = "candidate"
@@ -93,44 +89,34 @@ def records_of(tags: Mapping[str, str]) -> Iterator[Record]:
             continue
 
 
-def append(project: Path, client: Any, model: Any, record: Record) -> None:
-    """Add a record to a model's chain; one that is there already is not added again.
+def append(client: Any, model: Any, record: Record) -> None:
+    """Add a record to the chain in a model's tags; one that is there is written again.
 
     Args:
-        project: The project's root.
         client: Of MLflow.
         model: The registered model, of MLflow, as it was when the record was made.
         record: With the number and the digest that follow from `last_record`.
     """
-    copy = _copy_of(project, str(model.name))
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    line = record.text() + "\n"
-    if not copy.is_file() or line not in copy.read_text("utf-8"):
-        with copy.open("a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
     client.set_registered_model_tag(model.name, f"{_RECORD}{record.number:06d}", record.text())
     client.set_registered_model_tag(model.name, _HEAD, f"{record.number}:{record.digest()}")
 
 
-def _copy_of(project: Path, name: str) -> Path:
-    own = hashlib.sha256(name.encode()).hexdigest()[:16]
-    return home_of(project) / ".work" / "registry" / f"{own}.jsonl"
-
-
-def faults(project: Path, model: Any) -> list[str]:
+def faults(model: Any, copies: Iterable[tuple[str, Mapping[int, str]]]) -> list[str]:
     """Return what is wrong with a model's records, the first one first; empty: nothing.
 
-    Whoever can write the tags and the copy can forge both.
+    Whoever can write the tags and all copies can forge them.
+
+    Args:
+        model: Of MLflow.
+        copies: What each is called, and its records: number -> text.
     """
     tags = model.tags or {}
     stored = {tag: text for tag, text in tags.items() if tag.startswith(_RECORD)}
     count, head = last_record(tags)
-    copy = _copy_of(project, str(model.name))
-    copied = dict(_numbered(copy.read_text("utf-8"))) if copy.is_file() else {}
+    copied = dict(copies)
+    last = max([count, len(stored), *(max(texts, default=0) for texts in copied.values())])
     found, before = [], _NOTHING
-    for number in range(1, max([count, len(stored), *copied]) + 1):
+    for number in range(1, last + 1):
         text = stored.pop(f"{_RECORD}{number:06d}", None)
         if text is None:
             found.append(f"record {number} is missing")
@@ -143,23 +129,19 @@ def faults(project: Path, model: Any) -> list[str]:
                 found.append(f"record {number} does not follow the one before: one was changed")
         except ValidationError:
             found.append(f"record {number} cannot be read")
-        if copied.get(number, text) != text:
-            found.append(f"record {number} is not the one of the copy {copy.name}")
+        for name, texts in copied.items():
+            if texts.get(number, text) != text:
+                found.append(f"record {number} is not the one of the copy {name}")
         if number == count and own != head:
             found.append(f"record {number} is not the last one that was written")
         before = own
     if stored:
         found.append(f"there are records of no known number: {', '.join(sorted(stored))}")
-    if max(copied, default=0) > count:
-        found.append(f"the copy {copy.name} goes on to record {max(copied)}, the model to {count}")
+    for name, texts in copied.items():
+        if max(texts, default=0) > count:
+            found.append(f"the copy {name} goes on to record {max(texts)}, the model to {count}")
     if CHAMPION in model.aliases:
-        last = [record.to for record in records_of(tags)][-1:]
-        if last != [str(model.aliases[CHAMPION])]:
+        champion = [record.to for record in records_of(tags)][-1:]
+        if champion != [str(model.aliases[CHAMPION])]:
             found.append(f"no record explains champion v{model.aliases[CHAMPION]}")
     return found
-
-
-def _numbered(lines: str) -> Iterator[tuple[int, str]]:
-    for line in lines.splitlines():
-        with suppress(ValidationError):
-            yield Record.model_validate_json(line).number, line

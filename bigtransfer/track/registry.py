@@ -55,6 +55,7 @@ def register(
     test_digest: str,
     first: Literal["champion", "challenger"],
     rules: GateRules,
+    records_at: str | None = None,
 ) -> Registration:
     """Register a network as `challenger`; of one that is registered already nothing is moved.
 
@@ -73,6 +74,7 @@ def register(
         test_digest: Of the test split that `score` was measured on.
         first: What the first version becomes.
         rules: Its gates.
+        records_at: As of `promote`.
 
     Raises:
         TrackingError: If MLflow refuses; says what and where.
@@ -97,7 +99,7 @@ def register(
         if unfinished:
             _describe(client, version, all_tags, description)
             version = client.get_model_version(name, version.version)
-            alias, reason = _propose(project, client, version, first, rules)
+            alias, reason = _propose(project, client, version, first, rules, records_at)
             client.set_model_version_tag(name, version.version, _ALIASES_TAG, _SET)
         else:
             # Folders that older code did not keep are not there: their digests say nothing.
@@ -188,6 +190,7 @@ def _propose(
     version: Any,
     first: Literal["champion", "challenger"],
     rules: GateRules,
+    records_at: str | None,
 ) -> tuple[str, str]:
     """Give a version its alias; return it and the reason in words."""
     from mlflow.exceptions import MlflowException
@@ -209,8 +212,9 @@ def _propose(
     because = "the first version of this model"
     try:
         found = advance(
-            project, client, version, rules, kind="first", by="register", because=because
-        )
+            project, client, version, rules,
+            kind="first", by="register", because=because, records_at=records_at,
+        )  # fmt: skip
     except MlflowException as error:
         if not is_reserved(error):
             raise

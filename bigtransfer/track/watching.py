@@ -28,7 +28,12 @@ class Watcher:
     """What one reading of the registry after another finds to do."""
 
     def __init__(
-        self, project: Path, rules: GateRules, by_hand: ByHand, say: Callable[[str], None]
+        self,
+        project: Path,
+        rules: GateRules,
+        by_hand: ByHand,
+        say: Callable[[str], None],
+        records_at: str | None = None,
     ) -> None:
         """Take what the loop decides by.
 
@@ -38,7 +43,9 @@ class Watcher:
             by_hand: What becomes of a champion that no record explains: it is reported, or the
                 alias goes back to the one that the last record names.
             say: Receives a line for whatever was done or found.
+            records_at: Of the second copy of the records, `s3://…`; None: there is none.
         """
+        self._records_at = records_at
         self._project, self._rules, self._by_hand, self._say = project, rules, by_hand, say
         self._judged: set[tuple[str, str, str]] = set()
         """Model, version and champion that were judged and refused: not every time anew."""
@@ -82,6 +89,7 @@ class Watcher:
         found = advance(
             self._project, client, own, self._rules, kind="promote", by=by, because=because,
             waives_comparison=asked is not None and bool(asked.because),
+            records_at=self._records_at,
         )  # fmt: skip
         if asked is not None:
             client.delete_model_version_tag(name, version, REQUEST_TAG)
@@ -110,7 +118,7 @@ class Watcher:
             self._say(f"{what}; no gate has judged that (register.by_hand: report)")
             return
         try:
-            found = restore(self._project, client, str(model.name))
+            found = restore(self._project, client, str(model.name), self._records_at)
         except GateError as error:
             self._reported.add((str(model.name), champion))
             self._say(f"{what}, and cannot go back: {error}")

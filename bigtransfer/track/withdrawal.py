@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer.config import GateRules
+from bigtransfer.track.copies import Copies
 from bigtransfer.track.failures import explained
 from bigtransfer.track.lease import only_writer
 from bigtransfer.track.moves import (
@@ -22,7 +23,15 @@ from bigtransfer.track.records import PREVIOUS, records_of
 from bigtransfer.track.versions import WITHDRAWN_TAG, contender_of, open_registry
 
 
-def withdraw(project: Path, name: str, wanted: str, *, by: str, because: str) -> Promotion:
+def withdraw(
+    project: Path,
+    name: str,
+    wanted: str,
+    *,
+    by: str,
+    because: str,
+    records_at: str | None = None,
+) -> Promotion:
     """Mark a version that must not be used any more; every alias leaves it.
 
     If it is the champion, `previous` becomes it; where there is none, nothing is champion.
@@ -33,6 +42,7 @@ def withdraw(project: Path, name: str, wanted: str, *, by: str, because: str) ->
         wanted: Its version, or an alias of it.
         by: Who says so, and how that is known.
         because: Why; it is read by whoever asks for the version.
+        records_at: As of `promote`.
 
     Returns:
         `version` is the champion from now on, empty if there is none; `replaced` the withdrawn one.
@@ -41,9 +51,9 @@ def withdraw(project: Path, name: str, wanted: str, *, by: str, because: str) ->
         TrackingError: If there is no such version.
     """
     with explained(project, f"did not withdraw {name!r}"):
-        client = open_registry(project)
+        client, copies = open_registry(project), Copies.of(project, name, records_at)
         with only_writer(project, client, name):
-            finish(project, client, name)
+            finish(copies, client, name)
             version = find(client, name, wanted)
             number, model = str(version.version), model_of(client, name)
             records = [record.to for record in records_of(model.tags or {})]
@@ -54,8 +64,9 @@ def withdraw(project: Path, name: str, wanted: str, *, by: str, because: str) ->
             tags = version.tags or {}
             if not tags.get(WITHDRAWN_TAG) or number in _numbers(model):
                 record = next_record(model, version, champion, number, "withdraw", by, because, [])
+                copies.check(record)
                 client.set_registered_model_tag(name, MOVING_TAG, record.text())
-                carry_out(project, client, model, record)
+                carry_out(copies, client, model, record)
     return Promotion(name, champion, number, [], because)
 
 

@@ -1,0 +1,102 @@
+"""Copies of a model's records, outside of MLflow: whoever forges records must reach them, too."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from pydantic import ValidationError
+
+from bigtransfer.errors import TrackingError
+from bigtransfer.storage.s3 import S3Path, client, create, download, names_below
+from bigtransfer.track.address import home_of
+from bigtransfer.track.records import Record
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Where copies of one model's records are kept."""
+
+    file: Path
+    """A line per record."""
+    bucket: S3Path | None
+    """An object per record, written once and never again; None: there is no such copy."""
+
+    @classmethod
+    def of(cls, project: Path, name: str, records_at: str | None) -> Copies:
+        """Return those of a model.
+
+        Args:
+            project: The project's root.
+            name: Of the registered model.
+            records_at: `s3://bucket/prefix` of the second copy (`register.records_at`).
+        """
+        own = hashlib.sha256(name.encode()).hexdigest()[:16]
+        place = S3Path.parse(records_at) / quote(name, safe="") if records_at else None
+        return cls(home_of(project) / ".work" / "registry" / f"{own}.jsonl", place)
+
+    def add(self, record: Record) -> None:
+        """Add a record; one that is there is not added again.
+
+        Raises:
+            TrackingError: If another record of its number is in the bucket.
+            StorageError: If the bucket may not be written.
+            InfrastructureError: If it does not answer.
+        """
+        line = record.text() + "\n"
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        if not self.file.is_file() or line not in self.file.read_text("utf-8"):
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        if self.bucket is None:
+            return
+        place, data = self._object(record), record.text().encode()
+        if not create(client(), data, place) and download(client(), place) != data:
+            raise _taken(record, place)
+
+    def check(self, record: Record) -> None:
+        """Say before anything moves whether a record could be added; raises as `add` does."""
+        if self.bucket is None:
+            return
+        place = self._object(record)
+        there = download(client(), place)
+        if there is not None and there != record.text().encode():
+            raise _taken(record, place)
+
+    def has(self, record: Record) -> bool:
+        """Say whether a record is in a copy; raises as `add` does."""
+        return any(record.text() == texts.get(record.number) for _, texts in self.read())
+
+    def read(self) -> Iterator[tuple[str, dict[int, str]]]:
+        """Yield what each copy is called, and its records: number -> text; raises as `add` does."""
+        if self.file.is_file():
+            yield self.file.name, dict(_numbered(self.file.read_text("utf-8").splitlines()))
+        if self.bucket is not None:
+            names = names_below(client(), self.bucket)
+            found = [download(client(), self.bucket / name) or b"" for name in names]
+            texts = [text.decode("utf-8", "replace") for text in found]
+            yield str(self.bucket), dict(_numbered(texts))
+
+    def _object(self, record: Record) -> S3Path:
+        assert self.bucket is not None
+        return self.bucket / f"{record.number:06d}.json"
+
+
+def _taken(record: Record, place: S3Path) -> TrackingError:
+    return TrackingError(
+        f"there is another record {record.number} at {place} already: somebody wrote there, or "
+        "two registries share register.records_at; `bigtransfer audit-registry` says more"
+    )
+
+
+def _numbered(lines: list[str]) -> Iterator[tuple[int, str]]:
+    for line in lines:
+        with suppress(ValidationError):
+            yield Record.model_validate_json(line).number, line
