@@ -58,8 +58,7 @@ test: $(VENV)/triton $(VENV)/tpu ## all tests, offline (some minutes)
 	@$(BIN)/python -m pytest
 
 test-long: $(VENV)/installed ## what takes too long for `make test`, and kills at ten times as many moments
-	@BIGTRANSFER_TEST_TIMES=10 $(BIN)/python -m pytest -m long tests/e2e && \
-	  BIGTRANSFER_TEST_TIMES=10 $(BIN)/python -m pytest tests/e2e/test_kills.py -m "not long" && \
+	@BIGTRANSFER_TEST_TIMES=10 $(BIN)/python -m pytest -m long tests && \
 	  BIGTRANSFER_TEST_TIMES=10 $(BIN)/python -m pytest tests/integration/track -k at_once
 
 lint: install ## format, lint, types, import layers, spelling

@@ -1,4 +1,4 @@
-"""Kills at random moments: one of each kind here, many more of them by `make test-long`."""
+"""Kills at random moments; all of it by `make test-long` (test_resume.py kills in `make test`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KILLS = [
     # S3 is the same with a bucket beside the disk.
     pytest.param(2, [], id="one process", marks=pytest.mark.long),
     pytest.param(4, ["--processes", "2"], id="two processes", marks=pytest.mark.long),
-    pytest.param(2, ["--s3"], id="S3"),
+    pytest.param(2, ["--s3"], id="S3", marks=pytest.mark.long),
 ]
 
 

@@ -48,6 +48,7 @@ def test_bucket_of_photos(project: Path, photos: Path, s3: Any) -> None:
     assert "class_0/0.png: the object changed since it was listed" in changed.stderr
 
 
+@pytest.mark.long
 def test_folder_at_a_dvc_version(project: Path, photos: Path, tmp_path: Path) -> None:
     work, bare = tmp_path / "pets", tmp_path / "pets.git"
     photos.rename(tmp_path / "raw")

@@ -73,6 +73,7 @@ def losses(folder: Path) -> dict[int, float]:
         return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file)}
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_other_numbers_of_processes(packed: Path, tmp_path: Path) -> None:
     alone = forked(1, packed, tmp_path / "alone")
     assert alone.good, alone.stderr[-3000:]

@@ -132,6 +132,7 @@ def test_what_a_launcher_may_still_lose_stays(
     assert {path.name for path in (tmp_path / "2" / "out").iterdir()} >= set(CELLS)
 
 
+@pytest.mark.long
 def test_workers_share_the_mirror(pretrained: Path, packed: Path, tmp_path: Path, s3: Any) -> None:
     stopped_after(4, pretrained, packed, tmp_path / "first" / "out", workers=2)
     whole = {name.split("/")[0] for name in there() if name.endswith("/MANIFEST.json")}
