@@ -43,7 +43,7 @@ def run(
     from bigtransfer.errors import CheckpointError
     from bigtransfer.report.table import METRICS
     from bigtransfer.storage import verify_folder
-    from bigtransfer.track.origin import git_commit, lock_digest
+    from bigtransfer.track.origin import environment_of, git_commit
     from bigtransfer.track.registry import register
     from bigtransfer.track.versions import MANIFESTS_TAG
 
@@ -78,7 +78,7 @@ def run(
             "upstream_digest": result.upstream_digest,
             "shards_digest": result.shards_digest,
             "git_commit": git_commit(stage.project),
-            **lock_digest(stage.project),
+            **environment_of(stage.project),
             MANIFESTS_TAG: json.dumps(Audit.read(audit).datasets, sort_keys=True),
         },
         metrics=chosen.figures(),

@@ -67,7 +67,9 @@ def place(
         kubernetes.set_timeout(task, round(3600 * hours))
     # The pause never grows: with factor 2 the twelfth would be 34 hours.
     task.set_retry(cluster.attempts_of(component) - 1, backoff_duration=_PAUSE, backoff_factor=1.0)
-    environment = {**cluster.env, "BIGTRANSFER_STAGE": stage, **told}
+    # The image is named by what it holds, or by a digest; a version that is registered notes it.
+    own = {"BIGTRANSFER_STAGE": stage, "BIGTRANSFER_IMAGE": container.image}
+    environment = {**cluster.env, **own, **told}
     if cluster.tracking_uri is not None:
         environment["MLFLOW_TRACKING_URI"] = cluster.tracking_uri
     container.env = environment

@@ -49,6 +49,13 @@ class Outcome(Part):
         )
 
 
+class LeftOut(Part):
+    """An image that is in the data and not in the dataset."""
+
+    path: str
+    reason: str
+
+
 class ManifestFacts(Part):
     """What a dataset manifest says beside its rows."""
 
@@ -64,6 +71,13 @@ class ManifestFacts(Part):
     counts: Counts
     decode: DecodeSettings = AS_STORED
     """How its images became pixels; not noted before 2026-11-26."""
+    revision: str = ""
+    """MD5 of the data in the `.dvc` file beside them; empty: there is none, or it was not noted
+    before 2026-11-27. That of a remote source stands in its address."""
+    split_seed: int | None = None
+    """Of the splits that were made; None: the data bring all, or it was not noted before then."""
+    left_out: tuple[LeftOut, ...] = ()
+    """The first of the images that are not used; all of the rejected are in `quarantine.csv`."""
 
 
 class ValidationReport(Artifact):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from bigtransfer.artifacts.base import Json
-from bigtransfer.artifacts.validation import Counts, ManifestFacts, ValidationReport
+from bigtransfer.artifacts.validation import Counts, LeftOut, ManifestFacts, ValidationReport
 from bigtransfer.config import DatasetRules
 from bigtransfer.data import manifest, validation_page
 from bigtransfer.data.checking import Asked, Checked, asked_of, check
 from bigtransfer.data.sources.opening import open_source
 from bigtransfer.errors import GateError
 from bigtransfer.storage import new_folder, sha256_file, sha256_json
+from bigtransfer.storage.dvc_file import dvc_revision
+
+_LEFT_OUT_NAMED = 20
 
 
 def validate(
@@ -61,10 +65,21 @@ def validate(
         near_duplicate_side=asked.near_duplicate_side,
         counts=checked.counts,
         decode=asked.decode,
+        revision=dvc_revision(root),
+        split_seed=rules.seed if checked.made else None,
+        left_out=_left_out(checked, rules.exclude),
     )
     usable = checked.table.filter(checked.table["fault"].is_null())
     manifest.write_manifest(manifest_path, usable, facts)
     return checked.counts
+
+
+def _left_out(checked: Checked, excluded: Sequence[str]) -> tuple[LeftOut, ...]:
+    faulty = checked.table.filter(checked.table["fault"].is_valid()).slice(0, _LEFT_OUT_NAMED)
+    found = [LeftOut(path=path, reason="excluded (data.exclude)") for path in excluded]
+    for row in manifest.rows_of(faulty, ["path", "fault"]):
+        found.append(LeftOut(path=row["path"], reason=row["fault"]))
+    return tuple(found[:_LEFT_OUT_NAMED])
 
 
 def write_report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,12 +12,16 @@ from typing import Any
 from bigtransfer.artifacts.audit import Audit
 from bigtransfer.artifacts.cells import Origin
 from bigtransfer.artifacts.evidence import Evidence
+from bigtransfer.artifacts.report import TaskReport
 from bigtransfer.artifacts.validation import ManifestFacts
 from bigtransfer.errors import BigTransferError
 from bigtransfer.track.address import forgot_everything
 from bigtransfer.track.failures import explained
 from bigtransfer.track.moves import find
+from bigtransfer.track.pods import ENGINE
 from bigtransfer.track.records import CHAMPION, Record, records_of
+from bigtransfer.track.tags import ORIGIN_TAG as RUN_TAG
+from bigtransfer.track.tags import PARENT_TAG
 from bigtransfer.track.verdict import gates_of
 from bigtransfer.track.versions import (
     AUDIT,
@@ -65,15 +70,17 @@ def explain(project: Path, address: str, *, verify: bool) -> Explanation:
         model = client.get_registered_model(name)
         tags = version.tags or {}
         run = client.get_run(version.run_id)
+        parent = _parent(client, run)
         with kept_of(project, client, version, FOLDERS if verify else (REPORT, AUDIT)) as kept:
-            data = _data(tags, kept.folders)
+            data, recipe = _data(tags, kept.folders), _recipe(kept.folders.get(REPORT))
             damage = (_changed_since(model, version, tags) or kept.damage) if verify else None
     return Explanation(
         {
             "model": _model(version, model, tags),
             "data": data,
+            "trained with": recipe,
             "upstream": _upstream(tags),
-            "made by": _maker(tags, run),
+            "made by": _maker(tags, run, parent),
             "gates": gates_of(tags),
             "promotions": _promotions(model, str(version.version)),
             "digests": {folder: tags.get(digest_tag(folder), _NOT_NOTED) for folder in FOLDERS},
@@ -81,6 +88,17 @@ def explain(project: Path, address: str, *, verify: bool) -> Explanation:
         tuple(folder for folder in FOLDERS if digest_tag(folder) not in tags),
         damage,
     )
+
+
+def _parent(client: Any, run: Any) -> Any:
+    """Return the run of the whole workflow; None: there is none, or it was deleted for good."""
+    from mlflow.exceptions import MlflowException
+
+    own = run.data.tags.get(PARENT_TAG)
+    try:
+        return client.get_run(own) if own else None
+    except MlflowException:
+        return None
 
 
 def _model(version: Any, model: Any, tags: dict[str, str]) -> dict[str, str]:
@@ -116,10 +134,37 @@ def _data(tags: dict[str, str], folders: dict[str, Path]) -> dict[str, str]:
             for dataset, digest in known.datasets.items():
                 found[f"manifest of {dataset}"] = digest
                 if facts := known.facts.get(dataset):
-                    found[f"source of {dataset}"] = f"{facts.address} ({facts.layout})"
-                    found[f"images of {dataset}"] = _images(facts)
+                    found |= {f"{what} of {dataset}": said for what, said in _source(facts).items()}
     except BigTransferError as error:
         found["not readable"] = str(error)
+    return found
+
+
+def _recipe(report: Path | None) -> dict[str, str]:
+    """Return what the BiT-HyperRule said, and what it was told, for the fine-tuning."""
+    if report is None or not (report / TaskReport.FILE).is_file():
+        return {}
+    try:
+        found = TaskReport.read(report).hyperrule
+    except BigTransferError as error:
+        return {"not readable": str(error)}
+    return {what: str(value) for what, value in found.items() if value is not None}
+
+
+def _source(facts: ManifestFacts) -> dict[str, str]:
+    found = {"source": f"{facts.address} ({facts.layout})"}
+    if facts.revision:
+        found["DVC revision"] = facts.revision
+    found["images"] = _images(facts)
+    found["splits"] = (
+        "as the data bring them"
+        if facts.split_seed is None
+        else f"made with seed {facts.split_seed}"
+    )
+    if facts.left_out:
+        named = "; ".join(f"{one.path}: {one.reason}" for one in facts.left_out)
+        more = facts.counts.rejected > len(facts.left_out)
+        found["left out"] = f"{named}{'; and more, in quarantine.csv' if more else ''}"
     return found
 
 
@@ -141,15 +186,25 @@ def _upstream(tags: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _maker(tags: dict[str, str], run: Any) -> dict[str, str]:
+def _kfp_run(origin: Mapping[str, str]) -> str:
+    own = origin["key"].removeprefix(f"{ENGINE}-")
+    at = f" at {origin['url']}" if origin.get("url") else ""
+    return f"{origin.get('title') or 'run'} {own}{at}"
+
+
+def _maker(tags: dict[str, str], run: Any, parent: Any) -> dict[str, str]:
     commit = tags.get("git_commit") or _NOT_NOTED
+    within = run.data.tags.get(PARENT_TAG, "")
+    kfp = json.loads(parent.data.tags.get(RUN_TAG, "{}")) if parent is not None else {}
     changed = commit.endswith("+changes")
     return {
         "commit": commit.removesuffix("+changes"),
         "working tree": "differed from the commit" if changed else "as in the commit",
         "lock file": tags.get("lock_digest", _NOT_NOTED),
         "run": str(run.info.run_id),
-        "within run": run.data.tags.get("mlflow.parentRunId", "none"),
+        "within run": within or "none",
+        **({"KFP run": _kfp_run(kfp)} if kfp.get("engine") == ENGINE else {}),
+        **({"image": tags["image"]} if tags.get("image") else {}),
         "by": str(run.info.user_id or _NOT_NOTED),
     }
 

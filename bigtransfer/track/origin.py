@@ -15,6 +15,8 @@ _ALL, _BUT_RECORD = ":/", ":(exclude)dvc.lock"
 """All of the repository, of which the project may be a folder; and what is left out of it."""
 _ATTEMPT = "KFP_RETRY_INDEX"
 """Set by KFP itself in every task."""
+_IMAGE = "BIGTRANSFER_IMAGE"
+"""Set in every task by `pipelines/placement.py`."""
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish"}
 
 
@@ -115,7 +117,17 @@ def _is_dvc(process: psutil.Process) -> bool:
     return "dvc" in names
 
 
-def lock_digest(project: Path) -> dict[str, str]:
-    """Return the SHA-256 of the project's requirements.lock as a tag; none: it has no such file."""
-    path = project / "requirements.lock"
-    return {"lock_digest": sha256_file(path)} if path.is_file() else {}
+def environment_of(project: Path) -> dict[str, str]:
+    """Return as tags what a stage runs in: SHA-256 of its lock file, name of its image.
+
+    Args:
+        project: The project's root; in an image the lock file lies beside the code.
+    """
+    beside_code = Path(__file__).parents[2]
+    locks = (place / "requirements.lock" for place in (project, beside_code))
+    lock = next((path for path in locks if path.is_file()), None)
+    image = os.environ.get(_IMAGE, "")
+    return {
+        **({} if lock is None else {"lock_digest": sha256_file(lock)}),
+        **({"image": image} if image else {}),
+    }

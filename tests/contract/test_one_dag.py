@@ -201,7 +201,10 @@ def without_images(package: dict[str, Any]) -> dict[str, Any]:
     copy = json.loads(json.dumps(package))
     copy.pop("sdkVersion", None)
     for executor in copy["deploymentSpec"]["executors"].values():
-        executor["container"].pop("image")
+        container = executor["container"]
+        own = {"name": "BIGTRANSFER_IMAGE", "value": container.pop("image")}
+        assert own in container["env"]
+        container["env"].remove(own)
     return copy
 
 

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 
+from bigtransfer.data.manifest import read_manifest
 from bigtransfer.errors import TrackingError
-from bigtransfer.storage import digest_of, seal
+from bigtransfer.storage import digest_of, seal, sha256_file
 from bigtransfer.track.auditing import audited
 from bigtransfer.track.explaining import explain
+from bigtransfer.track.origin import environment_of
 from bigtransfer.track.promotion import promote
-from fixtures.project import environment
+from fixtures.datasets import validated, write_photos
+from fixtures.project import PROJECT, environment
 from fixtures.registered import NAME, propose
 
 
@@ -44,6 +47,31 @@ def test_a_version_says_what_made_it_and_who_promoted_it(promoted: Path) -> None
     assert {len(digest) for digest in facts["digests"].values()} == {64}
     first = explain(promoted, f"{NAME}/1", verify=False).facts
     assert (first["model"]["aliases"], len(first["promotions"])) == ("previous", 2)
+
+
+def test_it_says_how_its_data_were_split_and_what_was_left_out(
+    tracked: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a folder with a `.dvc` file, a broken and an excluded photo, by way of its manifest."""
+    photos = write_photos(tracked / "photos")
+    broken, unwanted, *_ = sorted(path for path in photos.rglob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:40])
+    md5 = "0123456789abcdef0123456789abcdef.dir"
+    (tracked / "photos.dvc").write_text(f"outs:\n- md5: {md5}\n  size: 9\n  path: photos\n")
+    excluded = unwanted.relative_to(photos).as_posix()
+    validated(photos, on_bad="quarantine", bad_budget=0.5, exclude=[excluded], seed=7)
+    _, about = read_manifest(tracked / "manifest.parquet")
+    monkeypatch.setenv("BIGTRANSFER_IMAGE", "example/bigtransfer-registry:1")
+    tags = {"init": "upstream", "dataset": about.dataset, **environment_of(tracked)}
+    propose(tracked, model_folder, "d1", about=about, tags=tags)
+    facts = explain(tracked, f"{NAME}/1", verify=False).facts
+    own = {what.partition(" of ")[0]: said for what, said in facts["data"].items()}
+    assert own["DVC revision"] == md5
+    assert own["splits"] == "made with seed 7"
+    named = broken.relative_to(photos).as_posix()
+    assert own["left out"].startswith(f"{excluded}: excluded (data.exclude); {named}: ")
+    assert facts["made by"]["image"] == "example/bigtransfer-registry:1"
+    assert facts["made by"]["lock file"] == sha256_file(PROJECT / "requirements.lock")
 
 
 @pytest.mark.parametrize("kept", ["checkpoint", "model", "report", "audit"])
