@@ -31,6 +31,7 @@ from bigtransfer.track.versions import (
     ORIGIN_TAG,
     REPORT,
     digest_tag,
+    versions_of,
 )
 
 _SCORE_TAG = "bigtransfer.test_score"
@@ -119,7 +120,7 @@ def register(
 
 
 def _find(client: Any, name: str, digest: str) -> Any:
-    for version in client.search_model_versions(f"name = '{name}'"):
+    for version in versions_of(client, name):
         # A process killed right after it registered left a bare version; its run knows.
         tags = version.tags or client.get_run(version.run_id).data.tags
         if tags.get(digest_tag(CHECKPOINT)) == digest:
@@ -179,7 +180,7 @@ def _made_champion(client: Any, model: Any) -> str | None:
     if noted := tags.get(MADE_TAG) or next((r.to for r in records_of(tags)), None):
         return str(noted)
     # Before 2026-11-27 versions alone said so, and each that was promoted was the newest.
-    versions = client.search_model_versions(f"name = '{model.name}'")
+    versions = versions_of(client, model.name)
     promoted = [int(v.version) for v in versions if _PROMOTION_TAG in (v.tags or {})]
     return str(max(promoted)) if promoted else None
 

@@ -215,6 +215,21 @@ def all_models(client: Any) -> Iterator[Any]:
             return
 
 
+def versions_of(client: Any, name: str) -> list[Any]:
+    """Return all versions of a registered model, page by page."""
+    # MLflow's filters know no escape: a name that holds both quotes cannot be asked for.
+    quote = next((own for own in "'\"" if own not in name), None)
+    asked = f"name = {quote}{name}{quote}" if quote else None
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_model_versions(asked, max_results=1000, page_token=token)
+        found += [version for version in page if version.name == name]
+        token = page.token
+        if not token:
+            return found
+
+
 @dataclass(frozen=True)
 class Kept:
     """The folders of a version, as they lie now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from bigtransfer.errors import GateError, InfrastructureError, TrackingError
 from bigtransfer.track import promotion
 from bigtransfer.track.auditing import audited
 from bigtransfer.track.promotion import promote, rollback
+from bigtransfer.track.versions import split_address
+from bigtransfer.track.watching import Watcher
+from bigtransfer.track.withdrawal import withdraw
 from fixtures.project import PROJECT
 from fixtures.registered import NAME, aliases, answers, evidence, propose
 
@@ -114,7 +118,9 @@ def test_published_weights_must_be_pinned(tracked: Path, model_folder: Path, cli
 def test_a_champion_of_older_code_cannot_be_compared(two: Path, client: Any) -> None:
     for tag in ("bigtransfer.report_digest", "bigtransfer.audit_digest", "bigtransfer.upstream"):
         client.delete_model_version_tag(NAME, "1", tag)
-    with pytest.raises(GateError, match="v1 keeps no answers on validation images; register it"):
+    with pytest.raises(
+        GateError, match="v1 keeps no answers on validation images; `bigtransfer measure`"
+    ):
         go(two)
     assert go(two, because="it must go", waives_comparison=True).version == "2"
 
@@ -344,3 +350,46 @@ def test_a_version_that_was_deleted_is_one_line(two: Path, client: Any) -> None:
         rollback(two, NAME, by="", because="")
     assert aliases(client) == {"champion": "2"}
     assert audited(two, [NAME]) == {NAME: (2, [])}
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_one_line(
+    two: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = aliases(client)
+    with socket.create_server(("127.0.0.1", 0)) as silent, monkeypatch.context() as own:
+        own.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        own.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        own.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        began = time.monotonic()
+        for attempt in (
+            lambda: go(two),
+            lambda: rollback(two, NAME, by="", because=""),
+            lambda: withdraw(two, NAME, "1", by="", because="x"),
+            lambda: audited(two, []),
+        ):
+            with pytest.raises(InfrastructureError, match="does not answer") as refused:
+                attempt()
+            assert "\n" not in str(refused.value)
+        assert time.monotonic() - began < 30
+    assert aliases(client) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["Größe 1, é's", '"; drop table models; --', "日本 100%", "both ' and \""]
+)
+def test_a_model_of_an_odd_name_is_promoted_and_one_that_is_not_there_is_one_line(
+    name: str, tracked: Path, model_folder: Path, client: Any
+) -> None:
+    with pytest.raises(TrackingError) as refused:
+        promote(tracked, name, "1", GateRules(), by="", because="")
+    assert f"there is no registered model {name!r}" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    for digest, share in (("d1", 0.8), ("d2", 0.83)):
+        propose(tracked, model_folder, digest, share, name=name)
+    client.set_registered_model_alias(name, "candidate", "2")
+    said: list[str] = []
+    Watcher(tracked, GateRules(), "revert", said.append).look()
+    assert said == [f"{name} version 2 is champion, version 1 is previous"]
+    rollback(tracked, name, by="ada (claimed)", because="")
+    assert audited(tracked, []) == {name: (3, [])}
+    assert split_address(f"models:/{name}@champion") == (name, "champion")
