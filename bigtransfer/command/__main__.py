@@ -25,6 +25,7 @@ COMMANDS = {
     "sweep": "many tasks, subset sizes and seeds from one network; resumable, one table",
     "predict": "what a fine-tuned model sees in image files",
     "evaluate": "how often a model is right on labelled images from elsewhere, e.g. ObjectNet",
+    "inspect": "training images of a model that may have been planted: a page to look at",
     "export": "a fine-tuned model as an ONNX or torch file, preprocessing inside",
     "compare": "two reports on one test split: which model is better, and how sure is that?",
     "explain": "which data, code and weights made a registered model; is all of it still so?",
