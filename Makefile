@@ -91,5 +91,14 @@ lock: ## pyproject.toml into requirements.lock, nothing renewed but UPGRADE="NAM
 	@rm requirements.lock.all
 	mv requirements.lock.new requirements.lock
 
+# What MLServer wants beside the rest: all that both name is pinned as in requirements.lock.
+SERVED := $(shell sed -n '/^serve = \[/,/\]/p' pyproject.toml | grep -o '"[a-z0-9.-]*"' | tr -d '"' | tr . -)
+serve-lock: ## the image `serve` into components/serve.lock (network, uv)
+	grep -E "^($$(echo $(SERVED) | tr ' ' '|'))==" requirements.lock > serve.constraints
+	echo $(SERVED) | tr ' ' '\n' | uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
+	  --constraint serve.constraints --output-file serve.lock.new -
+	@grep -vE '^(nvidia-|cuda-|triton)' serve.lock.new | LC_ALL=C sort > components/serve.lock
+	@rm serve.lock.new serve.constraints
+
 lock-all: RENEW := --upgrade
 lock-all: lock ## the same, with everything renewed

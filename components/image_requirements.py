@@ -45,14 +45,20 @@ def _install(target: str) -> None:
     said = subprocess.run([python, "-c", probe], check=True, capture_output=True, text=True).stdout
     there = {name.lower() for name in said.split()}
     if missing := [name for name in wanted if name.lower() not in there]:
-        _pip_install(python, missing)
+        _pip_install(python, missing, _lock_of(target))
         _strip(python, keep_setuptools="torch" in wanted or "torch" in there)
     if "torch" in missing:
         subprocess.run(["rm", "-rf", str(_site() / _HEADERS)], check=True)
     subprocess.run([python, __file__, "sbom", target], check=True)
 
 
-def _pip_install(python: Path, names: list[str]) -> None:
+def _lock_of(target: str) -> Path:
+    """Return what pins a target: a lock of its own where there is one."""
+    own = _HERE / f"{target}.lock"
+    return own if own.is_file() else _HERE / "requirements.lock"
+
+
+def _pip_install(python: Path, names: list[str], lock: Path) -> None:
     subprocess.run([python, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(
         [
@@ -64,7 +70,7 @@ def _pip_install(python: Path, names: list[str]) -> None:
             "--no-cache-dir",
             "--disable-pip-version-check",
             "--constraint",
-            str(_HERE / "requirements.lock"),
+            str(lock),
             *names,
         ],
         check=True,
@@ -93,14 +99,15 @@ def _write_sbom(target: str) -> None:
             for d in metadata.distributions()
         }
     )
-    lock = hashlib.sha256((_HERE / "requirements.lock").read_bytes()).hexdigest()
+    lock = _lock_of(target)
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     sbom = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
         "version": 1,
         "metadata": {
             "component": {"type": "container", "name": f"bigtransfer-{target}"},
-            "properties": [{"name": "requirements.lock sha256", "value": lock}],
+            "properties": [{"name": f"{lock.name} sha256", "value": digest}],
         },
         "components": [
             {

@@ -13,7 +13,7 @@ from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureErro
 from bigtransfer.kubeflow.image_tag import CONTENT, source_tag
 from bigtransfer.version import __version__
 
-TARGETS = ("data", "demo", "fetch", "registry", "train-cpu", "train-gpu", "train-tpu")
+TARGETS = ("data", "demo", "fetch", "registry", "serve", "train-cpu", "train-gpu", "train-tpu")
 BY_DEFAULT = ("data", "demo", "fetch", "registry", "train-cpu")
 ENGINES = ("docker", "podman")
 
@@ -93,14 +93,15 @@ def _require_checkout(project: Path) -> None:
 
 
 def _labels(project: Path, target: str) -> list[str]:
-    lock = hashlib.sha256((project / "requirements.lock").read_bytes()).hexdigest()
+    own = project / "components" / f"{target}.lock"
+    lock = own if own.is_file() else project / "requirements.lock"
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=False
     ).stdout.strip()
     labels = {
         "org.opencontainers.image.title": f"bigtransfer {target}",
         "org.opencontainers.image.revision": commit or "unknown",
-        "bigtransfer.lock": lock,
+        "bigtransfer.lock": hashlib.sha256(lock.read_bytes()).hexdigest(),
     }
     return [text for key, value in labels.items() for text in ("--label", f"{key}={value}")]
 

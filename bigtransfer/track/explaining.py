@@ -76,7 +76,7 @@ def explain(project: Path, address: str, *, verify: bool) -> Explanation:
             damage = (_changed_since(model, version, tags) or kept.damage) if verify else None
     return Explanation(
         {
-            "model": _model(version, model, tags),
+            "model": _model(client, version, model, tags),
             "data": data,
             "trained with": recipe,
             "upstream": _upstream(tags),
@@ -101,7 +101,18 @@ def _parent(client: Any, run: Any) -> Any:
         return None
 
 
-def _model(version: Any, model: Any, tags: dict[str, str]) -> dict[str, str]:
+def _address(client: Any, version: Any) -> str:
+    """Return where the model folder lies: what KServe is given as storageUri."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        logged = client.get_logged_model(str(version.source).removeprefix("models:/"))
+    except MlflowException:
+        return str(version.source)  # older code registered it as a part of its run
+    return str(logged.artifact_location)
+
+
+def _model(client: Any, version: Any, model: Any, tags: dict[str, str]) -> dict[str, str]:
     number = str(version.version)
     own = sorted(alias for alias, other in model.aliases.items() if str(other) == number)
     since = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
@@ -111,6 +122,7 @@ def _model(version: Any, model: Any, tags: dict[str, str]) -> dict[str, str]:
         **({"withdrawn": tags[WITHDRAWN_TAG]} if tags.get(WITHDRAWN_TAG) else {}),
         "registered": since.isoformat(timespec="seconds"),
         "what it is": str(version.description or _NOT_NOTED).splitlines()[0],
+        "files": _address(client, version),
         "architecture": tags.get("architecture", _NOT_NOTED),
         "trained from": tags.get("init", _NOT_NOTED),
         "examples per class": tags.get("examples_per_class", _NOT_NOTED),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -65,8 +66,23 @@ def test_nobody_has_a_name_and_git_is_not_missed(stage: str) -> None:
 
 
 def test_what_images_hold_is_pinned() -> None:
-    lock = (PROJECT / "requirements.lock").read_text("utf-8")
-    locked = set(re.findall(r"^([\w.-]+)==", lock, re.M))
-    held = {name for target, names in HELD.items() if target != "train-tpu" for name in names}
-    assert {name.replace(".", "-") for name in held} <= locked
+    for target, names in HELD.items():
+        own = PROJECT / "components" / f"{target}.lock"
+        locked = pinned(own if own.is_file() else PROJECT / "requirements.lock")
+        if target != "train-tpu":
+            assert {name.replace(".", "-") for name in names} <= locked.keys(), target
+
+
+def pinned(lock: Path) -> dict[str, str]:
+    return dict(re.findall(r"^([\w.-]+)==([^ ;\n]+)", lock.read_text("utf-8"), re.M))
+
+
+def test_the_image_that_serves_has_the_rest_as_the_image_that_trains() -> None:
+    own, rest = (pinned(PROJECT / name) for name in ("components/serve.lock", "requirements.lock"))
+    both = {name.replace(".", "-") for name in HELD["serve"] if name != "mlserver"}
+    assert {name: own[name] for name in both} == {name: rest[name] for name in both}
+    assert "mlserver" in own and "mlserver" not in rest
+
+
+def test_a_fetched_dvc_repository_may_lie_in_s3() -> None:
     assert "dvc-s3" in HELD["fetch"], "a DVC repository keeps its files in S3"
