@@ -124,10 +124,29 @@ def test_every_param_is_explained() -> None:
         assert re.search(rf"^{key}:", text, re.M)
 
 
-def test_kustomization_lists_what_is_there() -> None:
-    folder = PROJECT / "manifests"
+@pytest.mark.parametrize("name", [".", "serving"])
+def test_kustomization_lists_what_is_there(name: str) -> None:
+    folder = PROJECT / "manifests" / name
     listed = read_yaml(folder / "kustomization.yaml")["resources"]
     assert sorted([*listed, "kustomization.yaml"]) == sorted(p.name for p in folder.glob("*.yaml"))
+
+
+def test_the_runtime_of_kserve_is_the_image_that_serves() -> None:
+    folder = PROJECT / "manifests" / "serving"
+    runtime = read_yaml(folder / "serving-runtime.yaml")
+    (container,) = runtime["spec"]["containers"]
+    (own,) = read_yaml(folder / "kustomization.yaml")["images"]
+    assert container["image"] == own["name"] == "bigtransfer-serve"
+    dockerfile = (PROJECT / "components" / "Dockerfile").read_text()
+    assert f"MLSERVER_HTTP_PORT={container['ports'][0]['containerPort']} " in dockerfile
+    service = read_yaml(folder / "inference-service.yaml")["spec"]["predictor"]["model"]
+    assert service["runtime"] == runtime["metadata"]["name"]
+    assert service["modelFormat"]["name"] == runtime["spec"]["supportedModelFormats"][0]["name"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_the_namespace_is_restricted() -> None:
+    folder = PROJECT / "manifests"
     labels = read_yaml(folder / "namespace.yaml")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 

@@ -1,8 +1,8 @@
 """A registered model behind the V2 protocol: what MLServer runs in the image `serve`, for KServe.
 
-Named in MLServer's settings: `MLSERVER_MODEL_IMPLEMENTATION=bigtransfer.api.served.mlserver_runtime.
-Runtime`, with MLSERVER_MODEL_URI the folder that MLflow calls `model`. MLServer's own runtime for
-MLflow takes no list of answers, and ends a request with a picture that cannot be read in HTTP 500.
+MLSERVER_MODEL_IMPLEMENTATION names it, MLSERVER_MODEL_URI the folder of MLflow that it serves.
+MLServer's own runtime for MLflow takes no list of answers, and ends a request with a picture that
+cannot be read in HTTP 500.
 """
 
 from __future__ import annotations
