@@ -75,6 +75,7 @@ def test_the_base_installation_does(
     assert said in done.stdout
 
 
+@pytest.mark.long
 def test_the_base_installation_sweeps(installed: Installation, work: Path) -> None:
     least = ("--set", "seeds=[0]", "--set", "total_steps=3")
     line = ("sweep", "sweep.yaml", "--weights", "up/BiT-M-R50x1.npz", *SHORT[2:], *least)

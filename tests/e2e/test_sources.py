@@ -28,6 +28,7 @@ def add_remote(project: Path, source: str) -> None:
     edit_params(project, "  digits: {path", entry + "  digits: {path")
 
 
+@pytest.mark.long
 def test_bucket_of_photos(project: Path, photos: Path, s3: Any) -> None:
     for path in sorted(photos.rglob("*.png")):
         key = f"pets/{path.relative_to(photos).as_posix()}"
@@ -93,6 +94,7 @@ def test_parts_and_join_by_the_component(project: Path, photos: Path) -> None:
     assert "part '3/2': write N/M" in call(project, *shard, "--shards", "x", "--part", "3/2").stderr
 
 
+@pytest.mark.long
 def test_tested_image_that_upstream_saw_stops_the_workflow(project: Path, tmp_path: Path) -> None:
     for label in ("a", "b"):
         for split in ("train", "val", "test"):
