@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,13 @@ from bigtransfer.kubeflow.image_tag import source_tag
 from bigtransfer.kubeflow.submission import Submission, submitting
 from pipelines.dag import PROJECT, build
 
+Maker = Callable[[str, Path | None], Any]
+"""Builds a pipeline: its name, and the overlay beside its source if there is one."""
 
-def compile_beside(name: str, file: str, *, pretrained: str | None = None) -> None:
+
+def compile_beside(
+    name: str, file: str, *, pretrained: str | None = None, maker: Maker | None = None
+) -> None:
     """Write the compiled package of a pipeline, as the command line says.
 
     Its images are named by the digest of the sources that they are built of, so that a package
@@ -27,10 +34,13 @@ def compile_beside(name: str, file: str, *, pretrained: str | None = None) -> No
         name: Of the pipeline.
         file: Its source, e.g. pipelines/bit_l.py; an overlay of the same name is laid over.
         pretrained: Address of given weights.
+        maker: What builds it; None: the DAG of params.yaml.
     """
+    if maker is None:
+        maker = partial(build, pretrained=pretrained)
     arguments = _parser(Path(file).name).parse_args()
     try:
-        written = _compile(name, Path(file), pretrained, arguments)
+        written = _compile(name, Path(file), maker, arguments)
     except BigTransferError as error:
         print(f"{Path(file).name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -58,14 +68,14 @@ def _parser(name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _compile(name: str, file: Path, pretrained: str | None, arguments: argparse.Namespace) -> Path:
+def _compile(name: str, file: Path, maker: Maker, arguments: argparse.Namespace) -> Path:
     changes = config.read_yaml(arguments.overlay) if arguments.overlay else {}
     if arguments.image:
         changes = config.laid_over(changes, {"cluster": {"image": arguments.image}}, whole=False)
     tag = arguments.tag or source_tag(PROJECT)
     own = file.with_suffix(".yaml")
     with submitting(Submission(tag, changes)):
-        pipeline: Any = build(name, own if own.is_file() else None, pretrained=pretrained)
+        pipeline: Any = maker(name, own if own.is_file() else None)
     namespace = arguments.kubernetes
     suffix = ".kfp.yaml" if namespace is None else ".k8s.yaml"
     target: Path = arguments.to or file.with_suffix(suffix)

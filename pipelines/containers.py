@@ -67,6 +67,10 @@ KINDS = {
         {"checkpoints": Model, "model": Model, "report": Dataset, "audit": Dataset},
         {"registration": Dataset},
     ),
+    "predict": Kind(
+        "Say what a registered model sees in images, a row per image.", "train",
+        {}, {"answers": Dataset},
+    ),
 }  # fmt: skip
 
 

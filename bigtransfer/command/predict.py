@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from bigtransfer.api.models import MODEL_HELP, checkpoint_at
 from bigtransfer.command.arguments import add_device
@@ -56,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     from bigtransfer.model.processor import device_named
     from bigtransfer.serve.deployed import load_deployed
     from bigtransfer.serve.precision import narrows
-    from bigtransfer.serve.prediction import answers, as_row, image_files
+    from bigtransfer.serve.prediction import answers, as_row, image_files, write_rows
     from bigtransfer.storage import new_file
 
     checkpoint = checkpoint_at(arguments.model)
@@ -77,29 +76,19 @@ def run(arguments: argparse.Namespace) -> None:
             new_file(arguments.out) as partial,
             partial.open("w", newline="", encoding="utf-8") as f,
         ):
-            counts = _write(rows, f)
+            counts = write_rows(rows, f)
         print(f"{arguments.out}: {len(files):,} rows", file=sys.stderr)
     _sum_up(counts, meta)
     if counts["fault"] == len(files):
         raise DatasetError(f"none of {len(files):,} files could be read as an image")
 
 
-def _write(rows: Iterable[dict[str, str]], file: TextIO) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    writer: csv.DictWriter[str] | None = None
-    for row in rows:
-        counts.update(_kinds(row))
-        if writer is None:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(row)
-    return counts
-
-
 def _print(rows: Iterable[dict[str, str]]) -> Counter[str]:
+    from bigtransfer.serve.prediction import kinds_of
+
     counts: Counter[str] = Counter()
     for row in rows:
-        counts.update(_kinds(row))
+        counts.update(kinds_of(row))
         if row["fault"]:
             print(f"{row['path']}: {row['fault']}")
             continue
@@ -108,17 +97,6 @@ def _print(rows: Iterable[dict[str, str]]) -> Counter[str]:
         said = ", ".join(guesses) if row["predicted"] else "none of the classes"
         print(f"{row['path']}: {said}" + ("  (unsure)" if row["sure"] == "no" else ""))
     return counts
-
-
-def _kinds(row: dict[str, str]) -> list[str]:
-    from bigtransfer.serve.prediction import NOT_CALIBRATED
-
-    found = {
-        "fault": bool(row["fault"]),
-        "unsure": row["sure"] == "no",
-        "uncalibrated": row["sure"] == NOT_CALIBRATED,
-    }
-    return [kind for kind, is_so in found.items() if is_so]
 
 
 def _sum_up(counts: Counter[str], meta: TunedMeta) -> None:

@@ -22,6 +22,7 @@ from bigtransfer.config.sections import (
     SOURCES,
     AuditParams,
     AuditRules,
+    BatchParams,
     DatasetParams,
     DatasetRules,
     EvaluateParams,
@@ -39,6 +40,7 @@ from bigtransfer.config.sections import (
 
 __all__ = [
     "AuditParams",
+    "BatchParams",
     "AuditRules",
     "ClusterParams",
     "DatasetParams",

@@ -12,10 +12,10 @@ from bigtransfer.errors import did_you_mean
 
 PLACED = (
     "materialize", "fetch", "fetch_weights", "validate", "shard", "audit", "pretrain", "finetune",
-    "evaluate", "register",
+    "evaluate", "register", "predict",
 )  # fmt: skip
 """Components that run on a cluster; each has a pool."""
-_AS_OTHERS = {"fetch_weights": "fetch"}
+_AS_OTHERS = {"fetch_weights": "fetch", "predict": "evaluate"}
 """Components that a placement from before them need not name -> whose pool they get."""
 _SPOT_RETRIES = 20
 _RESERVED = ("KFP_RUN_ID", "KFP_RETRY_INDEX", "BIGTRANSFER_")

@@ -380,6 +380,20 @@ class WeightsParams(Section):
     """Of the file, or of the folder's MANIFEST.json; None: whatever lies there."""
 
 
+class BatchParams(Section):
+    """What a model is to look at: given with a pipeline, never typed in params.yaml."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """`models:/<name>@<alias>`, or a folder that the task sees."""
+    images: Annotated[str, Field(min_length=1)]
+    """`s3://…`, `dvc://…`, or a folder that the task sees."""
+    top: Positive = 1
+    """Guesses per image."""
+    batch_size: Positive = 64
+    """Images per forward pass."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
 class SummarizeParams(Section):
     """What the report covers: derived from `datasets:`, `tasks:` and `pretrain:`, never typed."""
 

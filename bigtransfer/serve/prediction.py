@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -31,7 +33,7 @@ from bigtransfer.errors import ConfigError, DatasetError
 from bigtransfer.model.cuda_graph import Forward, replayed
 from bigtransfer.model.inference import to_network
 from bigtransfer.serve.deployed import Deployed
-from bigtransfer.storage.tree import is_litter
+from bigtransfer.storage.tree import Tree, is_litter
 from bigtransfer.storage.trees import walk
 
 NOT_CALIBRATED = "not calibrated"
@@ -79,6 +81,22 @@ def image_files(places: Iterable[Path]) -> list[Path]:
         else:
             raise DatasetError(f"{str(place)!r} does not exist; give image files or folders")
     return files
+
+
+def images_in(tree: Tree) -> dict[Path, str]:
+    """Return the images of a tree, by name: path to show -> path in the tree.
+
+    Raises:
+        DatasetError: If there is none.
+    """
+    found = {
+        Path(one.path): one.path
+        for one in tree.contents().files
+        if one.path.lower().endswith(_IMAGE_SUFFIXES)
+    }
+    if not found:
+        raise DatasetError(f"there is no image at {tree.address!r}")
+    return found
 
 
 def _images_below(folder: Path, loops: list[Path]) -> Iterator[Path]:
@@ -259,3 +277,34 @@ def as_row(answer: Answer, meta: TunedMeta, top: int) -> dict[str, str]:
         for place, c in enumerate(order[1:], start=2):
             row[f"predicted_{place}"], row[f"probability_{place}"] = classes[c], f"{p[c]:.4f}"
     return row
+
+
+def write_rows(rows: Iterable[dict[str, str]], file: TextIO) -> Counter[str]:
+    """Write rows as CSV, each as it comes.
+
+    Args:
+        rows: Of `as_row`.
+        file: Opened with newline="".
+
+    Returns:
+        How many of each kind (`kinds_of`) there were, and `rows` in all.
+    """
+    counts: Counter[str] = Counter()
+    writer: csv.DictWriter[str] | None = None
+    for row in rows:
+        counts.update(["rows", *kinds_of(row)])
+        if writer is None:
+            writer = csv.DictWriter(file, list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(row)
+    return counts
+
+
+def kinds_of(row: dict[str, str]) -> list[str]:
+    """Return which of `fault`, `unsure` and `uncalibrated` a row is."""
+    found = {
+        "fault": bool(row["fault"]),
+        "unsure": row["sure"] == "no",
+        "uncalibrated": row["sure"] == NOT_CALIBRATED,
+    }
+    return [kind for kind, is_so in found.items() if is_so]

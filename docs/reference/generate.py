@@ -40,7 +40,7 @@ _KINDS = {
 }  # fmt: skip
 """Annotation -> what a user writes."""
 _COMPONENTS = ("materialize", "fetch", "fetch_weights", "validate", "audit", "shard", "pretrain",
-               "finetune", "evaluate", "register", "summarize")  # fmt: skip
+               "finetune", "evaluate", "register", "predict", "summarize")  # fmt: skip
 _TOP: dict[str, tuple[type[base.Section], str]] = {
     "materialize": (sections.MaterializeParams, ""),
     "data": (sections.DatasetRules, ""),

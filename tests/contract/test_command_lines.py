@@ -16,7 +16,7 @@ from fixtures.project import PROJECT, environment
 from fixtures.stages import declaration, dvc_lines
 
 COMPONENTS = ("materialize", "fetch", "fetch_weights", "validate", "audit", "shard", "pretrain",
-              "finetune", "evaluate", "register", "summarize")  # fmt: skip
+              "finetune", "evaluate", "register", "summarize", "predict")  # fmt: skip
 NO_COMPONENTS = ("__init__", "interface", "executor", "image_requirements")
 HEAVY = {"torch", "mlflow", "great_expectations", "pandas", "pyarrow", "matplotlib", "numpy"}
 

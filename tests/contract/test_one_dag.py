@@ -25,6 +25,8 @@ from fixtures.stages import declaration, stages
 pytestmark = pytest.mark.xdist_group("one-dag")
 
 PIPELINES = ("quickstart", "transfer", "bit_s", "bit_m", "bit_l", "vtab")
+OF_ONE_TASK = ("predict",)
+"""What DVC has no stage for: on one machine it is a command."""
 GIVEN_WEIGHTS = ("transfer", "vtab")
 LOCAL_ONLY = {
     "summarize",  # one page over all tasks; on a cluster each task's report stands in the UI
@@ -210,7 +212,18 @@ def without_images(package: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_pipeline_is_compared() -> None:
     found = {path.name.removesuffix(".kfp.yaml") for path in PROJECT.glob("pipelines/*.kfp.yaml")}
-    assert found == set(PIPELINES)
+    assert found == {*PIPELINES, *OF_ONE_TASK}
+
+
+def test_the_pipeline_of_one_task_is_its_component(tmp_path: Path) -> None:
+    package = compiled_pipeline("predict", tmp_path)
+    golden = read_package(PROJECT / "pipelines" / "predict.kfp.yaml")
+    assert without_images(golden) == without_images(package), "python -m pipelines.predict"
+    (executor,) = package["deploymentSpec"]["executors"].values()
+    flags = [text for text in executor["container"]["args"] if text.startswith("--")]
+    assert flags == ["--params-json", *(f"--{f}" for f in declaration("predict").writes), *KFP_ONLY]
+    (task,) = package["root"]["dag"]["tasks"].values()
+    assert task["cachingOptions"] == {}, "an alias moves"
 
 
 def test_vtab_on_a_cluster_has_the_catalogues_exceptions() -> None:
