@@ -126,7 +126,8 @@ class PipelineFile:
         """Return the arguments that were typed, and DVC versions resolved to their commits.
 
         Raises:
-            ConfigError: If the pipeline has no such parameter, or the value is of another type.
+            ConfigError: If the pipeline has no such parameter, the value is of another type, or one
+                that has no default was not given.
         """
         inputs = self.pipeline.pipeline_spec.root.input_definitions.parameters
         found: dict[str, Any] = {}
@@ -138,6 +139,16 @@ class PipelineFile:
                     f"{did_you_mean(key, inputs)}; it has {', '.join(sorted(inputs))}"
                 )
             found[key] = _typed(key, text, inputs[key].parameter_type)
+        missing = [
+            key
+            for key, one in inputs.items()
+            if key not in found and not one.is_optional and not one.HasField("default_value")
+        ]
+        if missing:
+            raise ConfigError(
+                f"pipeline {self.pipeline.name!r} wants {', '.join(sorted(missing))}; give "
+                f"{missing[0]}=…"
+            )
         for key in inputs:
             given = found.get(key, inputs[key].default_value.string_value)
             if isinstance(given, str) and '"source":"dvc://' in given:

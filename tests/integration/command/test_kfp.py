@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bigtransfer import config
 from bigtransfer.command import doctor, kfp_script
 from bigtransfer.kubeflow.image_tag import source_tag
 from fixtures.kfp_api import BIT_S, POSSIBLE, SMALL, Api, submit
@@ -343,6 +344,26 @@ def test_a_dvc_version_is_sent_as_its_commit(
     overlay.write_text(text.replace("@v1", "@v9"))
     assert submit(*SMALL, "--params", overlay, "--endpoint", api.url) == 2
     assert "there is no such revision" in capsys.readouterr().err
+
+
+def test_batch_prediction_is_given_a_model_and_images(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = PROJECT / "pipelines" / "predict.py"
+    server = ["cluster.tracking_uri=http://mlflow:5000", "cluster.image=registry.example/me/big"]
+    words = ["model=models:/bigtransfer-digits@champion", "images=s3://bucket/new"]
+    assert submit(file, *server, *words, "--endpoint", api.url) == 0, capsys.readouterr().err
+    (run,) = api.runs
+    given = run["runtime_config"]["parameters"]
+    assert given == {"model": words[0].partition("=")[2], "images": "s3://bucket/new"}
+    (task,) = run["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"].values()
+    text = task["inputs"]["parameters"]["params"]["runtimeValue"]["constant"]
+    for name, value in {**given, "top": "2"}.items():
+        text = text.replace(f"{{{{$.inputs.parameters['pipelinechannel--{name}']}}}}", value)
+    params = config.from_json(text, config.BatchParams)
+    assert (params.model, params.images, params.top) == (*given.values(), 2)
+    assert submit(file, *server, words[0], "--endpoint", api.url) == 2
+    assert "pipeline 'predict' wants images; give images=…" in capsys.readouterr().err
 
 
 def test_the_script_is_ours_and_upstreams_compiler_takes_our_files(tmp_path: Path) -> None:
