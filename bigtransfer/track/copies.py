@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from bigtransfer.errors import TrackingError
 from bigtransfer.storage.s3 import S3Path, client, create, download, names_below
 from bigtransfer.track.address import home_of
-from bigtransfer.track.records import Record
+from bigtransfer.track.records import Copy, Record
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,18 @@ class Copies:
 
     def has(self, record: Record) -> bool:
         """Say whether a record is in a copy; raises as `add` does."""
-        return any(record.text() == texts.get(record.number) for _, texts in self.read())
+        return any(record.text() == copy.texts.get(record.number) for copy in self.read())
 
-    def read(self) -> Iterator[tuple[str, dict[int, str]]]:
-        """Yield what each copy is called, and its records: number -> text; raises as `add` does."""
+    def read(self) -> Iterator[Copy]:
+        """Yield the copies that there are; raises as `add` does."""
         if self.file.is_file():
-            yield self.file.name, dict(_numbered(self.file.read_text("utf-8").splitlines()))
+            lines = self.file.read_text("utf-8").splitlines()
+            yield Copy(self.file.name, dict(_numbered(lines)), has_all=False)
         if self.bucket is not None:
             names = names_below(client(), self.bucket)
             found = [download(client(), self.bucket / name) or b"" for name in names]
             texts = [text.decode("utf-8", "replace") for text in found]
-            yield str(self.bucket), dict(_numbered(texts))
+            yield Copy(str(self.bucket), dict(_numbered(texts)), has_all=True)
 
     def _object(self, record: Record) -> S3Path:
         assert self.bucket is not None

@@ -182,5 +182,6 @@ def finish(copies: Copies, client: Any, name: str) -> None:
         carry_out(copies, client, model, record)
         return
     if copies.has(record):  # its number is taken, and it was so until the person decided
+        copies.add(record)
         append(client, model, record)
     client.delete_registered_model_tag(name, MOVING_TAG)

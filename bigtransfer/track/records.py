@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -101,20 +102,32 @@ def append(client: Any, model: Any, record: Record) -> None:
     client.set_registered_model_tag(model.name, _HEAD, f"{record.number}:{record.digest()}")
 
 
-def faults(model: Any, copies: Iterable[tuple[str, Mapping[int, str]]]) -> list[str]:
+@dataclass(frozen=True)
+class Copy:
+    """Records of a model that are kept elsewhere, as they are there."""
+
+    name: str
+    texts: Mapping[int, str]
+    """Number -> text."""
+    has_all: bool
+    """Whether no record may be missing after its first one. A copy on one of several machines has
+    those alone that were written there."""
+
+
+def faults(model: Any, copies: Iterable[Copy]) -> list[str]:
     """Return what is wrong with a model's records, the first one first; empty: nothing.
 
     Whoever can write the tags and all copies can forge them.
 
     Args:
         model: Of MLflow.
-        copies: What each is called, and its records: number -> text.
+        copies: Of the records.
     """
     tags = model.tags or {}
     stored = {tag: text for tag, text in tags.items() if tag.startswith(_RECORD)}
     count, head = last_record(tags)
-    copied = dict(copies)
-    last = max([count, len(stored), *(max(texts, default=0) for texts in copied.values())])
+    copied = list(copies)
+    last = max([count, len(stored), *(max(own.texts, default=0) for own in copied)])
     found, before = [], _NOTHING
     for number in range(1, last + 1):
         text = stored.pop(f"{_RECORD}{number:06d}", None)
@@ -129,19 +142,32 @@ def faults(model: Any, copies: Iterable[tuple[str, Mapping[int, str]]]) -> list[
                 found.append(f"record {number} does not follow the one before: one was changed")
         except ValidationError:
             found.append(f"record {number} cannot be read")
-        for name, texts in copied.items():
-            if texts.get(number, text) != text:
-                found.append(f"record {number} is not the one of the copy {name}")
+        for copy in copied:
+            if copy.texts.get(number, text) != text:
+                found.append(f"record {number} is not the one of the copy {copy.name}")
         if number == count and own != head:
             found.append(f"record {number} is not the last one that was written")
         before = own
     if stored:
         found.append(f"there are records of no known number: {', '.join(sorted(stored))}")
-    for name, texts in copied.items():
-        if max(texts, default=0) > count:
-            found.append(f"the copy {name} goes on to record {max(texts)}, the model to {count}")
+    for copy in copied:
+        found += _faults_of(copy, count)
     if CHAMPION in model.aliases:
         champion = [record.to for record in records_of(tags)][-1:]
         if champion != [str(model.aliases[CHAMPION])]:
             found.append(f"no record explains champion v{model.aliases[CHAMPION]}")
+    return found
+
+
+def _faults_of(copy: Copy, count: int) -> list[str]:
+    """Return what is wrong with a copy of so many records, beside records that differ."""
+    if copy.has_all and count and not copy.texts:
+        return [f"the copy {copy.name} holds no record: it is new, or was emptied"]
+    found = []
+    if copy.has_all:
+        numbers = range(min(copy.texts, default=1), count + 1)
+        missing = [number for number in numbers if number not in copy.texts]
+        found += [f"record {number} is missing in the copy {copy.name}" for number in missing]
+    if (last := max(copy.texts, default=0)) > count:
+        found.append(f"the copy {copy.name} goes on to record {last}, the model to {count}")
     return found

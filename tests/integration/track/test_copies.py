@@ -83,6 +83,23 @@ def test_records_that_were_cut_off_everywhere_else_are_found(two: Path, client: 
     assert f"the copy {AT}/{NAME} goes on to record 2, the model to 1" in wrong(two)
 
 
+def test_an_object_that_was_taken_away_is_named(two: Path, s3: Any) -> None:
+    go(two)
+    rollback(two, NAME, by="ada (claimed)", because="", records_at=AT)
+    s3.delete_object(Bucket="photos", Key=f"audit/{NAME}/000002.json")
+    assert wrong(two) == [f"record 2 is missing in the copy {AT}/{NAME}"]
+    for key in names(s3):
+        s3.delete_object(Bucket="photos", Key=key)
+    assert wrong(two) == [f"the copy {AT}/{NAME} holds no record: it is new, or was emptied"]
+
+
+def test_a_bucket_that_is_named_later_begins_there(two: Path, s3: Any) -> None:
+    for key in names(s3):
+        s3.delete_object(Bucket="photos", Key=key)
+    go(two)
+    assert wrong(two) == []
+
+
 def test_an_object_that_is_there_is_never_written_over(two: Path, client: Any, s3: Any) -> None:
     key = f"audit/{NAME}/000002.json"
     s3.put_object(Bucket="photos", Key=key, Body=b"somebody else's")
