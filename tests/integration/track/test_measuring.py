@@ -48,22 +48,22 @@ def network(folder: Path, shards: Shards, seed: int, trained_on: Any = None) -> 
 
 
 @pytest.fixture
-def two(tmp_path: Path, model_folder: Path, place: Path) -> Path:
+def two(tracked: Path, model_folder: Path, place: Path) -> Path:
     """Return a project with a champion of another split and a challenger; both answer."""
     shards = open_shards(place)
     seen = shards.origin_digests(shards.rows("val")[:2])
-    first = network(tmp_path / "first", shards, 1, seen)
-    second = network(tmp_path / "second", shards, 2)
+    first = network(tracked / "first", shards, 1, seen)
+    second = network(tracked / "second", shards, 2)
     own = {"classes": tuple(shards.classes), "calibration": None}
-    propose(tmp_path, model_folder, "d1", says=evidence(**own), checkpoint=first)
+    propose(tracked, model_folder, "d1", says=evidence(**own), checkpoint=first)
     rows = shards.rows("val")
     right = np.ones(len(rows), np.float32)
     says = evidence(
         **own, validation_digest=digest_of_split(shards, "val"), seed=2, validation_images=len(rows)
     )
     given = Answers(np.sort(shards.labels(rows)), {2: right})
-    propose(tmp_path, model_folder, "d2", says=says, given=given, checkpoint=second)
-    return tmp_path
+    propose(tracked, model_folder, "d2", says=says, given=given, checkpoint=second)
+    return tracked
 
 
 def command(project: Path, *words: str) -> Any:
