@@ -42,17 +42,10 @@ def run(stage: Stage, params: BatchParams, *, answers: Path) -> None:
             raise DatasetError(f"images: {params.images!r} is no folder and no address")
         tree = open_tree(place)
         files = prediction.images_in(tree)
-        found = prediction.answers(
-            deployed.to(device),
-            list(files),
-            params.batch_size,
-            device,
-            read=lambda path: tree.read(files[path]),
-            mean_bytes=float("inf") if "://" in params.images else None,
-        )
+        found = prediction.answers_in(deployed.to(device), tree, files, params.batch_size, device)
         rows = (
-            prediction.as_row(one, meta, params.top)
-            for one in tracked(found, "predict", len(files), unit="image")
+            {**prediction.as_row(one, meta, params.top), "path": path}
+            for path, one in tracked(found, "predict", len(files), unit="image")
         )
         with new_file(answers) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             counts = prediction.write_rows(rows, file)

@@ -43,7 +43,8 @@ def inspect(
 
     Raises:
         CheckpointError: If it does not know what it was trained on.
-        ConfigError: If these are other shards, or an image may have several labels.
+        ConfigError: If these are other shards, an image may have several labels, or the folder
+            holds something else.
     """
     import numpy as np
 
@@ -55,6 +56,8 @@ def inspect(
     from bigtransfer.report.inspection import inspection_page
     from bigtransfer.storage import as_csv, new_folder
 
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / Inspection.FILE).is_file():
+        raise ConfigError(f"{str(folder)!r} holds other files; name a new or an empty folder")
     meta = read_tuned_meta(checkpoint)
     if meta.multi_label:
         raise ConfigError("an image may have several labels here; only single labels are inspected")
@@ -150,6 +153,8 @@ def _frozen(
         upstream = _PRETRAINED if digest_of(_PRETRAINED) == meta.upstream_digest else None
     if upstream is None:
         return load_checkpoint(checkpoint)[0], "model"
+    if not upstream.is_dir():
+        raise ConfigError(f"upstream {str(upstream)!r} is no checkpoint folder")
     if meta.upstream_digest and digest_of(upstream) != meta.upstream_digest:
         raise ConfigError(
             f"{str(upstream)!r} is not the network that the model began with, whose digest is "

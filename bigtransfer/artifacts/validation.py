@@ -78,6 +78,7 @@ class ManifestFacts(Part):
     """Of the splits that were made; None: the data bring all, or it was not noted before then."""
     left_out: tuple[LeftOut, ...] = ()
     """The first of the images that are not used; all of the rejected are in `quarantine.csv`."""
+    left_out_in_all: int = 0
 
 
 class ValidationReport(Artifact):

@@ -75,13 +75,17 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _shards(given: str | None, checkpoint: Path) -> Place:
+    from bigtransfer import config
     from bigtransfer.model.checkpoint import read_tuned_meta
     from bigtransfer.storage.s3 import S3Path
 
     if given is not None:
         return S3Path.parse(given) if given.startswith("s3://") else Path(given)
-    task = read_tuned_meta(checkpoint).task
-    places = [checkpoint.parent / "shards", Path("artifacts") / "datasets" / task / "shards"]
+    dataset = task = read_tuned_meta(checkpoint).task
+    if Path("params.yaml").is_file():
+        known = config.load(Path("params.yaml")).tasks
+        dataset = known[task].dataset if task in known else task
+    places = [checkpoint.parent / "shards", Path("artifacts") / "datasets" / dataset / "shards"]
     for place in places:
         if place.is_dir():
             return place

@@ -386,7 +386,7 @@ class BatchParams(Section):
     model: Annotated[str, Field(min_length=1)]
     """`models:/<name>@<alias>`, or a folder that the task sees."""
     images: Annotated[str, Field(min_length=1)]
-    """`s3://…`, `dvc://…`, or a folder that the task sees."""
+    """`s3://…`, or a folder that the task sees."""
     top: Positive = 1
     """Guesses per image."""
     batch_size: Positive = 64

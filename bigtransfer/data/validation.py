@@ -68,6 +68,7 @@ def validate(
         revision=dvc_revision(root),
         split_seed=rules.seed if checked.made else None,
         left_out=_left_out(checked, rules.exclude),
+        left_out_in_all=len(rules.exclude) + checked.counts.rejected,
     )
     usable = checked.table.filter(checked.table["fault"].is_null())
     manifest.write_manifest(manifest_path, usable, facts)

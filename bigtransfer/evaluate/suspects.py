@@ -18,6 +18,8 @@ from bigtransfer.model.resnet import ResNetV2
 _BATCH = 64
 MOST_IMAGES = 100_000
 """That are looked at; of more, a random part."""
+_MOST_NUMBERS = 160_000_000
+"""Features of all images together; the head takes some 25 bytes for each."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,9 @@ def find_suspects(
         crop: Side of the square that it takes, pixels.
         device: To run on.
     """
-    if len(rows) > MOST_IMAGES:
-        rows = np.sort(np.random.default_rng(0).choice(rows, MOST_IMAGES, replace=False))
+    most = min(MOST_IMAGES, _MOST_NUMBERS // networks[0].num_features)
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
     workers = decoding_workers(device.type == "cuda")
     squares = Squares(shards, rows, crop, workers=workers)
     frozen, tuned = (

@@ -145,8 +145,9 @@ def _all_pairs(own: NDArray[np.bool_]) -> float:
 
 def _pairs(given: NDArray[np.int64], said: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     """Return for each class how many pairs of its doubted images are said to be of two classes."""
-    table = np.zeros((classes, classes), np.int64)
-    np.add.at(table, (given, said), 1)
-    np.fill_diagonal(table, 0)
-    pairs: NDArray[np.int64] = (table.sum(axis=1) ** 2 - (table**2).sum(axis=1)) // 2
+    other = given != said
+    keys, counts = np.unique(given[other] * classes + said[other], return_counts=True)
+    own = np.bincount(given[other], minlength=classes)
+    alike = np.bincount(keys // classes, counts**2, minlength=classes).astype(np.int64)
+    pairs: NDArray[np.int64] = (own**2 - alike) // 2
     return pairs

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import TextIO
 
@@ -29,11 +30,11 @@ from bigtransfer.data.decoding import (
     useful_threads,
 )
 from bigtransfer.data.transforms import resize_into
-from bigtransfer.errors import ConfigError, DatasetError
+from bigtransfer.errors import ConfigError, DatasetError, StorageError
 from bigtransfer.model.cuda_graph import Forward, replayed
 from bigtransfer.model.inference import to_network
 from bigtransfer.serve.deployed import Deployed
-from bigtransfer.storage.tree import Tree, is_litter
+from bigtransfer.storage.tree import Tree, TreeFile, is_litter
 from bigtransfer.storage.trees import walk
 
 NOT_CALIBRATED = "not calibrated"
@@ -83,20 +84,37 @@ def image_files(places: Iterable[Path]) -> list[Path]:
     return files
 
 
-def images_in(tree: Tree) -> dict[Path, str]:
-    """Return the images of a tree, by name: path to show -> path in the tree.
+def images_in(tree: Tree) -> list[TreeFile]:
+    """Return the files of a tree that are named like images, in order.
 
     Raises:
         DatasetError: If there is none.
     """
-    found = {
-        Path(one.path): one.path
-        for one in tree.contents().files
-        if one.path.lower().endswith(_IMAGE_SUFFIXES)
-    }
+    files = tree.contents().files
+    found = [one for one in files if one.path.lower().endswith(_IMAGE_SUFFIXES)]
     if not found:
         raise DatasetError(f"there is no image at {tree.address!r}")
     return found
+
+
+def answers_in(
+    deployed: Deployed, tree: Tree, files: list[TreeFile], batch_size: int, device: torch.device
+) -> Iterator[tuple[str, Answer]]:
+    """Yield path and answer of each file of a tree, as `answers` does; paths are as listed."""
+
+    def read(number: Path) -> bytes:
+        file = files[int(number.name)]
+        if file.fault:
+            raise OSError(0, file.fault)
+        return tree.read(file.path)
+
+    # By their numbers: a path of a bucket need not be one of a file system (`a//b.jpg`).
+    numbers = [Path(str(number)) for number in range(len(files))]
+    # Over a network threads wait for answers, not for the decoder.
+    is_remote = "://" in tree.address
+    mean_bytes = inf if is_remote else float(np.mean([file.bytes for file in files]))
+    found = answers(deployed, numbers, batch_size, device, read=read, mean_bytes=mean_bytes)
+    yield from zip((file.path for file in files), found, strict=True)
 
 
 def _images_below(folder: Path, loops: list[Path]) -> Iterator[Path]:
@@ -237,6 +255,8 @@ def _read_into(
         return str(error)
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
+    except StorageError as error:  # it is gone, or another than was listed
+        return f"cannot be read: {error}"
     return None
 
 

@@ -14,8 +14,11 @@ def dvc_revision(data: Path) -> str:
     Args:
         data: File or folder; `<data>.dvc` stands beside it.
     """
-    path = data.with_name(data.name + ".dvc")
-    if not path.is_file():
+    data = data.absolute()
+    path = data.parent / f"{data.name}.dvc"
+    if not data.name or not path.is_file():
         return ""
-    found = _MD5.search(path.read_text("utf-8", "replace"))
+    # Before `outs:` stands the digest of where it was imported from.
+    _, _, outs = path.read_text("utf-8", "replace").partition("outs:")
+    found = _MD5.search(outs)
     return found[1] if found else ""

@@ -237,8 +237,13 @@ def create(s3: Any, data: bytes, place: S3Path) -> bool:
         try:
             s3.put_object(Bucket=place.bucket, Key=place.key, Body=data, IfNoneMatch="*")
         except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
+            code = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if code == 412:
                 return False
+            if code == 501:
+                raise StorageError(
+                    f"{place}: the storage cannot write on a condition (If-None-Match)"
+                ) from error
             raise
     return True
 

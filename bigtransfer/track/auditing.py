@@ -27,7 +27,9 @@ def audited(
         models = [model_of(client, name) for name in names] or [
             model
             for model in all_models(client)
-            if CHAMPION in model.aliases or last_record(model.tags or {})[0]
+            if CHAMPION in model.aliases
+            or last_record(model.tags or {})[0]
+            or any(copy.texts for copy in Copies.of(project, model.name, records_at).read())
         ]
         found = {}
         for model in models:

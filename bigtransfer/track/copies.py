@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from bigtransfer.errors import TrackingError
+from bigtransfer.errors import StorageError, TrackingError
 from bigtransfer.storage.s3 import S3Path, client, create, download, names_below
 from bigtransfer.track.address import home_of
 from bigtransfer.track.records import Copy, Record
+
+_PROBE = "write-once"
+"""Empty object by which it is tried whether the storage writes, and never twice."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,14 @@ class Copies:
         """Say before anything moves whether a record could be added; raises as `add` does."""
         if self.bucket is None:
             return
+        # The second attempt must be refused: else the storage would write over what is there.
+        probe = self.bucket / _PROBE
+        create(client(), b"", probe)
+        if create(client(), b"", probe):
+            raise StorageError(
+                f"{self.bucket}: the storage writes over what is there (it ignores If-None-Match), "
+                "so register.records_at cannot keep records there"
+            )
         place = self._object(record)
         there = download(client(), place)
         if there is not None and there != record.text().encode():
@@ -77,17 +87,20 @@ class Copies:
     def read(self) -> Iterator[Copy]:
         """Yield the copies that there are; raises as `add` does."""
         if self.file.is_file():
-            lines = self.file.read_text("utf-8").splitlines()
-            yield Copy(self.file.name, dict(_numbered(lines)), has_all=False)
+            lines = enumerate(self.file.read_text("utf-8").splitlines(), start=1)
+            named = [(f"line {number}", line) for number, line in lines]
+            yield _copy(self.file.name, named, has_all=False)
         if self.bucket is not None:
-            names = names_below(client(), self.bucket)
-            found = [download(client(), self.bucket / name) or b"" for name in names]
-            texts = [text.decode("utf-8", "replace") for text in found]
-            yield Copy(str(self.bucket), dict(_numbered(texts)), has_all=True)
+            found = [
+                (name, (download(client(), self.bucket / name) or b"").decode("utf-8", "replace"))
+                for name in names_below(client(), self.bucket)
+                if name != _PROBE
+            ]
+            yield _copy(str(self.bucket), found, has_all=True)
 
     def _object(self, record: Record) -> S3Path:
         assert self.bucket is not None
-        return self.bucket / f"{record.number:06d}.json"
+        return self.bucket / _name_of(record.number)
 
 
 def _taken(record: Record, place: S3Path) -> TrackingError:
@@ -97,7 +110,26 @@ def _taken(record: Record, place: S3Path) -> TrackingError:
     )
 
 
-def _numbered(lines: list[str]) -> Iterator[tuple[int, str]]:
-    for line in lines:
-        with suppress(ValidationError):
-            yield Record.model_validate_json(line).number, line
+def _copy(name: str, texts: list[tuple[str, str]], *, has_all: bool) -> Copy:
+    """Return a copy of what lies at some places: object or line -> text.
+
+    What is no record, stands under another number, or is a second record of one number is foreign:
+    it must not stand for the record that is there.
+    """
+    known: dict[int, str] = {}
+    foreign = []
+    for place, text in texts:
+        try:
+            number = Record.model_validate_json(text).number
+        except ValidationError:
+            foreign.append(place)
+            continue
+        right = not has_all or place == _name_of(number)
+        if right and known.setdefault(number, text) == text:
+            continue
+        foreign.append(place)
+    return Copy(name, known, has_all=has_all, foreign=tuple(foreign))
+
+
+def _name_of(number: int) -> str:
+    return f"{number:06d}.json"

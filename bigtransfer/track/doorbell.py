@@ -12,8 +12,9 @@ import hashlib
 import hmac
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -22,13 +23,13 @@ from bigtransfer.errors import ConfigError
 SECRET = "BIGTRANSFER_WEBHOOK_SECRET"
 """Environment variable: the secret that the webhook was made with."""
 _OLDEST_SECONDS = 300
-_LONGEST_BODY = 1 << 20
+_LONGEST_BODY, _DIGITS = 1 << 20, 12
 _SECONDS_TO_SAY_IT = 5
 _ID, _TIME, _SIGNATURE = "X-MLflow-Delivery-Id", "X-MLflow-Timestamp", "X-MLflow-Signature"
 _VERSION = "v1,"
 
 
-def is_genuine(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
+def is_genuine(secret: str, headers: Message, body: bytes, now: float) -> bool:
     """Say whether MLflow signed a delivery, and did so just now.
 
     The signature is HMAC-SHA256 of `<id>.<timestamp>.<body>` (MLflow 3, after Standard Webhooks).
@@ -39,8 +40,8 @@ def is_genuine(secret: str, headers: Mapping[str, str], body: bytes, now: float)
         body: Of the request.
         now: Seconds since the epoch.
     """
-    stamp, signature = headers.get(_TIME, ""), headers.get(_SIGNATURE, "")
-    if not (stamp.isascii() and stamp.isdigit()) or not signature.startswith(_VERSION):
+    stamp, signature = str(headers.get(_TIME, "")), str(headers.get(_SIGNATURE, ""))
+    if not _is_number(stamp) or not signature.startswith(_VERSION):
         return False
     if abs(now - int(stamp)) > _OLDEST_SECONDS:
         return False
@@ -51,6 +52,17 @@ def is_genuine(secret: str, headers: Mapping[str, str], body: bytes, now: float)
     except (binascii.Error, ValueError):
         return False
     return hmac.compare_digest(wanted, found)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep quiet of connections that broke: whoever can reach the port could fill the log."""
 
 
 @contextmanager
@@ -76,11 +88,11 @@ def doorbell(host: str, port: int, secret: str) -> Iterator[tuple[threading.Even
         def do_POST(self) -> None:
             """Take a delivery."""
             length = self.headers.get("Content-Length", "")
-            if not (length.isascii() and length.isdigit()) or int(length) > _LONGEST_BODY:
+            if not _is_number(length) or int(length) > _LONGEST_BODY:
                 self._answer(413)
                 return
             body = self.rfile.read(int(length))
-            if not is_genuine(secret, dict(self.headers.items()), body, time.time()):
+            if not is_genuine(secret, self.headers, body, time.time()):
                 self._answer(401)
                 return
             rung.set()
@@ -95,13 +107,12 @@ def doorbell(host: str, port: int, secret: str) -> Iterator[tuple[threading.Even
             """Keep quiet: whoever can reach the port could fill the log."""
 
     try:
-        server = ThreadingHTTPServer((host, port), Handler)
+        server = _Quiet((host, port), Handler)
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"cannot listen at {host}:{port}: {getattr(error, 'strerror', None) or error}; name "
             "another address with --listen"
         ) from error
-    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="doorbell", daemon=True)
     thread.start()
     try:

@@ -175,8 +175,8 @@ def _source(facts: ManifestFacts) -> dict[str, str]:
     )
     if facts.left_out:
         named = "; ".join(f"{one.path}: {one.reason}" for one in facts.left_out)
-        more = facts.counts.rejected > len(facts.left_out)
-        found["left out"] = f"{named}{'; and more, in quarantine.csv' if more else ''}"
+        more = facts.left_out_in_all - len(facts.left_out)
+        found["left out"] = f"{named}{f'; and {more:,} more' if more > 0 else ''}"
     return found
 
 

@@ -6,7 +6,7 @@ there is a champion to compare with is numpy needed: the image of `register` has
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from bigtransfer.artifacts.evidence import Evidence
@@ -129,8 +129,20 @@ def comparison_of(contender: Contender, champion: Contender) -> Gain | str:
         return f"{theirs}; `bigtransfer measure` runs {champion.name} on its images"
     paired = _paired(contender.answers, theirs)
     if paired is None:
-        return f"no seed of it is one of {champion.name}'s, or too few images are left"
-    return gain(*paired[:2])
+        return f"{champion.name} was trained on too many of its validation images"
+    first, second, _ = paired
+    # Of few images that all agree nobody can say how sure they are: a pair more each way.
+    surely = gain(*_with_a_pair_each_way(first, second))
+    return replace(surely, images=first.shape[1])
+
+
+def _with_a_pair_each_way(
+    first: NDArray[np.float32], second: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    import numpy as np
+
+    one, other = (np.array([pair] * len(first), np.float32) for pair in ([1, 0], [0, 1]))
+    return np.hstack([first, one]), np.hstack([second, other])
 
 
 def _answers_of(champion: Contender, contender: Contender) -> Answers | str:
@@ -142,7 +154,10 @@ def _answers_of(champion: Contender, contender: Contender) -> Answers | str:
     elif champion.answers is None:
         why = f"{champion.name} was trained on its validation images (train_on)"
     elif champion.evidence.validation_digest == contender.evidence.validation_digest:
-        return champion.answers
+        assert contender.answers is not None
+        if champion.answers.scores.keys() & contender.answers.scores.keys():
+            return champion.answers
+        why = f"no seed of it is one of {champion.name}'s"
     measured = contender.measured_against(champion)
     return measured[1] if measured is not None and measured[1] is not None else why
 
@@ -254,9 +269,7 @@ def _class_floor(rules: GateRules, contender: Contender, champion: Contender | N
     for label in known:
         own = labels == label
         first, second = (of_all[:, own] for of_all in scores)
-        # A pair more each way: of few images that all agree nobody can say how sure they are.
-        padded = np.array([[1.0, 0.0]] * len(first)), np.array([[0.0, 1.0]] * len(first))
-        found = gain(np.hstack([first, padded[0]]), np.hstack([second, padded[1]]))
+        found = gain(*_with_a_pair_each_way(first, second))
         highest = found.mean + found.quantile(1 - 0.025 / len(known)) * found.error
         fall = float(second.mean() - first.mean())
         if highest < 0 and (worst is None or fall < worst[0]):

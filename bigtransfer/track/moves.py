@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from bigtransfer.errors import TrackingError, did_you_mean
 from bigtransfer.track.copies import Copies
 from bigtransfer.track.gates import Gate
@@ -172,12 +174,22 @@ def _carry_out_withdrawal(client: Any, model: Any, record: Record) -> None:
 
 
 def finish(copies: Copies, client: Any, name: str) -> None:
-    """Finish what a killed process had begun; forget it where a person has decided since."""
+    """Finish what a killed process had begun; forget it where a person has decided since.
+
+    Raises:
+        TrackingError: If what is noted of it is no record.
+    """
     model = model_of(client, name)
     text = (model.tags or {}).get(MOVING_TAG)
     if text is None:
         return
-    record = Record.model_validate_json(text)
+    try:
+        record = Record.model_validate_json(text)
+    except ValidationError as error:
+        raise TrackingError(
+            f"the tag {MOVING_TAG} of {name!r} cannot be read: somebody wrote it by hand; look at "
+            "`bigtransfer audit-registry`, then delete the tag in MLflow"
+        ) from error
     if (champion_of(model) or "") in (record.to, record.replaced or ""):
         carry_out(copies, client, model, record)
         return

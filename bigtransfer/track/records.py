@@ -112,6 +112,8 @@ class Copy:
     has_all: bool
     """Whether no record may be missing after its first one. A copy on one of several machines has
     those alone that were written there."""
+    foreign: tuple[str, ...] = ()
+    """What lies there beside the records, by its name."""
 
 
 def faults(model: Any, copies: Iterable[Copy]) -> list[str]:
@@ -161,9 +163,9 @@ def faults(model: Any, copies: Iterable[Copy]) -> list[str]:
 
 def _faults_of(copy: Copy, count: int) -> list[str]:
     """Return what is wrong with a copy of so many records, beside records that differ."""
-    if copy.has_all and count and not copy.texts:
+    if copy.has_all and count and not copy.texts and not copy.foreign:
         return [f"the copy {copy.name} holds no record: it is new, or was emptied"]
-    found = []
+    found = [f"{name} of the copy {copy.name} is no record of that number" for name in copy.foreign]
     if copy.has_all:
         numbers = range(min(copy.texts, default=1), count + 1)
         missing = [number for number in numbers if number not in copy.texts]

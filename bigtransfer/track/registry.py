@@ -53,6 +53,7 @@ def register(
     score: float,
     dataset: dict[str, str],
     description: str,
+    made_in: dict[str, str] | None = None,
     test_digest: str,
     first: Literal["champion", "challenger"],
     rules: GateRules,
@@ -71,6 +72,7 @@ def register(
         metrics: For the run that holds the model.
         score: On the test split; higher is better. Reported, never decided by.
         dataset: `name` and `digest` of the task's shards.
+        made_in: Tags of the environment; a version that is known was made in another.
         description: One line for whoever decides about the version.
         test_digest: Of the test split that `score` was measured on.
         first: What the first version becomes.
@@ -98,7 +100,7 @@ def register(
         # A process killed on the way left a version without an alias, or without any tag.
         unfinished = new or not version.tags or version.tags.get(_ALIASES_TAG) == _PENDING
         if unfinished:
-            _describe(client, version, all_tags, description)
+            _describe(client, version, {**all_tags, **(made_in or {})}, description)
             version = client.get_model_version(name, version.version)
             alias, reason = _propose(project, client, version, first, rules, records_at)
             client.set_model_version_tag(name, version.version, _ALIASES_TAG, _SET)

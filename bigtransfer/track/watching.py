@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bigtransfer.config import GateRules
-from bigtransfer.errors import GateError
+from bigtransfer.errors import BigTransferError, GateError, InfrastructureError
 from bigtransfer.track.address import has_login
 from bigtransfer.track.failures import explained
 from bigtransfer.track.gates import refusal
@@ -18,7 +18,7 @@ from bigtransfer.track.moves import MOVING_TAG
 from bigtransfer.track.promotion import advance, restore
 from bigtransfer.track.records import CANDIDATE, CHAMPION, records_of
 from bigtransfer.track.requests import REQUEST_TAG, login_of, request_of
-from bigtransfer.track.versions import all_models, open_registry
+from bigtransfer.track.versions import MEASURED, all_models, digest_tag, open_registry
 
 _BY_CLICK = "not known (alias candidate, set in MLflow)"
 ByHand = Literal["report", "revert"]
@@ -47,10 +47,13 @@ class Watcher:
         """
         self._records_at = records_at
         self._project, self._rules, self._by_hand, self._say = project, rules, by_hand, say
-        self._judged: set[tuple[str, str, str]] = set()
-        """Model, version and champion that were judged and refused: not every time anew."""
+        self._judged: set[tuple[str, str, str, str]] = set()
+        """Model, version, champion and what both were measured at, that were judged and refused:
+        not every time anew."""
         self._awaited: set[tuple[str, str]] = set()
         """Candidates of a server with login that nobody is noted for yet."""
+        self._failed: dict[str, str] = {}
+        """Model -> what was last said of it that could not be done."""
         self._reported: set[tuple[str, str]] = set()
 
     def look(self) -> None:
@@ -62,10 +65,20 @@ class Watcher:
         """
         with explained(self._project, "could not be watched"):
             client = open_registry(self._project)
+            away: InfrastructureError | None = None
             for model in all_models(client):
-                self._champion_by_hand(client, model)
-                if CANDIDATE in model.aliases:
-                    self._candidate(client, client.get_registered_model(model.name))
+                try:
+                    self._champion_by_hand(client, model)
+                    if CANDIDATE in model.aliases:
+                        self._candidate(client, client.get_registered_model(model.name))
+                except InfrastructureError as error:
+                    away = error
+                except BigTransferError as error:  # of one model; the others have their turn
+                    if self._failed.get(str(model.name)) != str(error):
+                        self._say(str(error))
+                    self._failed[str(model.name)] = str(error)
+            if away is not None:
+                raise away
 
     def _candidate(self, client: Any, model: Any) -> None:
         name, aliases = str(model.name), model.aliases
@@ -74,7 +87,9 @@ class Watcher:
         version, champion = str(aliases[CANDIDATE]), str(aliases.get(CHAMPION, ""))
         own = client.get_model_version(name, version)
         asked = request_of(own)
-        if asked is None and (name, version, champion) in self._judged:
+        measured = (own.tags or {}).get(digest_tag(MEASURED), "")
+        judged = name, version, champion, measured
+        if asked is None and judged in self._judged:
             return
         login = login_of(model, CANDIDATE, version)
         if login is None and has_login() and (name, version) not in self._awaited:
@@ -96,7 +111,7 @@ class Watcher:
         if not found.gates:
             client.delete_registered_model_alias(name, CANDIDATE)  # it is the champion already
         elif (closed := refusal(found.gates)) is not None:
-            self._judged.add((name, version, champion))
+            self._judged.add(judged)
             self._say(f"{name} version {version} is refused: {closed}")
         else:
             was = f", version {found.replaced} is previous" if found.replaced else ""

@@ -62,12 +62,16 @@ class Runtime(MLModel):  # type: ignore[misc]
             raise InferenceError(f"one input {_IMAGE!r} is wanted, of type BYTES; it has {names}")
         if given[0].datatype != "BYTES":
             raise InferenceError(f"{_IMAGE!r} is of type {given[0].datatype}, not BYTES")
-        table = pd.DataFrame({_IMAGE: pd.Series(StringCodec.decode_input(given[0]), dtype=object)})
         asked = payload.parameters.model_dump() if payload.parameters else {}
-        params = {_TOP: int(asked[_TOP])} if _TOP in asked else None
+        top = asked.get(_TOP, 1)
+        if isinstance(top, bool) or not isinstance(top, int):
+            raise InferenceError(f"parameter {_TOP!r} is {top!r}; it must be a whole number")
+        params = {_TOP: top} if _TOP in asked else None
         try:
+            texts = StringCodec.decode_input(given[0])
+            table = pd.DataFrame({_IMAGE: pd.Series(texts, dtype=object)})
             found = await asyncio.to_thread(self._model.predict, table, params=params)
-        except (MlflowException, ValueError) as error:
+        except (MlflowException, TypeError, ValueError) as error:
             raise InferenceError(str(getattr(error, "message", error))) from error
         return InferenceResponse(
             model_name=self.name,

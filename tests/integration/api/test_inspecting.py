@@ -74,6 +74,18 @@ def test_it_ranks_the_images_that_the_model_was_trained_on_and_no_others(
     assert alone.features_of == "model"
 
 
+def test_a_folder_with_other_files_is_left_alone(place: Path, tmp_path: Path) -> None:
+    shards = open_shards(place)
+    own = network(tmp_path / "model", shards, shards.origin_digests(shards.rows("train")))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.txt").write_text("mine")
+    with pytest.raises(BigTransferError, match="holds other files; name a new or an empty folder"):
+        inspect(own, tmp_path / "mine", shards=place)
+    assert (tmp_path / "mine" / "report.txt").read_text() == "mine"
+    for _ in range(2):  # what an inspection wrote is replaced
+        inspect(own, tmp_path / "out", shards=place)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [({"trained_on": None}, "does not say which images it was trained on; fine-tune again"),

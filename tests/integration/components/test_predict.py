@@ -63,13 +63,26 @@ def test_every_image_has_a_row_and_one_that_cannot_be_read_says_so(
     assert [row["fault"] for row in rows[:3]] == ["", "", ""]
 
 
+def test_paths_of_a_bucket_are_said_as_they_are_there(tuned: Path, tmp_path: Path, s3: Any) -> None:
+    photos(tmp_path / "photos")
+    data = (tmp_path / "photos" / "a" / "0.png").read_bytes()
+    keys = ["odd//b.png", "odd/b.png", "odd/c d.png"]
+    for key in keys:
+        s3.put_object(Bucket="photos", Key=key, Body=data)
+    done = predict(tmp_path, model=str(tuned), images="s3://photos/odd")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "answers.csv").open(newline="") as file:
+        found = [row["path"] for row in csv.DictReader(file)]
+    assert sorted(found) == sorted(key.removeprefix("odd/") for key in keys)
+
+
 @pytest.mark.parametrize(
     ("params", "said"),
     [({"images": "nowhere"}, "is no folder and no address"),
      ({"images": "empty"}, "there is no image at"),
      ({"images": "s3://photos/none"}, "s3://photos/none"),
      ({"images": "empty", "top": 0}, "top"),
-     ({"images": "empty", "model": "models:/none@champion"}, "models:/none@champion")],
+     ({"images": "empty", "model": "models:/none@champion"}, "or set MLFLOW_TRACKING_URI")],
 )  # fmt: skip
 def test_what_cannot_be_looked_at_is_one_line(
     params: dict[str, Any], said: str, tuned: Path, tmp_path: Path, s3: Any

@@ -47,7 +47,7 @@ def test_each_record_is_an_object_of_its_own(two: Path, s3: Any) -> None:
     rollback(two, NAME, by="ada (claimed)", because="", records_at=AT)
     withdraw(two, NAME, "2", by="ada (claimed)", because="a picture must go", records_at=AT)
     wanted = [f"audit/{NAME}/{number:06d}.json" for number in (1, 2, 3, 4)]
-    assert names(s3) == wanted
+    assert names(s3) == [*wanted, f"audit/{NAME}/write-once"]
     texts = [s3.get_object(Bucket="photos", Key=key)["Body"].read() for key in wanted]
     kinds = [Record.model_validate_json(text).kind for text in texts]
     assert kinds == ["first", "promote", "rollback", "withdraw"]
@@ -81,6 +81,40 @@ def test_records_that_were_cut_off_everywhere_else_are_found(two: Path, client: 
     (copy,) = (two / ".work" / "registry").glob("*.jsonl")
     copy.write_text(copy.read_text().splitlines(keepends=True)[0])
     assert f"the copy {AT}/{NAME} goes on to record 2, the model to 1" in wrong(two)
+
+
+def test_an_object_beside_does_not_stand_for_a_record(two: Path, client: Any, s3: Any) -> None:
+    go(two)
+    forge(two, client)
+    forged = client.get_registered_model(NAME).tags["bigtransfer.record.000002"].encode()
+    for name in ("000002x.json", "0000020.json"):
+        s3.put_object(Bucket="photos", Key=f"audit/{NAME}/{name}", Body=forged)
+    found = wrong(two)
+    assert f"record 2 is not the one of the copy {AT}/{NAME}" in found
+    assert f"000002x.json of the copy {AT}/{NAME} is no record of that number" in found
+    (copy,) = (two / ".work" / "registry").glob("*.jsonl")
+    copy.write_text(copy.read_text() + "no record\n")
+    assert f"line 3 of the copy {copy.name} is no record of that number" in wrong(two)
+
+
+def test_a_model_that_was_stripped_of_all_tags_is_audited_by_its_copy(
+    two: Path, client: Any
+) -> None:
+    go(two)
+    for tag in client.get_registered_model(NAME).tags:
+        client.delete_registered_model_tag(NAME, tag)
+    client.delete_registered_model_alias(NAME, "champion")
+    assert "record 1 is missing" in audited(two, [], AT)[NAME][1]
+
+
+def test_a_storage_that_writes_over_what_is_there_is_refused_before_anything_moves(
+    two: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = aliases(client)
+    monkeypatch.setattr(copies, "create", lambda *_: True)
+    with pytest.raises(StorageError, match="ignores If-None-Match"):
+        go(two)
+    assert aliases(client) == before
 
 
 def test_an_object_that_was_taken_away_is_named(two: Path, s3: Any) -> None:
@@ -136,9 +170,16 @@ def test_a_kill_around_the_copy_is_made_up_for(
     def die(*_: Any) -> None:
         raise KilledError
 
+    create = copies.create
+
+    def die_at_the_record(s3: Any, data: bytes, place: Any) -> bool:
+        if data:
+            raise KilledError
+        return create(s3, data, place)
+
     with monkeypatch.context() as dying:
         if step == "before the copy":
-            dying.setattr(copies, "create", die)
+            dying.setattr(copies, "create", die_at_the_record)
         else:
             dying.setattr(moves, "append", die)
         with pytest.raises(KilledError):

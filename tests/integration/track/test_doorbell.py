@@ -54,6 +54,23 @@ def test_a_genuine_delivery_rings_and_one_that_comes_twice_too() -> None:
             rung.clear()
 
 
+def test_names_of_headers_may_be_written_small_as_proxies_do() -> None:
+    small = {name.lower(): value for name, value in signed().items()}
+    with doorbell("127.0.0.1", 0, SECRET) as (rung, port):
+        assert post(port, small) == 204
+        assert rung.is_set()
+
+
+def test_a_broken_request_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with doorbell("127.0.0.1", 0, SECRET) as (rung, port):
+        assert post(port, {**signed(), "X-MLflow-Timestamp": "1" * 5000}) == 401
+        with socket.create_connection(("127.0.0.1", port)) as broken:
+            broken.sendall(b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n")
+            assert b" 413 " in broken.recv(100)
+        assert not rung.is_set()
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     "headers",
     [{}, signed(secret="another"), signed(over=b"other"), signed(at=time.time() - 3600),

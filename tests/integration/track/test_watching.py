@@ -56,6 +56,34 @@ def test_a_candidate_that_is_refused_is_told_of_once_and_judged_anew_when_it_mat
     assert "version 2 is champion" in said[1]
 
 
+def test_a_candidate_that_was_measured_since_is_judged_anew(
+    two: Path, model_folder: Path, client: Any
+) -> None:
+    propose(two, model_folder, "d3", 0.68)
+    client.set_registered_model_alias(NAME, "candidate", "3")
+    own, said = watcher(two)
+    own.look()
+    client.set_model_version_tag(NAME, "3", "bigtransfer.measured_digest", "another")
+    own.look()
+    assert len(said) == 2
+
+
+def test_one_model_that_cannot_be_judged_leaves_the_others_their_turn(
+    two: Path, model_folder: Path, client: Any
+) -> None:
+    propose(two, model_folder, "e1", 0.7, name="a first one")
+    propose(two, model_folder, "e2", 0.8, name="a first one")
+    broken = "bigtransfer.moving"
+    client.set_registered_model_tag("a first one", broken, "{}")
+    for name in ("a first one", NAME):
+        client.set_registered_model_alias(name, "candidate", "2")
+    own, said = watcher(two)
+    own.look()
+    own.look()
+    assert len(said) == 2
+    assert f"{NAME} version 2 is champion, version 1 is previous" in said
+
+
 def test_the_champion_itself_is_no_candidate(two: Path, client: Any) -> None:
     client.set_registered_model_alias(NAME, "candidate", "1")
     own, said = watcher(two)

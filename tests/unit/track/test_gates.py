@@ -144,7 +144,28 @@ def test_images_that_the_champion_was_trained_on_are_left_out_of_the_comparison(
     assert gate.reason.endswith("(v1 may have been trained on some of them: nobody noted which)")
     all_of_them = np.full(IMAGES, np.nan, np.float32)
     none = replace(contender, measured=(facts, Answers(kept.labels, {0: all_of_them})))
-    assert "too few images are left" in closed(none, GateRules(), FIRST)["compare"]
+    assert "was trained on too many of its" in closed(none, GateRules(), FIRST)["compare"]
+
+
+@pytest.mark.parametrize("compare", ["not_worse", "better"])
+def test_few_images_that_are_left_prove_nothing(compare: Any) -> None:
+    facts, kept = measured(0.8, left_out=IMAGES - 3)
+    heard = np.arange(IMAGES) < 3
+    theirs = np.where(heard, 0 if compare == "better" else 1, np.nan).astype(np.float32)
+    mine = Answers(kept.labels, {0: np.ones(IMAGES, np.float32)})
+    contender = replace(
+        OTHER_SPLIT, answers=mine, measured=(facts, Answers(kept.labels, {0: theirs}))
+    )
+    found = closed(contender, GateRules(compare=compare), FIRST)
+    assert "on 3 validation images" in found["compare"]
+
+
+def test_a_measurement_counts_where_the_split_is_one_and_no_seed_is() -> None:
+    contender = replace(GOOD, answers=answers(0.83, (7,)), evidence=evidence(seed=7))
+    assert "`bigtransfer measure`" in closed(contender, GateRules(), FIRST)["compare"]
+    facts = measured(0.8, validation_digest="v" * 64)[0]
+    run = replace(contender, measured=(facts, answers(0.8, (7,))))
+    assert not closed(run, GateRules(), FIRST)
 
 
 def test_a_slow_model_fails_the_gate_of_latency_alone() -> None:
