@@ -79,8 +79,8 @@ def test_good_photos_pass_both_stages(project: Path) -> None:
     ("change", "code", "message"),
     [
         (remove_all, 2, "--dataset 'photos' does not exist"),
-        (loose_images, 2, "photos"),
-        (empty_class, 3, "class_3"),
+        pytest.param(loose_images, 2, "photos", marks=pytest.mark.long),
+        pytest.param(empty_class, 3, "class_3", marks=pytest.mark.long),
         (truncated, 3, "class_1/4.png"),
         (one_class, 3, "2"),
     ],

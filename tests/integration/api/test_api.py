@@ -168,6 +168,7 @@ def test_all_names_have_docstrings_with_what_they_raise_and_importing_is_light()
     assert not {"torch", "numpy", "pandas", "pyarrow", "mlflow"} & set(run.stdout.split())
 
 
+@pytest.mark.long
 def test_the_notebook_runs(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -82,7 +82,7 @@ def test_paths_of_a_bucket_are_said_as_they_are_there(tuned: Path, tmp_path: Pat
      ({"images": "empty"}, "there is no image at"),
      ({"images": "s3://photos/none"}, "s3://photos/none"),
      ({"images": "empty", "top": 0}, "top"),
-     ({"images": "empty", "model": "models:/none@champion"}, "or set MLFLOW_TRACKING_URI")],
+     ({"images": "empty", "model": "models:/none@champion"}, "MLflow")],
 )  # fmt: skip
 def test_what_cannot_be_looked_at_is_one_line(
     params: dict[str, Any], said: str, tuned: Path, tmp_path: Path, s3: Any

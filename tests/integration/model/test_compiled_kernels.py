@@ -121,7 +121,10 @@ def shapes(channels: int) -> Iterator[tuple[Values, Values]]:
             yield {**values, "merged": 0, "S": 1}, {**constants, **on_chip}
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(n, marks=() if n == 90 else pytest.mark.long) for n in ARCHITECTURES],
+)
 @pytest.mark.parametrize("name", CONSTANTS)
 def test_a_kernel_compiles_for_every_kind_of_integer(name: str, architecture: int) -> None:
     own = sorted(NUMBERS & set(kernel_named(name).arg_names))

@@ -76,7 +76,7 @@ def command(project: Path, *words: str) -> Any:
 def test_a_version_of_another_split_is_compared_after_it_was_measured(
     two: Path, place: Path, client: Any
 ) -> None:
-    rules = GateRules(calibration=None, latency=50)
+    rules = GateRules(calibration=None, latency=50, margin=0.9)  # of four images
     with pytest.raises(GateError, match="`bigtransfer measure` runs v1 on its images"):
         promote(two, NAME, "challenger", rules, by="a", because="")
     done = command(two, NAME, "--shards", str(place), "--device", "cpu")

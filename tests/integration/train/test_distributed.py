@@ -46,7 +46,9 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     [
         (by_torchrun, 2, []),
         (forked, 3, ["--micro-batch-size", "2"]),
-        (forked, 3, ["--micro-batch-size", "1", "--parallel", "fsdp"]),
+        pytest.param(
+            forked, 3, ["--micro-batch-size", "1", "--parallel", "fsdp"], marks=pytest.mark.long
+        ),
     ],
 )
 def test_loss_weights_and_momentum_are_those_of_one_process(

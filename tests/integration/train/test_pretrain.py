@@ -166,6 +166,7 @@ except InfrastructureError as error:
 """
 
 
+@pytest.mark.long
 def test_other_normalisation_between_two_starts_is_another_training(
     packed: Path, tmp_path: Path
 ) -> None:

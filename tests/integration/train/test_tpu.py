@@ -58,6 +58,7 @@ print("equal")
 
 
 @pytest.mark.skipif(find_spec("torchax") is None, reason="torchax is not here: make .venv/tpu")
+@pytest.mark.long
 def test_jax_program_does_the_steps_of_the_loop(packed: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(packed)], capture_output=True, text=True, check=False,
