@@ -20,7 +20,7 @@ pytestmark = pytest.mark.xdist_group("kernels")
 
 _TIMES = os.environ.get("BIGTRANSFER_TEST_TIMES")
 DTYPES = ["float32", pytest.param("bfloat16", marks=pytest.mark.long)]
-"""The kernels compute in float32 whatever the dtype; the other is read and written by `make test-long`."""
+"""The kernels compute in float32 whatever they read and write; `make test-long` tries both."""
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton (Linux)")
 
