@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -147,34 +146,32 @@ def test_promote_asks_the_loop_and_says_what_it_decided(
 
 
 def set_alias(page: Any, server: MlflowServer, version: str, alias: str) -> Any:
-    """Give a version an alias by clicks, as a lead does; return the dialog."""
-    # Another version within one page would keep the dialog of the version before, hidden.
-    page.goto("about:blank")
-    page.goto(f"{server.address}/#/models/{NAME}/versions/{version}")
-    page.get_by_text(f"Version {version}", exact=True).first.wait_for(timeout=SECONDS * 1000)
-    dialog = opened(page)
-    dialog.locator("input").first.fill(alias)
-    page.keyboard.press("Enter")
-    dialog.get_by_text(f"@ {alias}").wait_for(timeout=SECONDS * 1000)
-    dialog.get_by_role("button", name="Save aliases").click()
-    return dialog
+    """Give a version an alias by clicks, as a lead does; return the dialog.
 
-
-def opened(page: Any) -> Any:
-    """Open the dialog of a version's aliases. Data that comes late draws the page anew without
-    it (MLflow 3.17), so it is opened until it has stayed for a second."""
+    Data that come late draw MLflow's page anew without the dialog (3.17); then all is begun again,
+    on a page that has been given more time.
+    """
     from playwright.sync_api import Error
 
-    dialog = page.get_by_role("dialog")
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        with contextlib.suppress(Error):
-            page.get_by_title("Edit aliases").first.click(timeout=5_000)  # it has one already
-            dialog.wait_for(timeout=5_000)
-            page.wait_for_timeout(1_000)
-            if dialog.is_visible():
-                return dialog
-    raise AssertionError("the dialog of a version's aliases did not stay open")
+    dialog = page.locator("[role=dialog]:visible").last
+    for attempt in range(6):
+        # Another version within one page would keep the dialog of the version before, hidden.
+        page.goto("about:blank")
+        page.goto(f"{server.address}/#/models/{NAME}/versions/{version}")
+        try:
+            page.get_by_text(f"Version {version}", exact=True).first.wait_for(
+                timeout=SECONDS * 1000
+            )
+            page.wait_for_timeout(500 + 2_000 * attempt)
+            page.get_by_title("Edit aliases").first.click(timeout=10_000)  # it has one already
+            dialog.locator("input").first.fill(alias, timeout=10_000)
+            page.keyboard.press("Enter")
+            dialog.get_by_text(f"@ {alias}").wait_for(timeout=10_000)
+            dialog.get_by_role("button", name="Save aliases").click(timeout=10_000)
+            return dialog
+        except Error as error:
+            last = error
+    raise last
 
 
 def test_by_clicks_a_candidate_becomes_champion_and_champion_is_refused(
@@ -201,7 +198,7 @@ def test_by_clicks_a_candidate_becomes_champion_and_champion_is_refused(
         page.get_by_text("@ champion").first.wait_for(timeout=SECONDS * 1000)
         page.get_by_text("gate.compare").first.wait_for(timeout=SECONDS * 1000)
         shot(page, "promoted")
-        dialog = set_alias(page, login_server, "2", "champion")
+        dialog = set_alias(page, login_server, aliases(client)["previous"], "champion")
         dialog.get_by_text("candidate").first.wait_for(timeout=SECONDS * 1000)
         shot(page, "refused")
         browser.close()
