@@ -3,9 +3,11 @@
 from bigtransfer.config.base import Section
 from bigtransfer.config.cluster import (
     GPU,
+    LAUNCHED,
     PLACED,
     TPU,
     ClusterParams,
+    LaunchParams,
     PoolParams,
     looks_secret,
 )
@@ -48,7 +50,9 @@ __all__ = [
     "EvaluateParams",
     "FinetuneParams",
     "GPU",
+    "LAUNCHED",
     "LAYOUTS",
+    "LaunchParams",
     "MaterializeParams",
     "Params",
     "PLACED",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bigtransfer.config.base import NotNegative, Rate, Section
+from bigtransfer.config.base import NotNegative, Positive, Rate, Section
 from bigtransfer.errors import did_you_mean
 
 PLACED = (
@@ -17,6 +17,8 @@ PLACED = (
 """Components that run on a cluster; each has a pool."""
 _AS_OTHERS = {"fetch_weights": "fetch", "predict": "evaluate"}
 """Components that a placement from before them need not name -> whose pool they get."""
+LAUNCHED = ("pretrain",)
+"""Components that may run on several pods, in a Job that the task waits for."""
 _SPOT_RETRIES = 20
 _RESERVED = ("KFP_RUN_ID", "KFP_RETRY_INDEX", "BIGTRANSFER_")
 GPU, TPU = "nvidia.com/gpu", "google.com/tpu"
@@ -114,10 +116,27 @@ class ClusterParams(Section):
     """User and group of the pods; None: what the namespace gives them (OpenShift's own range)."""
     longest_days: Rate = 30.0
     """A forecast above it is refused."""
+    launcher: Literal["auto", "job", "trainjob", "task"] = "auto"
+    """What upstream training runs in: an Indexed Job or a TrainJob of its own, for which the task
+    waits, or the task's own pod; auto: a Job where shards and checkpoints lie in a bucket."""
+    nodes: dict[str, Positive] = {}
+    """Pods of a component, `pretrain: 8`; each takes what its pool says."""
+    queue: Dns | None = None
+    """Of Kueue, which starts those pods together."""
+    priority_class: Dns | None = None
+    """Of those pods."""
+    training_account: Dns | None = None
+    """Service account of those pods, without any right; None: the namespace's default."""
+    training_runtime: Dns = "torch-distributed"
+    """ClusterTrainingRuntime of a TrainJob."""
 
     def pool_of(self, component: str) -> PoolParams:
         """Return the pool that a component runs on."""
         return self.pools[self.placement.get(component) or self.placement[_AS_OTHERS[component]]]
+
+    def nodes_of(self, component: str) -> int:
+        """Return how many pods a component runs on."""
+        return self.nodes.get(component, 1)
 
     def attempts_of(self, component: str) -> int:
         """Return how often a component is tried at most, where the cluster does as it is asked."""
@@ -139,6 +158,12 @@ class ClusterParams(Section):
         wanted = [name for name in PLACED if name not in _AS_OTHERS]
         if missing := [name for name in wanted if name not in self.placement]:
             raise ValueError(f"placement lacks {', '.join(missing)}")
+        for component in self.nodes:
+            if component not in LAUNCHED:
+                raise ValueError(
+                    f"nodes names {component!r}, which runs on one pod{did_you_mean(component, LAUNCHED)}; "
+                    f"on several: {', '.join(LAUNCHED)}"
+                )
         for component in self.timeout_hours:
             if component not in PLACED:
                 raise ValueError(
@@ -155,3 +180,31 @@ class ClusterParams(Section):
                     "into a Kubernetes secret and name that under cluster.secrets"
                 )
         return self
+
+
+class LaunchParams(Section):
+    """The pods of a launched component: derived from `cluster:`, never typed."""
+
+    launcher: Literal["job", "trainjob"]
+    component: str
+    image: str
+    nodes: Positive
+    processes: Positive
+    """On each node, by `torchrun`."""
+    pool: PoolParams
+    env: dict[Variable, str]
+    told: dict[Variable, str]
+    """Environment of this submission alone."""
+    secrets: dict[Variable, SecretKey]
+    pull_secrets: Annotated[tuple[Dns, ...], Field(strict=False)]
+    run_as: NotNegative | None
+    account: Dns | None
+    priority_class: Dns | None
+    queue: Dns | None
+    runtime: Dns
+    losses: NotNegative
+    """Failures of its own that each node may have."""
+    hours: Rate | None
+    """In all; None: no limit."""
+    grace_seconds: Positive
+    """Between the signal to a pod and its end."""

@@ -149,6 +149,14 @@ class ProbeParams(Section):
 class PretrainParams(Section):
     """Upstream training (section `pretrain`)."""
 
+    RECIPE: ClassVar = (
+        "architecture", "root", "norm", "loss", "head_bias", "batch_size", "momentum",
+        "weight_decay", "precrop", "crop", "augmentation", "flip", "seed", "threads",
+    )  # fmt: skip
+    """What decides the result, beside the schedule and the data."""
+    SCHEDULE: ClassVar = ("epochs", "base_lr", "warmup_steps", "decay_epochs")
+    """What decides the schedule, beside the number of images."""
+
     dataset: Name
     architecture: str
     root: Literal["imagenet", "small"]

@@ -35,10 +35,9 @@ from bigtransfer.storage import (
     verify_folder,
 )
 from bigtransfer.storage.places import Place
+from bigtransfer.storage.pointer import POINTER, pointed_to
 from bigtransfer.storage.s3 import S3Path, client, download
 
-POINTER = "address.json"
-"""File of a folder that stands for shards in a bucket."""
 _OURS = {"index.parquet", "classes.json", ShardsSummary.FILE, MANIFEST_NAME}
 
 
@@ -181,14 +180,16 @@ def write_pointer(folder: Path, place: S3Path) -> None:
         opened.summary.write(partial)
 
 
-def _pointed(folder: Path) -> Shards:
-    verify_folder(folder, DatasetError)
-    facts = read_json(folder / POINTER)
-    opened = _open_bucket(S3Path.parse(facts["address"]))
-    if opened.digest != facts["digest"]:
+def _pointed(folder: Path) -> Shards | None:
+    """Open what a folder stands for; None if it is the shards themselves."""
+    found = pointed_to(folder, DatasetError)
+    if found is None:
+        return None
+    address, digest = found
+    opened = _open_bucket(S3Path.parse(address))
+    if opened.digest != digest:
         raise DatasetError(
-            f"the shards at {facts['address']} are others than {str(folder)!r} points to; run "
-            "`shard` again"
+            f"the shards at {address} are others than {str(folder)!r} points to; run `shard` again"
         )
     return opened
 
@@ -199,9 +200,10 @@ def describe_shards(place: Place) -> tuple[str, ShardsSummary]:
     Raises:
         DatasetError: If they are not complete.
     """
-    if isinstance(place, S3Path) or (place / POINTER).is_file():
-        opened = _open_bucket(place) if isinstance(place, S3Path) else _pointed(place)
+    opened = _open_bucket(place) if isinstance(place, S3Path) else _pointed(place)
+    if opened is not None:
         return opened.digest, opened.summary
+    assert isinstance(place, Path)
     if not (place / MANIFEST_NAME).is_file():
         raise DatasetError(f"{str(place)!r} has no {MANIFEST_NAME}, so it is not complete")
     return sha256_file(place / MANIFEST_NAME), ShardsSummary.read(place)
@@ -217,8 +219,8 @@ def open_shards(place: Place) -> Shards:
     """
     if isinstance(place, S3Path):
         return _open_bucket(place)
-    if (place / POINTER).is_file():
-        return _pointed(place)
+    if (opened := _pointed(place)) is not None:
+        return opened
     digest = verify_folder(place, DatasetError)
     files = read_json(place / MANIFEST_NAME)["files"]
     present = {p.name for p in place.glob("*.tar")}

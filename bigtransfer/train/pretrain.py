@@ -1,8 +1,9 @@
 """Upstream pretraining: from shards to an upstream checkpoint, resumable at any step.
 
 The schedule is counted in images (total_steps = round(examples * epochs / batch_size)), so it is
-the same for any number of processes. What a run is (`RECIPE`) decides its fingerprint; how it is
-computed (device, processes, micro-batches, precision) may change between two starts.
+the same for any number of processes. What a run is (`PretrainParams.RECIPE`) decides its
+fingerprint; how it is computed (device, processes, micro-batches, precision) may change between
+two starts.
 """
 
 from __future__ import annotations
@@ -39,13 +40,6 @@ from bigtransfer.train.run import Recipe
 from bigtransfer.train.schedule import planned_schedule
 from bigtransfer.train.state import fingerprint
 from bigtransfer.train.upstream import Log, Origin, Training
-
-RECIPE = (
-    "architecture", "root", "norm", "loss", "head_bias", "batch_size", "momentum", "weight_decay",
-    "precrop", "crop", "augmentation", "flip", "seed", "threads",
-)  # fmt: skip
-"""Params that decide the result, beside the schedule and the data."""
-
 
 @dataclass(frozen=True)
 class Outputs:
@@ -138,7 +132,7 @@ def _training_of(
         warmup_steps=params.warmup_steps,
         decay_epochs=params.decay_epochs,
     )
-    made_by = {**{key: getattr(params, key) for key in RECIPE}, "schedule": repr(schedule)}
+    made_by = {**{key: getattr(params, key) for key in params.RECIPE}, "schedule": repr(schedule)}
     code = code_version(__name__)
     key = fingerprint(
         code if params.resume == "same_code" else None, recipe=made_by, shards=shards.content_digest
