@@ -38,6 +38,8 @@ EXECUTOR_INPUT = "--executor-input"
 """The one flag that DVC's lines do not have."""
 STAGE = "BIGTRANSFER_STAGE"
 """Environment variable by which a cluster says which stage this is; sections need not know."""
+JOB = "BIGTRANSFER_JOB"
+"""Environment variable of a pod that a task launched (`components.launch`)."""
 LAST_FAILURE = WORK / "last-failure.json"
 _INTERRUPTED = 130
 
@@ -99,12 +101,18 @@ class Stage:
 Run = Callable[..., None]
 
 
-def main(component: Component, run: Run) -> NoReturn:
-    """Run a component from its command line and end the process with its code."""
+def main(component: Component, run: Run, *, tracked: bool = True) -> NoReturn:
+    """Run a component from its command line and end the process with its code.
+
+    Args:
+        component: Its declaration.
+        run: Does it.
+        tracked: Whether it is a run in MLflow; not where another process is that.
+    """
     arguments = parser(component).parse_args()
     stage = _stage_name(component, arguments)
     try:
-        _execute(component, run, arguments, stage)
+        _execute(component, run, arguments, stage, tracked=tracked)
     except BigTransferError as error:
         _fail(stage, error.exit_code, str(error))
     except KeyboardInterrupt:
@@ -201,7 +209,12 @@ def _stage_name(component: Component, arguments: argparse.Namespace) -> str:
 
 
 def _execute(
-    component: Component, run: Run, arguments: argparse.Namespace, stage_name: str
+    component: Component,
+    run: Run,
+    arguments: argparse.Namespace,
+    stage_name: str,
+    *,
+    tracked: bool,
 ) -> None:
     from bigtransfer.storage import lock, sha256_json
 
@@ -224,9 +237,9 @@ def _execute(
             held.enter_context(lock(lock_file, f"the output of {stage_name} ({outputs[0]})"))
         paths = {**reads, **writes, **options}
         if executor is None:
-            _run_tracked(component, run, params, paths, stage_name)
+            _run_tracked(component, run, params, paths, stage_name, tracked=tracked)
         else:
-            _run_for(executor, component, run, params, paths, stage_name)
+            _run_for(executor, component, run, params, paths, stage_name, tracked=tracked)
 
 
 def _executor(arguments: argparse.Namespace) -> ExecutorInput | None:
@@ -244,6 +257,8 @@ def _run_for(
     params: Section,
     paths: dict[str, Any],
     name: str,
+    *,
+    tracked: bool,
 ) -> None:
     """Run as a task of Kubeflow Pipelines."""
     from components.executor import refusing_once, run_again, unpacked
@@ -254,7 +269,7 @@ def _run_for(
     def attempt() -> None:
         reads = {flag: paths[flag] for flag in component.reads}
         found = {**paths, **unpacked(reads, component.in_place, WORK)}
-        told.update(_run_tracked(component, run, params, found, name))
+        told.update(_run_tracked(component, run, params, found, name, tracked=tracked))
 
     with ExitStack() as held:
         if _leads():
@@ -278,13 +293,19 @@ def _put_back(outputs: list[Path]) -> None:
 
 
 def _run_tracked(
-    component: Component, run: Run, params: Section, paths: dict[str, Any], name: str
+    component: Component,
+    run: Run,
+    params: Section,
+    paths: dict[str, Any],
+    name: str,
+    *,
+    tracked: bool,
 ) -> Mapping[str, str]:
     """Run, and tell MLflow; return what the stage says of its outputs, and its run there."""
     from bigtransfer.track.journal import Journal, SilentJournal
 
     project = Path.cwd()
-    journal = Journal(project, name) if _leads() else SilentJournal()
+    journal = Journal(project, name) if tracked and _leads() else SilentJournal()
     journal.ship()
     status = "FAILED"
     try:
@@ -356,11 +377,11 @@ def _leave_by_bug(stage: str, error: Exception) -> NoReturn:
 
 
 def _is_task() -> bool:
-    """Say whether Kubeflow Pipelines runs this.
+    """Say whether Kubeflow Pipelines runs this, or a pod that a task of it launched.
 
     Its launcher ends with 1 whatever the exit code was: the log's last line is all that says it.
     """
-    return EXECUTOR_INPUT in sys.argv
+    return EXECUTOR_INPUT in sys.argv or JOB in os.environ
 
 
 def _leave(code: int) -> NoReturn:

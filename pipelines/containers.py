@@ -74,20 +74,23 @@ KINDS = {
 }  # fmt: skip
 
 
-def component(name: str, image: str, processes: int = 1) -> Any:
+def component(name: str, image: str, processes: int = 1, launch: str | None = None) -> Any:
     """Return a component for a pipeline.
 
     Args:
         name: Of the component.
         image: That holds it.
         processes: On its node, by `torchrun`.
+        launch: The pods on which `components.launch` runs it, as JSON; None: its task's own.
     """
     kind = KINDS[name]
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        if processes > 1
-        else []
-    )
+    launcher: list[str] = []
+    if launch is not None:
+        launcher = ["-m", "components.launch", "--pods", launch, "--", "python"]
+    elif processes > 1:
+        launcher = [
+            "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+        ]  # fmt: skip
     annotations: dict[str, Any] = {"params": str}
     annotations |= {flag: Input[artifact] for flag, artifact in kind.reads.items()}
     annotations |= {flag: Output[artifact] for flag, artifact in kind.writes.items()}

@@ -19,7 +19,15 @@ from bigtransfer.errors import ConfigError
 from bigtransfer.kubeflow.image_tag import source_tag
 from bigtransfer.kubeflow.submission import Submission, current
 from pipelines import containers
-from pipelines.placement import image_of, let_long_tasks_be_retried, paced, place, processes_of
+from pipelines.placement import (
+    image_of,
+    launch_of,
+    launcher_image,
+    let_long_tasks_be_retried,
+    paced,
+    place,
+    processes_of,
+)
 
 PROJECT = Path(__file__).parents[1]
 EMBEDDED = {f"data/{name}": name for name in containers.KINDS["materialize"].writes}
@@ -96,7 +104,9 @@ class _Wiring:
         if self._embedded:
             sections["materialize"] = params.materialize
         if self._pretrained is None:
-            sections["pretrain"] = paced(params.pretrain, params.cluster.pool_of("pretrain"))
+            launched = params.launcher_of("pretrain") is not None
+            pool = params.cluster.pool_of("pretrain")
+            sections["pretrain"] = paced(params.pretrain, pool, launched=launched)
         else:
             sections["pretrained"] = WeightsParams(address=self._pretrained)
         sections |= {"evaluate": params.evaluate, "register": params.register}
@@ -179,13 +189,17 @@ class _Wiring:
 
     def _task(self, stage: str, **inputs: Any) -> Any:
         name = stage.partition("@")[0]
-        cluster = self._params.cluster
-        made = containers.component(
-            name, image_of(name, cluster, self._tag), processes_of(name, cluster)
-        )
+        cluster, told = self._params.cluster, self._submission.told
+        pods = launch_of(name, stage, self._params, self._tag, told)
+        if pods is None:
+            image = image_of(name, cluster, self._tag)
+            made = containers.component(name, image, processes_of(name, cluster))
+        else:
+            image = launcher_image(cluster, self._tag)
+            made = containers.component(name, image, launch=pods.model_dump_json())
         task = made(**inputs)
         task.set_display_name(stage)
-        place(task, name, stage, cluster, self._submission.told)
+        place(task, name, stage, cluster, told, waits=pods is not None)
         return task
 
     def _folder(self, name: str, path: Any) -> Any:

@@ -161,8 +161,8 @@ class ClusterParams(Section):
         for component in self.nodes:
             if component not in LAUNCHED:
                 raise ValueError(
-                    f"nodes names {component!r}, which runs on one pod{did_you_mean(component, LAUNCHED)}; "
-                    f"on several: {', '.join(LAUNCHED)}"
+                    f"nodes names {component!r}, which runs on one pod; on several: "
+                    f"{', '.join(LAUNCHED)}"
                 )
         for component in self.timeout_hours:
             if component not in PLACED:

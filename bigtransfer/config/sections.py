@@ -23,7 +23,7 @@ from bigtransfer.config.base import (
     Share,
     Shots,
 )
-from bigtransfer.config.cluster import ClusterParams
+from bigtransfer.config.cluster import LAUNCHED, ClusterParams
 from bigtransfer.errors import ConfigError, did_you_mean
 
 SplitName = Literal["train", "val", "test"]
@@ -442,6 +442,27 @@ class Params:
             tasks={name: task.dataset for name, task in self.tasks.items()},
             upstream=self.pretrain.dataset,
         )
+
+    def launcher_of(self, component: str) -> Literal["job", "trainjob"] | None:
+        """Return what a component's pods are launched by; None: it runs in its task's own pod.
+
+        By itself where it can be: its shards and its checkpoints lie in a bucket.
+        """
+        launcher = self.cluster.launcher
+        if component not in LAUNCHED or launcher == "task":
+            return None
+        if launcher != "auto":
+            return launcher
+        if self.cluster.nodes_of(component) > 1 or self.can_be_launched:
+            return "job"
+        return None
+
+    @property
+    def can_be_launched(self) -> bool:
+        """Say whether other pods than its task's can do upstream training."""
+        read = (self.pretrain.dataset, self.pretrain.probe.dataset)
+        shards = [self.datasets[name].shards_at for name in read]
+        return None not in shards and self.pretrain.checkpoint_mirror is not None
 
     def section(self, name: str) -> Section:
         """Return one section, e.g. `pretrain` or `datasets.upstream`.

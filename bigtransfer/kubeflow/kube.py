@@ -20,6 +20,7 @@ from typing import Any
 
 from bigtransfer.errors import InfrastructureError
 from bigtransfer.extras import install
+from bigtransfer.kubeflow.pod_words import line, part, waiting, words
 
 _SECONDS = 3.0
 _OPEN_SECONDS = 10.0
@@ -27,6 +28,7 @@ _RUN_LABEL = "pipeline/runid"
 _NODE_NAME = "workflows.argoproj.io/node-name"
 _LOG_LINES = 200
 _IN_CLUSTER = "this cluster"
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Kube:
     context: str
     """Its name in the kubeconfig."""
     _api: Any = field(repr=False)
+
+    @property
+    def api(self) -> Any:
+        """Return the client that is logged in."""
+        return self._api
 
     def get(self, path: str, **query: str) -> dict[str, Any] | None:
         """Return an object or a list as the API has it; None if it does not answer or refuses."""
@@ -74,20 +81,33 @@ class Kube:
         return [*found, *(trouble for one in workflows for trouble in _of_workflow(one))]
 
     def _of_pod(self, namespace: str, pod: Mapping[str, Any]) -> Iterator[Trouble]:
-        meta, status = _dict(pod.get("metadata")), _dict(pod.get("status"))
+        meta, status = part(pod.get("metadata")), part(pod.get("status"))
         name = str(meta.get("name", ""))
-        node = str(_dict(meta.get("annotations")).get(_NODE_NAME, ""))
-        told = next(_waiting(pod), "")
+        node = str(part(meta.get("annotations")).get(_NODE_NAME, ""))
+        told = next(waiting(pod), "")
         if not told and status.get("phase") == "Pending":
             events = self.items(
                 f"/api/v1/namespaces/{namespace}/events",
                 fieldSelector=f"involvedObject.name={name},type=Warning",
             )
-            told = next((_words(e.get("reason"), e.get("message")) for e in events[::-1]), "")
+            told = next((words(e.get("reason"), e.get("message")) for e in events[::-1]), "")
         if not told and status.get("phase") == "Failed":
-            told = _words(status.get("reason"), status.get("message"))
+            told = words(status.get("reason"), status.get("message"))
         if told:
             yield Trouble(name, node, told)
+
+
+def namespace_here() -> str:
+    """Return the namespace of this pod or, elsewhere, of the kubeconfig's context."""
+    with suppress(OSError):
+        return _OWN_NAMESPACE.read_text("utf-8").strip()
+    from kubernetes import config
+    from kubernetes.config.config_exception import ConfigException
+
+    with suppress(ConfigException, OSError, KeyError, TypeError):
+        _, current = config.list_kube_config_contexts(os.environ.get("KUBECONFIG"))
+        return str(current["context"].get("namespace") or "default")
+    return "default"
 
 
 def at_hand() -> tuple[Kube | None, str]:
@@ -126,9 +146,9 @@ def _open() -> tuple[Kube | None, str]:
             context = _IN_CLUSTER
     except ConfigException as error:
         missing = "no kubeconfig" if "incluster" in str(error) or "host/port" in str(error) else ""
-        return None, missing or f"kubeconfig {place}: {_line(error)}"
+        return None, missing or f"kubeconfig {place}: {line(error)}"
     except (yaml.YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return None, f"kubeconfig {place} cannot be read ({_line(error)})"
+        return None, f"kubeconfig {place} cannot be read ({line(error)})"
     made.retries = False
     api = client.ApiClient(made)
     answer = _ask(api, "/version", {})
@@ -156,62 +176,31 @@ def _ask(api: Any, path: str, query: Mapping[str, str], kind: str = "object") ->
     except ApiException as error:
         return InfrastructureError(f"{error.status} {error.reason}")
     except (HTTPError, OSError, ValueError, AttributeError) as error:
-        return InfrastructureError(_line(error))
-
-
-def _waiting(pod: Mapping[str, Any]) -> Iterator[str]:
-    """Yield why a pod's containers wait, and why no node takes it."""
-    status = _dict(pod.get("status"))
-    for kind in ("initContainerStatuses", "containerStatuses"):
-        for container in status.get(kind) or []:
-            state = _dict(_dict(container.get("state")).get("waiting"))
-            reason = str(state.get("reason") or "")
-            if reason and reason not in ("PodInitializing", "ContainerCreating"):
-                image = f" of {container.get('image')}" if "Image" in reason else ""
-                yield f"{reason}{image}: {_words('', state.get('message'))}".rstrip(": ")
-            ended = _dict(_dict(container.get("state")).get("terminated"))
-            if ended.get("reason") == "OOMKilled":
-                yield f"OOMKilled (exit code {ended.get('exitCode')})"
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            yield _words(condition.get("reason"), condition.get("message"))
+        return InfrastructureError(line(error))
 
 
 def _of_workflow(workflow: Mapping[str, Any]) -> Iterator[Trouble]:
-    status = _dict(workflow.get("status"))
-    nodes = _dict(status.get("nodes"))
+    status = part(workflow.get("status"))
+    nodes = part(status.get("nodes"))
     if packed := status.get("compressedNodes"):  # a large workflow
         with suppress(ValueError, OSError, EOFError):
-            nodes = _dict(json.loads(gzip.decompress(base64.b64decode(packed))))
+            nodes = part(json.loads(gzip.decompress(base64.b64decode(packed))))
     for node in sorted(
-        map(_dict, nodes.values()), key=lambda node: str(node.get("startedAt") or "")
+        map(part, nodes.values()), key=lambda node: str(node.get("startedAt") or "")
     ):
         message = str(node.get("message") or "")
         if node.get("type") == "Pod" and message:
-            yield Trouble("", str(node.get("name", "")), _line(message))
+            yield Trouble("", str(node.get("name", "")), line(message))
 
 
 def of_task(troubles: list[Trouble], pods: tuple[str, ...], spec_name: str) -> str:
     """Return what is said of one task among the troubles of its run; the latest last attempt."""
-    part = re.compile(rf"\.{re.escape(spec_name)}(-driver)?(\(|\.|$)") if spec_name else None
+    own = re.compile(rf"\.{re.escape(spec_name)}(-driver)?(\(|\.|$)") if spec_name else None
     last = pods[-1] if pods else None
     mine = [
         trouble
         for trouble in troubles
-        if (last and trouble.pod == last) or (part and part.search(trouble.node))
+        if (last and trouble.pod == last) or (own and own.search(trouble.node))
     ]
     exact = [trouble.text for trouble in mine if last and trouble.pod == last]
     return (exact or [trouble.text for trouble in mine] or [""])[-1]
-
-
-def _words(reason: Any, message: Any) -> str:
-    parts = [_line(part) for part in (reason, message) if part]
-    return ": ".join(parts)
-
-
-def _line(what: Any) -> str:
-    return " ".join(str(what).split())
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

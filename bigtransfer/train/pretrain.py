@@ -41,6 +41,7 @@ from bigtransfer.train.schedule import planned_schedule
 from bigtransfer.train.state import fingerprint
 from bigtransfer.train.upstream import Log, Origin, Training
 
+
 @dataclass(frozen=True)
 class Outputs:
     """What a finished run writes."""

@@ -25,6 +25,7 @@ TARGETS = {
     "data": 605,
     "demo": 725,
     "fetch": 330,
+    "launch": 300,
     "registry": 250,
     "serve": 1480,
     "train-cpu": 1305,
@@ -33,6 +34,7 @@ TARGETS = {
 ABSENT = {
     "data": ("torch", "mlflow.pyfunc.scoring", "kfp", "dvc", "matplotlib"),
     "fetch": ("torch", "numpy", "pandas", "kfp"),
+    "launch": ("torch", "numpy", "pandas", "kfp", "dvc"),
     "registry": ("torch", "numpy", "pandas", "kfp", "dvc"),
     "train-cpu": ("kfp", "dvc", "great_expectations", "scipy"),
 }

@@ -1,0 +1,141 @@
+"""Run a component on pods of its own and wait for it: create or adopt, follow, say, clean up.
+
+The Job's name is the fingerprint of the work, so the same work is never done twice at once: who
+comes second adopts what is there. Nothing of Kubeflow Pipelines owns it; a waiter that is lost
+leaves it running, and the next one finds it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from bigtransfer.errors import ConfigError, InfrastructureError
+from bigtransfer.kubeflow.job import (
+    DIGEST,
+    RUN_LABEL,
+    STAGE_LABEL,
+    Launch,
+    digest_of,
+    kind_of,
+    objects_of,
+)
+from bigtransfer.kubeflow.objects import Objects
+from bigtransfer.kubeflow.pod_words import part
+from bigtransfer.kubeflow.waiter import Patience, Say, Waiter, ending_of
+
+
+def launch(objects: Objects, what: Launch, say: Say, patience: Patience | None = None) -> None:
+    """Run a component on pods of its own, and return when its results are in the bucket.
+
+    Args:
+        objects: Of the namespace.
+        what: Runs.
+        say: Prints a line.
+        patience: How long to wait for what; None: as for real.
+
+    Raises:
+        ConfigError: If it is refused, or is there already with other pods.
+        GateError: If a gate said no.
+        InfrastructureError: If the cluster does not answer, or it was stopped from outside.
+        FailedError: If it failed by a fault of its own.
+    """
+    losses = what.pods.losses if what.pods.launcher == "trainjob" else 0
+    while True:
+        _begin(objects, what, say)
+        try:
+            Waiter(objects, what, say, patience or Patience()).wait()
+            break
+        except InfrastructureError as error:
+            if losses == 0:
+                raise
+            losses -= 1
+            say(f"{error}; it begins again, {losses} more losses are allowed")
+    if objects.delete(kind_of(what.pods), what.name):
+        say(f"done; {kind_of(what.pods)} {what.name} and its pods are removed")
+
+
+def _begin(objects: Objects, what: Launch, say: Say) -> None:
+    """Create it, or adopt what is there.
+
+    Raises:
+        ConfigError: If other pods than these do the same work.
+    """
+    kind = kind_of(what.pods)
+    first, *others = objects_of(what)
+    made = objects.create(first)
+    if made is None:
+        known = objects.read(kind, what.name)
+        if known is not None and ending_of(known)[0] == "Failed":
+            say(f"{kind} {what.name} of an earlier attempt failed; it is removed and begun again")
+            _remove(objects, kind, what.name)
+            known = None
+        if known is None:
+            made = objects.create(first)
+        if made is None:
+            known = known or objects.read(kind, what.name) or {}
+            _adopt(objects, what, known, say)
+            made = known
+    else:
+        run = f" for run {what.run}" if what.run else ""
+        say(f"{kind} {what.name} was made{run}: {what.pods.nodes} pods in {objects.namespace!r}")
+    owner = part(made.get("metadata"))
+    for one in others:
+        one["metadata"]["ownerReferences"] = [
+            {"apiVersion": first["apiVersion"], "kind": kind, "name": what.name,
+             "uid": owner.get("uid", ""), "controller": False, "blockOwnerDeletion": True}
+        ]  # fmt: skip
+        if objects.create(one) is None:
+            _take_over(objects, one, str(owner.get("uid", "")))
+
+
+def _take_over(objects: Objects, one: dict[str, Any], uid: str) -> None:
+    """Make anew what an earlier Job of the name left, and will take with it."""
+    kind, name = str(one["kind"]), str(one["metadata"]["name"])
+    there = part((objects.read(kind, name) or {}).get("metadata"))
+    owners = {str(owner.get("uid")) for owner in there.get("ownerReferences") or []}
+    if uid not in owners:
+        _remove(objects, kind, name)
+        objects.create(one)
+
+
+def _remove(objects: Objects, kind: str, name: str) -> None:
+    """Remove an object and wait until it is gone with what belongs to it.
+
+    Raises:
+        InfrastructureError: If it stays.
+    """
+    objects.delete(kind, name)
+    for _ in range(120):
+        if objects.read(kind, name) is None:
+            return
+        time.sleep(objects.pause_seconds)
+    raise InfrastructureError(f"{kind} {name} is being removed for too long; look at its pods")
+
+
+def _adopt(objects: Objects, what: Launch, known: Mapping[str, Any], say: Say) -> None:
+    meta = part(known.get("metadata"))
+    kind, found = kind_of(what.pods), part(meta.get("annotations")).get(DIGEST)
+    if found != digest_of(what):
+        raise ConfigError(
+            f"{kind} {what.name} does the same work already, but on other pods, with another image "
+            f"or other secrets (spec {found}, asked for {digest_of(what)}); wait for it, submit "
+            f"the same as it was, or stop it: bigtransfer cluster stop {what.name}"
+        )
+    run = part(meta.get("labels")).get(RUN_LABEL)
+    of_run = f" of run {run}" if run and run != what.run else ""
+    say(f"{kind} {what.name}{of_run} does this work already; it is adopted")
+    if what.run and run != what.run:
+        objects.label(kind, what.name, {RUN_LABEL: what.run})
+
+
+def launched(objects: Objects, run: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Return kind and object of what was launched in a namespace, of one run or of all."""
+    selector = "app.kubernetes.io/managed-by=bigtransfer" + (f",{RUN_LABEL}={run}" if run else "")
+    return [
+        (kind, one)
+        for kind in ("Job", "TrainJob")
+        for one in objects.list(kind, selector)
+        if STAGE_LABEL in part(part(one.get("metadata")).get("labels"))
+    ]

@@ -1,0 +1,286 @@
+"""Follow a launched Job to its end: what its pods say, why they wait or ended, what that means."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bigtransfer.errors import (
+    BigTransferError,
+    ConfigError,
+    GateError,
+    InfrastructureError,
+    LockError,
+)
+from bigtransfer.kubeflow.job import LOST_A_PEER, Launch, kind_of, selector_of
+from bigtransfer.kubeflow.objects import Objects
+from bigtransfer.kubeflow.pod_words import End, ended, index_of, line, part, waiting
+from bigtransfer.kubeflow.reasons import refusal_in
+from bigtransfer.progress import duration
+
+Say = Callable[[str], None]
+_BY_CODE = {2: ConfigError, 3: GateError, 4: LockError, 75: InfrastructureError}
+_EXIT_CODE = re.compile(r"exit code (\d{1,3})")
+_NEVER_HEALS = (
+    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError",
+    "CreateContainerError", "violates PodSecurity",
+)  # fmt: skip
+
+
+class FailedError(BigTransferError):
+    """A component failed by a fault of its own."""
+
+    exit_code = 1
+
+
+class StoppedByHandError(ConfigError):
+    """Somebody removed the Job: it is not begun again by itself."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a waiter waits for what; seconds."""
+
+    look: float = 30.0
+    """Between two looks at pods, if nothing changes."""
+    rest: float = 1.0
+    """Between two looks, if much changes."""
+    say_again: float = 1800.0
+    """Until the same words are said of a pod again."""
+    not_scheduled: float = 300.0
+    """Until a pod that no node takes is worth a word."""
+    hopeless: float = 600.0
+    """Until an image that cannot be pulled, or a pod that is refused, ends it all."""
+    api_away: float = 3600.0
+    """That the API may be away."""
+
+
+def ending_of(job: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return how it ended, the reason, the message; empty while it runs."""
+    for one in part(job.get("status")).get("conditions") or []:
+        if one.get("type") in ("Complete", "Failed") and one.get("status") == "True":
+            return str(one["type"]), str(one.get("reason") or ""), line(one.get("message") or "")
+    return "", "", ""
+
+
+@dataclass
+class Waiter:
+    """Follows one Job to its end."""
+
+    objects: Objects
+    what: Launch
+    say: Say
+    patience: Patience
+    _said: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Words of a pod -> when they were said."""
+    _since: dict[tuple[str, str], float] = field(default_factory=dict)
+    """What a pod waits for -> since when."""
+    _ends: dict[str, End] = field(default_factory=dict)
+    """Pod (its uid) -> how it ended."""
+    _hopeless: str = ""
+    _active: bool | None = None
+
+    def wait(self) -> None:
+        """Return when it is complete."""
+        kind, name = kind_of(self.what.pods), self.what.name
+        log = _Log(self.objects, selector_of(self.what.pods, name))
+        log.start()
+        away_since: float | None = None
+        try:
+            while True:
+                try:
+                    job = self.objects.read(kind, name)
+                    pods = self._pods()
+                    away_since = None
+                except InfrastructureError as error:
+                    away_since = away_since or time.monotonic()
+                    if time.monotonic() - away_since > self.patience.api_away:
+                        raise
+                    self._tell(name, f"{error}; the {kind} goes on by itself")
+                    continue
+                if job is None:
+                    raise StoppedByHandError(
+                        f"{kind} {name} is gone: somebody stopped it; submit again to go on from "
+                        "its last checkpoint"
+                    )
+                self._look(job, pods)
+                state, reason, message = ending_of(job)
+                if state == "Complete":
+                    log.end(self.patience.look)
+                    return
+                if state == "Failed":
+                    log.end(self.patience.look)
+                    self._raise(reason, message, pods)
+                if self._hopeless:
+                    self.objects.delete(kind, name)
+                    raise ConfigError(f"{self._hopeless}; mend it and submit again")
+                version = str(part(job.get("metadata")).get("resourceVersion", ""))
+                for _ in self.objects.changes(kind, name, version, self.patience.look):
+                    break
+                time.sleep(self.patience.rest)
+        finally:
+            log.stop()
+
+    def _pods(self) -> list[dict[str, Any]]:
+        return self.objects.list("Pod", selector_of(self.what.pods, self.what.name))
+
+    def _look(self, job: Mapping[str, Any], pods: list[dict[str, Any]]) -> None:
+        """Say what is new: pods that ended, pods that wait, pods that cannot be made."""
+        for pod in pods:
+            self._look_at(pod)
+        spec, status = part(job.get("spec")), part(job.get("status"))
+        active = status.get("active")
+        if spec.get("suspend"):
+            self._tell("queue", "waits for its queue to admit it")
+        if active != self.what.pods.nodes and not ending_of(job)[0]:
+            self._events()
+
+    def _look_at(self, pod: Mapping[str, Any]) -> None:
+        meta = part(pod.get("metadata"))
+        name, uid = str(meta.get("name", "")), str(meta.get("uid", ""))
+        node = str(part(pod.get("spec")).get("nodeName") or "")
+        place = f"pod {index_of(pod)}" + (f" on {node}" if node else "")
+        over = ended(pod)
+        if over is not None:
+            if uid not in self._ends:
+                self._ends[uid] = over
+                if over.code != 0:
+                    self.say(f"{place} ended: {_why(over)}")
+            return
+        words = next(waiting(pod), "")
+        self._wait_for(name, place, words)
+
+    def _wait_for(self, name: str, place: str, words: str) -> None:
+        """Note what a pod waits for; say it when it is worth a word, end where nothing heals it."""
+        now = time.monotonic()
+        kind = words.partition(":")[0]
+        for key in [key for key in self._since if key[0] == name and key[1] != kind]:
+            del self._since[key]
+        if not words:
+            return
+        lasted = now - self._since.setdefault((name, kind), now)
+        bad = any(one in words for one in _NEVER_HEALS)
+        if not bad and lasted < self.patience.not_scheduled:
+            return
+        times = f" for {duration(lasted)}" if lasted >= 60 else ""
+        self._tell(name, f"{place} waits{times}: {words}", about=kind)
+        if bad and lasted > self.patience.hopeless:
+            self._hopeless = f"{place} cannot start{times}: {words}"
+
+    def _events(self) -> None:
+        """Say why pods cannot be made: a quota, Pod Security."""
+        fields = f"involvedObject.name={self.what.name},type=Warning"
+        for event in self.objects.list("Event", fields=fields):
+            words = f"{event.get('reason')}: {line(event.get('message') or '')}"
+            if "FailedCreate" in words or "exceeded quota" in words:
+                self._wait_for("events", "a pod", words)
+
+    def _tell(self, who: str, text: str, about: str = "") -> None:
+        now = time.monotonic()
+        key = (who, about or text)
+        if now - self._said.get(key, -1e9) > self.patience.say_again:
+            self._said[key] = now
+            self.say(text)
+
+    def _raise(self, reason: str, message: str, pods: list[dict[str, Any]]) -> None:
+        """Raise what fits a failed Job: what the component said last, where that can be read."""
+        kind, name = kind_of(self.what.pods), self.what.name
+        if reason == "DeadlineExceeded":
+            component = self.what.pods.component
+            raise ConfigError(
+                f"{kind} {name} took longer than cluster.timeout_hours.{component}; give it longer"
+            )
+        codes = [end.code for end in self._ends.values() if end.code]
+        found = _EXIT_CODE.search(message)
+        code = int(found[1]) if found else next((c for c in codes if c in _BY_CODE), None)
+        if code is None or code == LOST_A_PEER:
+            own = [c for c in codes if c != LOST_A_PEER]
+            code = own[-1] if own else LOST_A_PEER
+        failed = [pod for pod in pods if (e := ended(pod)) is not None and e.code == code]
+        said = next(
+            (r for pod in failed if (r := refusal_in(self.objects.tail(_name(pod)))) is not None),
+            None,
+        )
+        if said is not None and said.exit_code == code:
+            raise _BY_CODE.get(code, FailedError)(said.message)
+        memory = next((e.text for e in self._ends.values() if _is_memory(e)), None)
+        if memory is not None and code not in _BY_CODE:
+            raise ConfigError(
+                f"{kind} {name}: a pod ran out of memory ({memory}); give its pool more: "
+                "cluster.pools.<pool>.memory, or a smaller pretrain.micro_batch_size"
+            )
+        last = next((_why(e) for e in reversed([*self._ends.values()]) if e.code), message)
+        raise _BY_CODE.get(code, FailedError)(
+            f"{kind} {name} failed ({reason or 'Failed'}): {last}; its pods are there for a week: "
+            f"kubectl logs -n {self.objects.namespace} -l {selector_of(self.what.pods, name)}"
+        )
+
+
+def _why(over: End) -> str:
+    if over.disrupted:
+        return f"the cluster took it ({over.text})"
+    if over.code == LOST_A_PEER:
+        return "it lost another pod, or was asked to end (75); it begins again"
+    if _is_memory(over):
+        return f"{over.text}: out of memory"
+    return over.text
+
+
+def _is_memory(over: End) -> bool:
+    return "OOMKilled" in over.text or over.code == 137
+
+
+def _name(pod: Mapping[str, Any]) -> str:
+    return str(part(pod.get("metadata")).get("name", ""))
+
+
+class _Log(threading.Thread):
+    """Prints the log of node 0 as it comes, whichever pod that is just now."""
+
+    def __init__(self, objects: Objects, selector: str) -> None:
+        super().__init__(daemon=True)
+        self._objects, self._selector = objects, selector
+        self._over, self._read_all = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        """Follow until told to stop."""
+        seen: dict[str, str] = {}
+        while not self._over.is_set():
+            pod = self._newest()
+            if pod is not None:
+                name, uid = pod
+                for when, words in self._objects.log(name, seen.get(uid, "")):
+                    seen[uid] = when
+                    print(words, flush=True)
+                    if self._over.is_set():
+                        return
+            if self._read_all.is_set():
+                return
+            self._read_all.wait(self._objects.pause_seconds)
+
+    def end(self, seconds: float) -> None:
+        """Wait until what is there has been printed."""
+        self._read_all.set()
+        self.join(seconds)
+
+    def stop(self) -> None:
+        """Print nothing more."""
+        self._over.set()
+        self._read_all.set()
+
+    def _newest(self) -> tuple[str, str] | None:
+        try:
+            pods = self._objects.list("Pod", self._selector)
+        except BigTransferError:
+            return None
+        firsts = [part(pod.get("metadata")) for pod in pods if index_of(pod) == 0 and _began(pod)]
+        newest = max(firsts, key=lambda meta: str(meta.get("creationTimestamp", "")), default=None)
+        return None if newest is None else (str(newest["name"]), str(newest.get("uid", "")))
+
+
+def _began(pod: Mapping[str, Any]) -> bool:
+    return part(pod.get("status")).get("phase") in ("Running", "Succeeded", "Failed")

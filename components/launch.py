@@ -1,0 +1,142 @@
+"""Run a component's unchanged line on pods of its own, and wait for it: a task of Kubeflow's.
+
+    python -m components.launch --pods JSON -- python -m components.pretrain --params-json …
+
+What follows `--` is what the task would run itself. Its inputs are addresses, or small folders that
+stand for one; what it writes is brought here from the bucket, checked, when all pods are done.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bigtransfer.arguments import Parser
+from bigtransfer.config import LaunchParams, PretrainParams, from_json
+from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError, StorageError
+from bigtransfer.kubeflow.job import Launch, out
+from components.interface import Component, Stage, main
+
+
+def launch_line(argv: Sequence[str]) -> NoReturn:
+    """Do what the command line says, and end with the component's own code."""
+    pods, module, rest = _parsed(argv)
+    component: Component = import_module(module).COMPONENT
+    sys.argv = [module, *rest]
+    main(component, partial(_run, pods, component), tracked=False)
+
+
+def _parsed(argv: Sequence[str]) -> tuple[LaunchParams, str, list[str]]:
+    at = argv.index("--") if "--" in argv else len(argv)
+    own, line = list(argv[:at]), list(argv[at + 1 :])
+    parser = Parser(
+        prog="python -m components.launch",
+        description="Run a component on pods of its own and wait for it.",
+        epilog="After --, the component's own line.",
+    )
+    parser.add_argument(
+        "--pods", required=True, metavar="JSON", help="what they take; from cluster:"
+    )
+    arguments = parser.parse_args(own)
+    if len(line) < 3 or line[1] != "-m" or not line[2].startswith("components."):
+        parser.error("-- python -m components.<name> … is missing")
+    try:
+        pods = from_json(arguments.pods, LaunchParams, "--pods")
+    except BigTransferError as error:
+        parser.error(str(error))
+    if line[2] != f"components.{pods.component}":
+        parser.error(f"--pods are for {pods.component}, the line is {line[2]}")
+    return pods, line[2], line[3:]
+
+
+def _run(
+    pods: LaunchParams, component: Component, stage: Stage, params: PretrainParams, **paths: Any
+) -> None:
+    """Launch it, wait, and bring here what it wrote."""
+    from bigtransfer.kubeflow import kube
+    from bigtransfer.kubeflow.launcher import launch
+    from bigtransfer.kubeflow.objects import Objects
+    from bigtransfer.storage.copying import copy_here
+
+    if params.checkpoint_mirror is None:
+        raise ConfigError(
+            f"{component.name}.checkpoint_mirror is null, and pods that may be lost keep nothing; "
+            "give s3://…"
+        )
+    what = launch_of(pods, component, params, paths, params.checkpoint_mirror)
+    found, why = kube.at_hand()
+    if found is None:
+        raise InfrastructureError(f"Kubernetes cannot be reached: {why}")
+    objects = Objects(found, kube.namespace_here())
+    launch(objects, what, partial(print, f"{stage.name}:", file=sys.stderr, flush=True))
+    scratch = stage.work / "launched" / what.name
+    digest = copy_here(what.results, scratch)
+    for flag in component.writes:
+        _place(scratch / flag, paths[flag])
+    checkpoint = f"{what.results}/checkpoint"
+    stage.told.update(job=what.name, address=checkpoint, sent_digest=digest)
+    print(f"{component.name}: {checkpoint}, sha256 of all that it wrote {digest[:16]}")
+
+
+def launch_of(
+    pods: LaunchParams,
+    component: Component,
+    params: PretrainParams,
+    paths: Mapping[str, Any],
+    mirror: str,
+) -> Launch:
+    """Return what is launched, under the fingerprint of the training.
+
+    Raises:
+        ConfigError: If an input is no address that every pod can read.
+    """
+    from bigtransfer.storage import sha256_json
+
+    line = ["-m", f"components.{component.name}", "--params-json", params.model_dump_json()]
+    seen = {}
+    for flag in component.reads:
+        address, seen[flag] = _address(flag, paths[flag])
+        line += [f"--{flag}", address]
+    for flag in component.writes:
+        line += [f"--{flag}", out(flag)]
+    recipe = {key: getattr(params, key) for key in (*params.RECIPE, *params.SCHEDULE)}
+    code = None if params.resume == "any_code" else pods.image
+    name = f"{component.name}-{sha256_json({'recipe': recipe, 'data': seen, 'code': code})[:16]}"
+    how = sha256_json({"pods": pods.model_dump(mode="json", exclude={"told"}), "line": line})[:16]
+    results = f"{mirror.rstrip('/')}/launched/{name}/{how}"
+    return Launch(name, pods, tuple(line), results, os.environ.get("KFP_RUN_ID", "").strip())
+
+
+def _address(flag: str, given: Any) -> tuple[str, str]:
+    """Return the address of an input, and what says that it is the same data."""
+    from bigtransfer.storage.pointer import pointed_to
+
+    if not isinstance(given, Path):
+        return str(given), str(given)
+    found = pointed_to(given)
+    if found is None:
+        raise ConfigError(
+            f"--{flag} {str(given)!r} are shards themselves, which no other pod sees; give "
+            "data.shards_at=s3://…, or cluster.launcher=task"
+        )
+    return found
+
+
+def _place(came: Path, path: Path) -> None:
+    """Move what came to where the task is asked to leave it; a folder with its manifest."""
+    if not came.exists():
+        raise StorageError(f"{came.name!r} is not among what the pods wrote; submit again")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)  # of an attempt before, in this very pod
+    shutil.move(came, path)
+
+
+if __name__ == "__main__":
+    launch_line(sys.argv[1:])
