@@ -19,6 +19,7 @@ os.environ["KUBECONFIG"] = os.devnull
 os.environ.pop("KUBERNETES_SERVICE_HOST", None)
 pytest.register_assert_rewrite("fixtures")
 pytest_plugins = [
+    "fixtures.cluster_api",
     "fixtures.datasets",
     "fixtures.dvc_repository",
     "fixtures.images",

@@ -13,7 +13,17 @@ from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureErro
 from bigtransfer.kubeflow.image_tag import CONTENT, source_tag
 from bigtransfer.version import __version__
 
-TARGETS = ("data", "demo", "fetch", "registry", "launch", "serve", "train-cpu", "train-gpu", "train-tpu")
+TARGETS = (
+    "data",
+    "demo",
+    "fetch",
+    "registry",
+    "launch",
+    "serve",
+    "train-cpu",
+    "train-gpu",
+    "train-tpu",
+)
 BY_DEFAULT = ("data", "demo", "fetch", "registry", "launch", "train-cpu")
 ENGINES = ("docker", "podman")
 

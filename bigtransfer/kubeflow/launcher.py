@@ -64,6 +64,7 @@ def _begin(objects: Objects, what: Launch, say: Say) -> None:
     """
     kind = kind_of(what.pods)
     first, *others = objects_of(what)
+    known: dict[str, Any] | None = None
     made = objects.create(first)
     if made is None:
         known = objects.read(kind, what.name)
@@ -73,13 +74,12 @@ def _begin(objects: Objects, what: Launch, say: Say) -> None:
             known = None
         if known is None:
             made = objects.create(first)
-        if made is None:
-            known = known or objects.read(kind, what.name) or {}
-            _adopt(objects, what, known, say)
-            made = known
-    else:
+    if made is not None:
         run = f" for run {what.run}" if what.run else ""
         say(f"{kind} {what.name} was made{run}: {what.pods.nodes} pods in {objects.namespace!r}")
+    else:
+        made = known or objects.read(kind, what.name) or {}
+        _adopt(objects, what, made, say)
     owner = part(made.get("metadata"))
     for one in others:
         one["metadata"]["ownerReferences"] = [

@@ -24,6 +24,7 @@ from bigtransfer.progress import duration
 
 Say = Callable[[str], None]
 _BY_CODE = {2: ConfigError, 3: GateError, 4: LockError, 75: InfrastructureError}
+_TERMINATED = 143
 _EXIT_CODE = re.compile(r"exit code (\d{1,3})")
 _NEVER_HEALS = (
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError",
@@ -186,6 +187,15 @@ class Waiter:
             self._said[key] = now
             self.say(text)
 
+    def _code(self, message: str) -> int:
+        """Return the code of the failure that ended a Job; not of those that it took along."""
+        if found := _EXIT_CODE.search(message):
+            return int(found[1])
+        ends = [end for end in self._ends.values() if end.code and not end.disrupted]
+        own = [end.code for end in ends if end.code not in (None, LOST_A_PEER, _TERMINATED)]
+        refused = [code for code in own if code in _BY_CODE]
+        return next((code for code in (*refused, *own[::-1]) if code), LOST_A_PEER)
+
     def _raise(self, reason: str, message: str, pods: list[dict[str, Any]]) -> None:
         """Raise what fits a failed Job: what the component said last, where that can be read."""
         kind, name = kind_of(self.what.pods), self.what.name
@@ -194,12 +204,7 @@ class Waiter:
             raise ConfigError(
                 f"{kind} {name} took longer than cluster.timeout_hours.{component}; give it longer"
             )
-        codes = [end.code for end in self._ends.values() if end.code]
-        found = _EXIT_CODE.search(message)
-        code = int(found[1]) if found else next((c for c in codes if c in _BY_CODE), None)
-        if code is None or code == LOST_A_PEER:
-            own = [c for c in codes if c != LOST_A_PEER]
-            code = own[-1] if own else LOST_A_PEER
+        code = self._code(message)
         failed = [pod for pod in pods if (e := ended(pod)) is not None and e.code == code]
         said = next(
             (r for pod in failed if (r := refusal_in(self.objects.tail(_name(pod)))) is not None),
