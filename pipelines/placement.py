@@ -18,10 +18,9 @@ from bigtransfer.config import (
     PretrainParams,
     TaskParams,
 )
+from bigtransfer.kubeflow.preflight import WAITER
 from pipelines.containers import KINDS
 
-WAITER = "register"
-"""Component beside which a waiter runs: on nodes without accelerators that stay."""
 _Trains = TypeVar("_Trains", PretrainParams, TaskParams)
 _TRAINERS = {GPU: "train-gpu", TPU: "train-tpu", None: "train-cpu"}
 _PAUSE = "60s"

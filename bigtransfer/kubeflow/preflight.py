@@ -16,6 +16,7 @@ from bigtransfer.config import (
     TPU,
     ClusterParams,
     Params,
+    PoolParams,
     WeightsParams,
     from_json,
 )
@@ -35,6 +36,8 @@ _NO_MLFLOW = (
     "all the work; give cluster.tracking_uri=http://… (with a password: MLFLOW_TRACKING_URI under "
     "cluster.secrets)"
 )
+WAITER = "register"
+"""Component as which a task is placed that waits for pods of its own."""
 _DEVICES = {"pretrain": ("cuda", "tpu"), "finetune": ("cuda",), "evaluate": ("cuda",)}
 """Component -> what it can train or score on, besides the CPU."""
 
@@ -259,6 +262,7 @@ def _faults(params: Params, components: set[str]) -> Iterator[str]:
     yield from _device_faults(params, components)
     yield from _spot_faults(params, components)
     yield from _size_faults(params, components)
+    yield from _launch_faults(params, components)
 
 
 def _device_faults(params: Params, components: set[str]) -> Iterator[str]:
@@ -308,6 +312,53 @@ def _spot_faults(params: Params, components: set[str]) -> Iterator[str]:
                 f"{component} is placed on spot nodes, and {lacking[0]}.checkpoint_mirror is null: "
                 f"every lost node would begin it anew; give {key}.checkpoint_mirror=s3://…"
             )
+
+
+def _launch_faults(params: Params, components: set[str]) -> Iterator[str]:
+    """Yield what keeps a training from running on pods of its own."""
+    cluster, recipe = params.cluster, params.pretrain
+    if "pretrain" not in components:
+        return
+    nodes, pool = cluster.nodes_of("pretrain"), cluster.pool_of("pretrain")
+    if cluster.launcher == "task" and nodes > 1:
+        yield (
+            f"cluster.nodes.pretrain is {nodes}, and cluster.launcher is task: a task has one pod; "
+            "give cluster.launcher=job, or cluster.nodes.pretrain=1"
+        )
+    if params.launcher_of("pretrain") is None:
+        return
+    for name in dict.fromkeys((recipe.dataset, recipe.probe.dataset)):
+        if params.datasets[name].shards_at is None:
+            yield (
+                f"pretrain runs on pods of its own, which see no shards of dataset {name!r}; give "
+                "data.shards_at=s3://…, or cluster.launcher=task"
+            )
+    if recipe.checkpoint_mirror is None:
+        yield (
+            "pretrain runs on pods of its own, and what they write would be lost with them; give "
+            "pretrain.checkpoint_mirror=s3://…, or cluster.launcher=task"
+        )
+    if pool.accelerator == TPU and nodes > 1:
+        yield (
+            "pretrain on TPUs runs on one host: give a slice of one host (cluster.pools.<pool>: "
+            "count, cloud.google.com/gke-tpu-topology) and cluster.nodes.pretrain=1"
+        )
+    processes = nodes * (pool.count if pool.accelerator == GPU else 1)
+    if recipe.batch_size % processes:
+        yield (
+            f"pretrain.batch_size {recipe.batch_size} does not divide by {processes} processes "
+            f"({nodes} nodes of {processes // nodes}); give another cluster.nodes.pretrain"
+        )
+    waits_on = cluster.pool_of(WAITER)
+    if waits_on.spot or waits_on.accelerator is not None:
+        yield (
+            f"the task that waits for pretrain is placed as register is, on {_kind(waits_on)}; "
+            "give cluster.placement.register a pool of CPUs that stay"
+        )
+
+
+def _kind(pool: PoolParams) -> str:
+    return "nodes that may vanish" if pool.spot else f"nodes of {pool.accelerator}"
 
 
 def _size_faults(params: Params, components: set[str]) -> Iterator[str]:

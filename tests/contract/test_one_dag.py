@@ -207,6 +207,8 @@ def without_images(package: dict[str, Any]) -> dict[str, Any]:
         own = {"name": "BIGTRANSFER_IMAGE", "value": container.pop("image")}
         assert own in container["env"]
         container["env"].remove(own)
+        of_image = re.compile(rf":(?:{source_tag(PROJECT)}|[0-9a-f]{{12}})\b")
+        container["command"] = [of_image.sub(":TAG", text) for text in container["command"]]
     return copy
 
 
