@@ -36,6 +36,7 @@ COMMANDS = {
     "watch": "promote what a person marks as candidate in the MLflow UI",
     "audit-registry": "are the records of who became champion whole?",
     "doctor": "is everything here that the commands need, and is `kfp` this project's?",
+    "cluster": "upstream trainings that run in a cluster: list them, stop one",
     "images": "build the container images of the components, by Docker or Podman",
     "kfp": "Kubeflow's `kfp` with `kfp run submit FILE.py`, where that name is not to be had",
     "plan": "what an upstream training would take: steps, FLOPs, memory, time, cost",

@@ -23,7 +23,7 @@ _DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of one training on one node."""
+    """Of one training on its nodes."""
 
     seconds: float
     rate: str
@@ -47,7 +47,7 @@ def examples_of(params: Params) -> int | None:
 
 
 def forecast(params: Params, examples: int) -> Forecast:
-    """Return how long upstream training takes; never less than a well-fed node needs.
+    """Return how long upstream training takes; never less than well-fed nodes need.
 
     Args:
         params: The recipe and the pools.
@@ -56,10 +56,13 @@ def forecast(params: Params, examples: int) -> Forecast:
     recipe, pool = params.pretrain, params.cluster.pool_of("pretrain")
     macs = forward_macs(recipe.architecture, _CLASSES, recipe.crop, recipe.root)
     flops, rate = _rate(pool, recipe.precision)
-    seconds = FLOPS_PER_MAC * macs * examples * recipe.epochs / flops
+    nodes = params.cluster.nodes_of("pretrain")
+    seconds = FLOPS_PER_MAC * macs * examples * recipe.epochs / (flops * nodes)
     price = pool.price_per_hour
-    cost = None if price is None else price * seconds / 3600
-    return Forecast(seconds, f"{examples:,} images, {recipe.epochs:g} epochs at {rate}", cost)
+    cost = None if price is None else nodes * price * seconds / 3600
+    each = "" if nodes == 1 else f" and {nodes} nodes"
+    how = f"{examples:,} images, {recipe.epochs:g} epochs at {rate}{each}"
+    return Forecast(seconds, how, cost)
 
 
 def _rate(pool: PoolParams, precision: str) -> tuple[float, str]:

@@ -15,7 +15,6 @@ from bigtransfer.errors import ConfigError, InfrastructureError
 from bigtransfer.kubeflow.job import (
     DIGEST,
     RUN_LABEL,
-    STAGE_LABEL,
     Launch,
     digest_of,
     kind_of,
@@ -128,14 +127,3 @@ def _adopt(objects: Objects, what: Launch, known: Mapping[str, Any], say: Say) -
     say(f"{kind} {what.name}{of_run} does this work already; it is adopted")
     if what.run and run != what.run:
         objects.label(kind, what.name, {RUN_LABEL: what.run})
-
-
-def launched(objects: Objects, run: str = "") -> list[tuple[str, dict[str, Any]]]:
-    """Return kind and object of what was launched in a namespace, of one run or of all."""
-    selector = "app.kubernetes.io/managed-by=bigtransfer" + (f",{RUN_LABEL}={run}" if run else "")
-    return [
-        (kind, one)
-        for kind in ("Job", "TrainJob")
-        for one in objects.list(kind, selector)
-        if STAGE_LABEL in part(part(one.get("metadata")).get("labels"))
-    ]

@@ -23,6 +23,7 @@ from bigtransfer.config import (
 from bigtransfer.errors import ConfigError
 from bigtransfer.kubeflow.cluster_check import provider_lines
 from bigtransfer.kubeflow.forecast import examples_of, forecast
+from bigtransfer.progress import counted
 
 _BYTES_PER_IMAGE = 3_500
 """Memory of one `validate` for each image: 42 MB more were seen for 12,000 images more."""
@@ -87,15 +88,19 @@ def said_beforehand(params: Params, tasks_of: Iterable[str], root: str | None) -
     components = Counter(tasks_of)
     pools: Counter[str] = Counter()
     for component, tasks in components.items():
-        name = next(n for n, pool in cluster.pools.items() if pool is cluster.pool_of(component))
-        pools[name] += tasks
+        pools[_pool_name(cluster, component)] += tasks * cluster.nodes_of(component)
+        if params.launcher_of(component) is not None:
+            yield (
+                f"launch   {component}: {_launched_as(params, component)}, beside this run; "
+                "`bigtransfer cluster list` shows it"
+            )
     for name, tasks in sorted(pools.items()):
         pool = cluster.pools[name]
         what = f"{pool.cpu} CPU, {pool.memory}"
         if pool.accelerator is not None:
             what += f", {pool.count} {pool.accelerator}"
         price = f", {pool.price_per_hour:g} an hour each" if pool.price_per_hour else ""
-        yield f"pool     {name}: {tasks:,} task{'s' * (tasks != 1)} of {what}{price}"
+        yield f"pool     {name}: {counted(tasks, 'pod')} of {what}{price}"
     if "pretrain" in components and (examples := examples_of(params)) is not None:
         yield f"pretrain {forecast(params, examples)}"
     most = max((cluster.attempts_of(component) for component in components), default=1)
@@ -112,6 +117,18 @@ def said_beforehand(params: Params, tasks_of: Iterable[str], root: str | None) -
     for component, hours in cluster.timeout_hours.items():
         if component in components:
             yield f"limit    {component}: {hours:g} h an attempt (cluster.timeout_hours)"
+
+
+def _pool_name(cluster: ClusterParams, component: str) -> str:
+    pool = cluster.pool_of(component)
+    return next(name for name, one in cluster.pools.items() if one is pool)
+
+
+def _launched_as(params: Params, component: str) -> str:
+    kind = "TrainJob" if params.launcher_of(component) == "trainjob" else "Job"
+    pods = counted(params.cluster.nodes_of(component), "pod")
+    queue = f" in queue {params.cluster.queue}" if params.cluster.queue else ""
+    return f"a {kind} of {pods}{queue}"
 
 
 def _can_leave(cluster: ClusterParams, root: str | None) -> bool:

@@ -13,19 +13,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bigtransfer import config
 from bigtransfer.config import ClusterParams, Params, looks_secret
-from bigtransfer.errors import ConfigError, StorageError
+from bigtransfer.errors import BigTransferError, ConfigError, StorageError
 from bigtransfer.kubeflow import cluster_check, kube, preflight
 from bigtransfer.kubeflow.image_tag import CONTENT
 from bigtransfer.kubeflow.login import Session, connect, explained
+from bigtransfer.kubeflow.objects import Objects
+from bigtransfer.kubeflow.orphans import orphans
 from bigtransfer.kubeflow.pipeline_file import PipelineFile, pairs_of
 from bigtransfer.kubeflow.refusals import Refusals
 from bigtransfer.kubeflow.resubmit import Run, check_words, name_of, watched
+from bigtransfer.kubeflow.run_api import RunApi
+from bigtransfer.kubeflow.run_state import OVER
 
 _ROOT = r"(s3|gs|minio)://[^/\s]+(/\S*)?"
 _ACCOUNT = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
@@ -107,6 +112,7 @@ def submit(
             _refuse_secrets(package.values)
             if not started:
                 _say_beforehand(package, params, arguments)
+                _say_orphans(session, endpoint)
             run_id = _start(session, package, name, cluster, arguments)
             started.append(run_id)
             print(f"run      {run_id}")
@@ -186,6 +192,27 @@ def _say_beforehand(
         for look in cluster_check.quotas(found, namespace):
             print(f"quota    {look.text} (context {found.context})")
     sys.stdout.flush()
+
+
+def _say_orphans(session: Session, endpoint: str) -> None:
+    """Name what still runs for runs that are over, where a kubeconfig is at hand."""
+    found, _ = kube.at_hand()
+    if found is None:
+        return
+
+    def is_over(run: str) -> bool:
+        with suppress(BigTransferError):
+            return RunApi(session.client, endpoint, run, session.namespace).state().state in OVER
+        return False
+
+    with suppress(BigTransferError):  # a courtesy: who may not list Jobs submits all the same
+        for one in orphans(Objects(found, session.namespace, pause_seconds=0), is_over):
+            print(
+                f"note: {one}; that run is over, and nobody waits for it (a submission of the same "
+                f"training adopts it): bigtransfer cluster stop {one.name}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _start(

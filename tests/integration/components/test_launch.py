@@ -47,8 +47,8 @@ class Task:
                                   "type": {"schemaTitle": f"system.{kind}"}}]}
             for name, kind in outputs.items()
         }  # fmt: skip
-        whole = {"inputs": {}, "outputs": {
-            "artifacts": said, "outputFile": str(self.folder / "executor_output.json")}}  # fmt: skip
+        file = str(self.folder / "executor_output.json")
+        whole = {"inputs": {}, "outputs": {"artifacts": said, "outputFile": file}}
         pods = pods_of(nodes=2, queue=None).model_dump_json()
         line = [sys.executable, "-m", "components.launch", "--pods", pods, "--", "python", "-m",
                 "components.pretrain", "--params-json", section.model_dump_json(),

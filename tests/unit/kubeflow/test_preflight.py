@@ -50,7 +50,17 @@ def params(name: str = "bit_s", **changes: Any) -> config.Params:
         ({"pretrain__device": "tpu"}, "a pool of nvidia.com/gpu; change one of the two"),
         ({"cluster__placement": {"finetune": "tpu"}}, "a pool of TPUs, which finetune does not"),
         ({"cluster__placement": {"finetune": "cpu"}}, "finetune.device is 'cuda'"),
-        ({"cluster__pools": {"gpu": {"spot": True}}}, "pretrain.checkpoint_mirror=s3://"),
+        ({"cluster__pools": {"gpu": {"spot": True}}, "cluster__launcher": "task",
+          "pretrain__checkpoint_mirror": None}, "pretrain.checkpoint_mirror=s3://"),
+        ({"cluster__launcher": "task", "cluster__nodes": {"pretrain": 8}}, "a task has one pod"),
+        ({"cluster__launcher": "job", "pretrain__checkpoint_mirror": None},
+         "what they write would be lost with them"),
+        ({"cluster__nodes": {"pretrain": 2}, "data__shards_at": None},
+         "see no shards of dataset 'upstream'; give data.shards_at=s3://"),
+        ({"cluster__nodes": {"pretrain": 3}}, "does not divide by 3 processes (3 nodes of 1)"),
+        ({"cluster__nodes": {"pretrain": 2}, "cluster__placement": {"pretrain": "tpu"},
+          "pretrain__device": "tpu"}, "pretrain on TPUs runs on one host"),
+        ({"cluster__pools": {"cpu": {"spot": True}}}, "the task that waits for pretrain is placed"),
         ({"cluster__pools": {"gpu": {"spot": True}}}, "finetune.checkpoint_mirror=s3://"),
         ({"pretrain__examples": 300_000_000}, "too many for one `validate` of 8Gi"),
         ({"datasets": {"pets": {"examples": 10**9}}}, "dataset 'pets' has 1,000,000,000 images"),
@@ -93,6 +103,28 @@ def test_a_datasets_own_size_counts_where_the_recipe_names_none() -> None:
         refuse_too_long(known, ALL)
 
 
+def test_eight_nodes_of_eight_are_sane_and_forecast_as_64() -> None:
+    large = {"gpu": {"count": 8, "price_per_hour": 80.0, "cpu": "96", "memory": "1000Gi"}}
+    cluster = {"cluster__pools": large, "cluster__nodes": {"pretrain": 8}}
+    given = params("bit_l", **cluster, data__examples=1000)
+    refuse_impossible(given, ALL - {"validate"})
+    refuse_too_long(given, ALL)
+    one, eight = (forecast(params("bit_l", **own), 10**6) for own in (
+        {"cluster__pools": large}, cluster))  # fmt: skip
+    assert one.seconds == pytest.approx(8 * eight.seconds)
+    assert one.cost == pytest.approx(eight.cost or 0)
+    said = list(said_beforehand(given, TASKS, None))
+    assert (
+        "launch   pretrain: a Job of 8 pods, beside this run; `bigtransfer cluster list` shows it"
+        in said
+    )
+
+
+def test_a_component_of_one_pod_is_refused_others() -> None:
+    with pytest.raises(ConfigError, match="nodes names 'evaluate', which runs on one pod"):
+        params(cluster__nodes={"evaluate": 2})
+
+
 def test_the_pools_own_rate_and_price_are_used() -> None:
     gpu = {"tflops": 100.0, "count": 4, "price_per_hour": 8.0}
     made = forecast(params(cluster__pools={"gpu": gpu}), 1_281_167)
@@ -107,7 +139,7 @@ def test_the_pools_own_rate_and_price_are_used() -> None:
 def test_what_a_run_takes_is_said() -> None:
     limited = params(cluster__timeout_hours={"pretrain": 100.0})
     said = list(said_beforehand(limited, [*TASKS, "finetune"], None))
-    assert "pool     gpu: 4 tasks of 8 CPU, 64Gi, 1 nvidia.com/gpu" in said
+    assert "pool     gpu: 4 pods of 8 CPU, 64Gi, 1 nvidia.com/gpu" in said
     assert any(line.startswith("pretrain about 3.7 days") for line in said)
     assert any("3 attempts at most, each with all its work" in line for line in said)
     assert "limit    pretrain: 100 h an attempt (cluster.timeout_hours)" in said
