@@ -1,0 +1,254 @@
+"""Upstream training in two pods as a Job makes them: containers with their names, user and root.
+
+The Job is the launcher's own, accepted by the stand-in of a cluster; a kubelet of some lines runs
+its pods by Docker, and makes both anew where one is lost, as the Job's controller does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bigtransfer import config
+from bigtransfer.kubeflow.image_tag import source_tag
+from bigtransfer.storage.pointer import POINTER, pointed_to
+from fixtures.cluster_api import ClusterApi
+from fixtures.launches import pods_of
+from fixtures.project import PROJECT, environment
+from fixtures.servers import reserved_port, s3_environment, wait_for_port
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("BIGTRANSFER_IMAGES"),
+    reason="needs the container images; `.ci/containers` builds and tests them",
+)
+NETWORK = "bigtransfer-launched"
+IMAGE = f"bigtransfer-train-cpu:{source_tag(PROJECT)}"
+STEPS = 100
+POOL = {"cpu": "1", "memory": "2Gi", "accelerator": None, "count": 0, "selector": {},
+        "tolerations": [], "shm": None, "spot": False}  # fmt: skip
+LOST = 75
+
+
+def docker(*words: str, check: bool = True) -> str:
+    done = subprocess.run(["docker", *words], capture_output=True, text=True, check=check)
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[str]:
+    """The address of this machine on a network of its own, with names."""
+    docker("network", "create", NETWORK)
+    (facts,) = json.loads(docker("network", "inspect", NETWORK))
+    yield facts["IPAM"]["Config"][0]["Gateway"]
+    docker("network", "rm", NETWORK, check=False)
+
+
+@pytest.fixture(scope="module")
+def bucket(gateway: str) -> Iterator[dict[str, str]]:
+    """S3 that this machine and the containers reach alike, with packed digits in it."""
+    with reserved_port() as port:
+        code = f"from moto.server import main; main(['-H', '0.0.0.0', '-p', '{port}'])"
+        server = subprocess.Popen(
+            [sys.executable, "-c", code], env=environment(), stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_for_port(port, server)
+        given = s3_environment(f"http://{gateway}:{port}")
+        import boto3
+
+        client = boto3.client(
+            "s3", endpoint_url=given["AWS_ENDPOINT_URL"], region_name="us-east-1",
+            aws_access_key_id="x", aws_secret_access_key="x",
+        )  # fmt: skip
+        client.create_bucket(Bucket="launched")
+        yield given
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def shards(bucket: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pointer to shards of digits that `shard` packed into the bucket."""
+    folder = tmp_path_factory.mktemp("launched")
+    params = config.load(PROJECT / "params.yaml")
+    digits = params.datasets["digits"].model_copy(update={"shards_at": "s3://launched/shards"})
+    lines = [
+        ["materialize", params.materialize.model_dump_json(), "--upstream", "u", "--digits", "d",
+         "--alphabets", "a"],
+        ["validate", digits.model_dump_json(), "--dataset", "d", "--manifest", "m.parquet",
+         "--validation", "v"],
+        ["shard", digits.model_dump_json(), "--dataset", "d", "--manifest", "m.parquet",
+         "--shards", "shards"],
+    ]  # fmt: skip
+    for name, section, *flags in lines:
+        subprocess.run(
+            [sys.executable, "-m", f"components.{name}", "--params-json", section, *flags],
+            cwd=folder, env={**environment(), **bucket, "PYTHONPATH": str(PROJECT)}, check=True,
+        )  # fmt: skip
+    assert (folder / "shards" / POINTER).is_file()
+    return folder / "shards"
+
+
+class Kubelet:
+    """Runs the pods of a Job by Docker, and tells the cluster how they are."""
+
+    def __init__(self, cluster: ClusterApi, bucket: dict[str, str]) -> None:
+        self.cluster, self.bucket = cluster, bucket
+        self.attempt = 0
+        self.codes: list[dict[int, int]] = []
+        """Of each attempt, by index."""
+        self.seconds: list[float] = []
+        """That each attempt took."""
+        self.logs: list[str] = []
+
+    def run(self, lose: int | None = None) -> None:
+        """Run a Job to its end; the first attempt loses one of its pods after checkpoints."""
+        job = self.cluster.wait_for("jobs")
+        while True:
+            began = time.monotonic()
+            names = [self._start(job, index) for index in (0, 1)]
+            if lose is not None and self.attempt == 0:
+                self._lose(job, names[lose])
+            codes = {index: int(docker("wait", name)) for index, name in enumerate(names)}
+            self.seconds.append(time.monotonic() - began)
+            self.codes.append(codes)
+            for index, name in enumerate(names):
+                log = subprocess.run(["docker", "logs", name], capture_output=True, text=True)
+                self.logs.append(log.stdout + log.stderr)
+                self.cluster.logs[f"{job['metadata']['name']}-{index}-{self.attempt}"] = self.logs[
+                    -1
+                ]
+                self.cluster.ended(job, index, codes[index], self.attempt)
+                docker("rm", "--force", name)
+            if set(codes.values()) == {0}:
+                return self.cluster.finish(job)
+            if set(codes.values()) - {0, LOST, 137}:
+                return self.cluster.fail(job, "BackoffLimitExceeded", str(codes))
+            self.attempt += 1
+
+    def _start(self, job: dict[str, Any], index: int) -> str:
+        """Run a pod as the kubelet would: its name, environment, user, root, mounts."""
+        name = job["metadata"]["name"]
+        spec = job["spec"]["template"]["spec"]
+        (box,) = spec["containers"]
+        user, own = spec["securityContext"]["runAsUser"], box["securityContext"]
+        assert own["readOnlyRootFilesystem"] and own["capabilities"] == {"drop": ["ALL"]}
+        flags = ["--detach", "--name", f"{name}-{index}-{self.attempt}", "--network", NETWORK,
+                 "--hostname", f"{name}-{index}", "--network-alias", f"{name}-{index}.{name}",
+                 "--user", f"{user}:{user}", "--read-only", "--cap-drop", "ALL",
+                 "--security-opt", "no-new-privileges", "--stop-timeout",
+                 str(spec["terminationGracePeriodSeconds"]),
+                 "-e", f"JOB_COMPLETION_INDEX={index}"]  # fmt: skip
+        for mount in box["volumeMounts"]:
+            flags += ["--tmpfs", f"{mount['mountPath']}:mode=1777,exec"]
+        known = {one["name"]: one["value"] for one in box["env"] if "value" in one}
+        for key, value in {**known, **self.bucket}.items():
+            flags += ["-e", f"{key}={value}"]
+        (python, *command), args = box["command"], box["args"]
+        docker("run", *flags, "--entrypoint", python, box["image"], *command, *args)
+        self.cluster.pod(job, index, self.attempt, phase="Running")
+        return f"{name}-{index}-{self.attempt}"
+
+    def _lose(self, job: dict[str, Any], name: str) -> None:
+        """Kill a pod once a checkpoint of the training is in the bucket."""
+        import boto3
+
+        s3 = boto3.client("s3", endpoint_url=self.bucket["AWS_ENDPOINT_URL"],
+                          region_name="us-east-1", aws_access_key_id="x",
+                          aws_secret_access_key="x")  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not any(
+            one["Key"].endswith("MANIFEST.json")
+            for one in s3.list_objects_v2(Bucket="launched", Prefix="lost/").get("Contents", [])
+            if "/launched/" not in one["Key"]
+        ):
+            assert time.monotonic() < deadline, docker("logs", name, check=False)
+            time.sleep(0.05)
+        docker("kill", "--signal", "KILL", name)
+
+
+def pretrained(
+    folder: Path,
+    mirror: str,
+    shards: Path,
+    bucket: dict[str, str],
+    lose: int | None,
+    **changed: Any,
+) -> tuple[Kubelet, subprocess.CompletedProcess[str]]:
+    """Run the task `pretrain` of a pipeline; its pods are containers."""
+    cluster = ClusterApi()
+    folder.mkdir()
+    params = config.load(PROJECT / "params.yaml").pretrain
+    _, digest = pointed_to(shards) or ("", "")
+    assert digest
+    changes = {
+        "dataset": "digits", "threads": 1, "epochs": STEPS * 32 / 539, "warmup_steps": 5,
+        "decay_epochs": (3.0,), "evaluation_steps": 100_000, "checkpoint_steps": 20,
+        "checkpoint_seconds": None, "checkpoint_mirror": f"s3://launched/{mirror}",
+        "probe": params.probe.model_copy(update={"dataset": "digits", "examples_per_class": ()}),
+        **changed,
+    }  # fmt: skip
+    section = params.model_copy(update=changes).model_dump_json()
+    pods = pods_of(
+        nodes=2, processes=1, pool=POOL, image=IMAGE, queue=None, env={}, secrets={}, losses=2
+    )
+    line = [sys.executable, "-m", "components.launch", "--pods", pods.model_dump_json(), "--",
+            "python", "-m", "components.pretrain", "--params-json", section, "--shards",
+            str(shards), "--probe", str(shards), "--checkpoint", str(folder / "checkpoint"),
+            "--metrics", str(folder / "metrics"), "--history", str(folder / "history")]  # fmt: skip
+    kubelet = Kubelet(cluster, bucket)
+    thread = threading.Thread(target=kubelet.run, args=(lose,), daemon=True)
+    thread.start()
+    given = {**environment(), **bucket, "PYTHONPATH": str(PROJECT), "KFP_RUN_ID": "run-9",
+             "KUBECONFIG": str(cluster.kubeconfig(folder / "kubeconfig"))}  # fmt: skip
+    done = subprocess.run(
+        line, cwd=folder, env=given, capture_output=True, text=True, timeout=400, check=False
+    )
+    thread.join(60)
+    cluster.close()
+    return kubelet, done
+
+
+def weights(folder: Path) -> str:
+    return hashlib.sha256((folder / "checkpoint" / "weights.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_lost_pod_costs_the_steps_since_its_checkpoint_and_no_bit(
+    shards: Path, bucket: dict[str, str], tmp_path: Path
+) -> None:
+    whole, done = pretrained(tmp_path / "whole", "whole", shards, bucket, None)
+    assert done.returncode == 0, done.stderr + "\n".join(whole.logs)
+    assert whole.codes == [{0: 0, 1: 0}]
+    assert json.loads((tmp_path / "whole" / "metrics").read_text())["steps"] == STEPS
+
+    lost, done = pretrained(tmp_path / "lost", "lost", shards, bucket, 1)
+    assert done.returncode == 0, done.stderr + "\n".join(lost.logs)
+    assert lost.codes == [{0: LOST, 1: 137}, {0: 0, 1: 0}], "the survivor is not counted"
+    assert any("came from s3://launched/lost" in log for log in lost.logs[2:])
+    assert "pod 0 on node-0 ended: it lost another pod" in done.stderr
+    assert weights(tmp_path / "lost") == weights(tmp_path / "whole")
+    first, (before, after) = whole.seconds[0], lost.seconds
+    print(
+        f"\n{STEPS} steps in two containers: {first:.1f} s; one killed after its first "
+        f"checkpoint: {before:.1f} s until both had ended, then {after:.1f} s; weights equal"
+    )
+
+
+def test_what_is_refused_in_a_pod_ends_the_task_with_its_words(
+    shards: Path, bucket: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "refused"
+    kubelet, done = pretrained(folder, "refused", shards, bucket, None, batch_size=1)
+    assert 2 in kubelet.codes[0].values(), kubelet.logs
+    assert done.returncode == 2
+    assert "batch_size 1 is too small for 2 processes" in done.stderr
