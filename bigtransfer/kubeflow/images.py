@@ -20,6 +20,7 @@ TARGETS = (
     "registry",
     "launch",
     "serve",
+    "mlflow",
     "train-cpu",
     "train-gpu",
     "train-tpu",

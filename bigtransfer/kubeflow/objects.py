@@ -194,7 +194,7 @@ class Objects:
         if error.status == 403:
             return ConfigError(
                 f"Kubernetes does not let this service account do that (403, {verb} {what}): "
-                f"{said}; give it the Role of manifests/base (cluster.service_account), or run the "
+                f"{said}; give it the Role of manifests/runs (cluster.service_account), or run the "
                 "component in its task's own pod: cluster.launcher=task"
             )
         if error.status == 404:

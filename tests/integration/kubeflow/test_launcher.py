@@ -228,7 +228,7 @@ def test_an_answer_that_was_lost_is_no_second_job(cluster: ClusterApi, start: St
 @pytest.mark.parametrize(
     ("code", "message", "words"),
     [
-        (403, 'User "x" cannot create resource "jobs"', "give it the Role of manifests/base"),
+        (403, 'User "x" cannot create resource "jobs"', "give it the Role of manifests/runs"),
         (422, 'spec.template.spec.containers[0].name: Invalid value: "M"', "refuses a Job"),
         (404, "the server could not find the requested resource", "this cluster knows no Job"),
     ],
