@@ -1,4 +1,4 @@
-"""Every overlay renders, and what it renders would be admitted; so would the pods of our packages."""
+"""Every overlay renders and would be admitted; so would the pods of our packages."""
 
 from __future__ import annotations
 

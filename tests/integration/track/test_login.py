@@ -17,10 +17,9 @@ from bigtransfer.errors import GateError
 from bigtransfer.track.auditing import audited
 from bigtransfer.track.promotion import promote
 from bigtransfer.track.records import records_of
-from fixtures.login import PASSWORDS
+from fixtures.login import BUCKET, PASSWORDS, Deployed
 from fixtures.project import environment
 from fixtures.registered import NAME, aliases, evidence, propose
-from fixtures.servers import MlflowServer
 
 pytestmark = pytest.mark.xdist_group("login")
 SECONDS = 60.0
@@ -28,7 +27,7 @@ CHROMIUM = "/usr/bin/chromium"
 SHOTS = os.environ.get("BIGTRANSFER_SCREENSHOTS")
 
 
-def log_in(monkeypatch: pytest.MonkeyPatch, server: MlflowServer, user: str) -> Any:
+def log_in(monkeypatch: pytest.MonkeyPatch, server: Deployed, user: str) -> Any:
     """Be somebody from here on; return a client."""
     import mlflow
 
@@ -45,7 +44,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def loop(login_server: MlflowServer, project: Path) -> Iterator[None]:
+def loop(login_server: Deployed, project: Path) -> Iterator[None]:
     process = subprocess.Popen(
         [sys.executable, "-m", "bigtransfer.command", "watch"], cwd=project,
         env=environment(
@@ -60,7 +59,7 @@ def loop(login_server: MlflowServer, project: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def three(login_server: MlflowServer, project: Path) -> Path:
+def three(login_server: Deployed, project: Path) -> Path:
     """Three versions that `ada` registered, the loop's champion among them."""
     from bigtransfer.storage import new_folder
 
@@ -88,7 +87,7 @@ def until(client: Any, alias: str, version: str | None) -> None:
 
 
 def test_nobody_but_the_loop_moves_champion(
-    login_server: MlflowServer, three: Path, monkeypatch: pytest.MonkeyPatch
+    login_server: Deployed, three: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -117,7 +116,7 @@ def test_nobody_but_the_loop_moves_champion(
 
 
 def test_without_a_login_or_rights_nothing_is_asked_for(
-    login_server: MlflowServer, three: Path, monkeypatch: pytest.MonkeyPatch
+    login_server: Deployed, three: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -131,7 +130,7 @@ def test_without_a_login_or_rights_nothing_is_asked_for(
 
 
 def test_promote_asks_the_loop_and_says_what_it_decided(
-    login_server: MlflowServer, three: Path, monkeypatch: pytest.MonkeyPatch
+    login_server: Deployed, three: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = log_in(monkeypatch, login_server, "ada")
     said: list[str] = []
@@ -145,7 +144,7 @@ def test_promote_asks_the_loop_and_says_what_it_decided(
     assert audited(three, [NAME])[NAME][1] == []
 
 
-def set_alias(page: Any, server: MlflowServer, version: str, alias: str) -> Any:
+def set_alias(page: Any, server: Deployed, version: str, alias: str) -> Any:
     """Give a version an alias by clicks, as a lead does; return the dialog.
 
     Data that come late draw MLflow's page anew without the dialog (3.17); then all is begun again,
@@ -175,7 +174,7 @@ def set_alias(page: Any, server: MlflowServer, version: str, alias: str) -> Any:
 
 
 def test_by_clicks_a_candidate_becomes_champion_and_champion_is_refused(
-    login_server: MlflowServer, three: Path, monkeypatch: pytest.MonkeyPatch
+    login_server: Deployed, three: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not Path(CHROMIUM).exists():
         assert not os.environ.get("BIGTRANSFER_SKIPS_NOTHING"), (
@@ -205,6 +204,44 @@ def test_by_clicks_a_candidate_becomes_champion_and_champion_is_refused(
     assert aliases(client)["champion"] == number
     last = [*records_of(client.get_registered_model(NAME).tags)][-1]
     assert (last.by, last.to) == ("ada (login)", number)
+
+
+def test_strangers_get_nothing_and_a_restart_loses_nothing(
+    login_server: Deployed, artifact_store: dict[str, str], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    runs = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+    ada = f"ada:{PASSWORDS['ada']}"
+    assert login_server.status("/health") == 200, "probes log in as nobody"
+    assert login_server.status(runs) == 401
+    assert login_server.status(runs, user="ada:wrong") == 401
+    assert login_server.status(runs, user=ada) == 200
+    assert login_server.status(runs, user=ada, host="mlflow.bigtransfer:5000") == 200
+    assert login_server.status(runs, user=ada, host="evil.example") == 403
+
+    client = log_in(monkeypatch, login_server, "admin")
+    run = client.create_run("0")
+    (tmp_path / "weights").write_bytes(b"weights" * 1000)
+    client.log_artifact(run.info.run_id, str(tmp_path / "weights"), "model")
+    client.create_registered_model("deployed")
+    client.create_model_version("deployed", f"{run.info.artifact_uri}/model", run.info.run_id)
+    client.set_registered_model_alias("deployed", "challenger", "1")
+    import boto3
+
+    s3 = boto3.client(
+        "s3", endpoint_url=artifact_store["AWS_ENDPOINT_URL"], region_name="us-east-1",
+        aws_access_key_id="user", aws_secret_access_key="word",
+    )  # fmt: skip
+    keys = [one["Key"] for one in s3.list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert any(key.endswith("/model/weights") for key in keys), keys
+
+    login_server.kill()
+    login_server.start()
+    assert login_server.status(runs, user=ada) == 200, "users stay, too"
+    assert client.get_model_version_by_alias("deployed", "challenger").version == "1"
+    came = client.download_artifacts(run.info.run_id, "model/weights", str(tmp_path))
+    assert Path(came).read_bytes() == b"weights" * 1000
+    assert not list(login_server.folder.glob("*.db")), "nothing stays in the pod"
 
 
 def shot(page: Any, name: str) -> None:
