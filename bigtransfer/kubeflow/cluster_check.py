@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
 from bigtransfer.config import ClusterParams, Params
 from bigtransfer.errors import ConfigError
 from bigtransfer.kubeflow import kube
+from bigtransfer.kubeflow.cluster_nodes import nodes
+from bigtransfer.kubeflow.cluster_rights import rights
+from bigtransfer.kubeflow.cluster_services import bucket, images, secrets, services
 from bigtransfer.kubeflow.kube import Kube
+from bigtransfer.kubeflow.look import Look
 
 KUBEFLOW = "kubeflow"
 """Where KFP's own services are; with several users a run's namespace is another one."""
@@ -39,15 +42,6 @@ _MEANING = {
 }
 
 
-@dataclass(frozen=True)
-class Look:
-    """One thing that was looked at."""
-
-    name: str
-    good: bool
-    text: str
-
-
 def check(namespace: str | None, params: Params | None) -> None:
     """Look at the cluster of the kubeconfig, and say what is found.
 
@@ -70,6 +64,12 @@ def check(namespace: str | None, params: Params | None) -> None:
         *launcher(found, namespace, cluster),
         security(found, namespace),
         *quotas(found, namespace),
+        *rights(found, namespace, params),
+        *secrets(found, namespace, params),
+        *images(found, namespace),
+        *nodes(found, params),
+        *services(found, params),
+        *bucket(params),
     ]
     for look in looks:
         print(f"{'ok' if look.good else '-':<3} {look.name:<10} {look.text}")

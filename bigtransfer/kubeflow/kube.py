@@ -64,6 +64,16 @@ class Kube:
         found = (self.get(path, **query) or {}).get("items")
         return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
+        """Ask something that is asked by POST; None if it does not answer or refuses."""
+        found = _ask(self._api, path, {}, body=body)
+        return found if isinstance(found, dict) else None
+
+    def text(self, path: str) -> str:
+        """Return an answer that is plain text, or nothing."""
+        found = _ask(self._api, path, {}, "str")
+        return found.strip() if isinstance(found, str) else ""
+
     def log(self, namespace: str, pod: str) -> str:
         """Return the end of the log of a task's pod, or nothing."""
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
@@ -157,7 +167,9 @@ def _open() -> tuple[Kube | None, str]:
     return None, f"the cluster of context {context!r} ({made.host}) does not answer ({answer})"
 
 
-def _ask(api: Any, path: str, query: Mapping[str, str], kind: str = "object") -> Any:
+def _ask(
+    api: Any, path: str, query: Mapping[str, str], kind: str = "object", body: Any = None
+) -> Any:
     """Return what the API answers, or, unraised, why it does not."""
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
@@ -165,7 +177,8 @@ def _ask(api: Any, path: str, query: Mapping[str, str], kind: str = "object") ->
     try:
         return api.call_api(
             path,
-            "GET",
+            "GET" if body is None else "POST",
+            body=body,
             query_params=list(query.items()),
             header_params={"Accept": "application/json" if kind == "object" else "*/*"},
             response_type=kind,

@@ -22,6 +22,7 @@ from bigtransfer.config import (
 )
 from bigtransfer.errors import ConfigError
 from bigtransfer.kubeflow.cluster_check import provider_lines
+from bigtransfer.kubeflow.cluster_nodes import topology_fault
 from bigtransfer.kubeflow.forecast import examples_of, forecast
 from bigtransfer.progress import counted
 
@@ -360,6 +361,8 @@ def _launch_faults(params: Params, components: set[str]) -> Iterator[str]:
             "pretrain on TPUs runs on one host: give a slice of one host (cluster.pools.<pool>: "
             "count, cloud.google.com/gke-tpu-topology) and cluster.nodes.pretrain=1"
         )
+    if fault := topology_fault(pool, nodes):
+        yield f"{fault}: correct cluster.pools.{cluster.placement['pretrain']}"
     processes = nodes * (pool.count if pool.accelerator == GPU else 1)
     if recipe.batch_size % processes:
         yield (

@@ -244,6 +244,7 @@ def test_a_lost_pod_costs_the_steps_since_its_checkpoint_and_no_bit(
     )
 
 
+@pytest.mark.long
 def test_what_is_refused_in_a_pod_ends_the_task_with_its_words(
     shards: Path, bucket: dict[str, str], tmp_path: Path
 ) -> None:
