@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _GIB = 2**30
 _MFU = 0.40
 """Utilisation that device-hours of other devices are reckoned with."""
+_CHECKPOINT_SECONDS = 300
+_INSIDE_BYTES = 450e9
+"""Of a link within a node, e.g. NVLink, bytes/s for each device."""
 _PROBE_IMAGES = 64
 _PROBE_FLOPS_ON_CPU = 5e11
 """A step that takes more is not tried on a CPU."""
@@ -69,6 +72,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="e.g. H100=2.49, may be given several times",
     )
 
+    nodes = parser.add_argument_group("several nodes", "a table from one node to so many")
+    nodes.add_argument("--nodes", type=int, metavar="N", help="each with --per-node devices")
+    nodes.add_argument("--accelerator", metavar="X", help="e.g. H100, A100, tpu-v5p")
+    nodes.add_argument("--per-node", type=int, default=8, metavar="N", help="(default: 8)")
+    nodes.add_argument(
+        "--images-per-second",
+        type=float,
+        metavar="R",
+        help=f"of one device, measured (default: {_MFU:.0%} of the accelerator's peak)",
+    )
+    nodes.add_argument(
+        "--link",
+        type=float,
+        default=400.0,
+        metavar="GBIT",
+        help="between nodes for each device, Gbit/s (default: 400)",
+    )
+    nodes.add_argument(
+        "--losses",
+        type=float,
+        default=0.0,
+        metavar="PER_DAY",
+        help="of one node, e.g. 1 for spot nodes (default: 0)",
+    )
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the plan.
@@ -79,6 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.devices < 1:
         raise ConfigError(f"--devices {arguments.devices}: give 1 or more")
     prices = [_price(text) for text in arguments.price]
+    _check_nodes(arguments)
     params = config.load(arguments.params, arguments.overlay).pretrain
     examples, classes = _data(params, arguments)
 
@@ -122,6 +151,9 @@ def run(arguments: argparse.Namespace) -> None:
         f"{made.fixed_per_device / _GIB:.2f}, each image {made.kept_per_image / 2**20:.1f} MiB",
     )
     _print_checkpoints(made.checkpoint)
+    if arguments.nodes is not None:
+        _print_nodes(params, made, arguments, dict(prices))
+        return
     _print_times(params, made, classes, device, arguments, prices)
 
 
@@ -242,6 +274,84 @@ def _print_times(
             f"{device_hours:,.0f} device-hours at {_MFU:.0%} of {peak / 1e12:,.0f} TFLOP/s, "
             f"{duration(3600 * device_hours / arguments.devices)} on {arguments.devices}; "
             f"{device_hours * price:,.0f} at {price:g} per hour",
+        )
+
+
+def _check_nodes(arguments: argparse.Namespace) -> None:
+    """Refuse numbers of nodes that are none.
+
+    Raises:
+        ConfigError: Names the flag.
+    """
+    if arguments.nodes is None:
+        return
+    if arguments.accelerator is None and arguments.images_per_second is None:
+        raise ConfigError("--nodes needs --accelerator (e.g. H100) or --images-per-second")
+    for flag, least in (("nodes", 1), ("per_node", 1), ("losses", 0)):
+        if getattr(arguments, flag) < least:
+            raise ConfigError(f"--{flag.replace('_', '-')}: give {least} or more")
+    for flag in ("link", "images_per_second"):
+        value = getattr(arguments, flag)
+        if value is not None and not 0 < value < 1e9:
+            raise ConfigError(f"--{flag.replace('_', '-')} {value:g}: give more than 0")
+    arguments.devices = arguments.nodes * arguments.per_node
+
+
+def _print_nodes(
+    params: PretrainParams, made: Plan, arguments: argparse.Namespace, prices: dict[str, float]
+) -> None:
+    from bigtransfer.model.peaks import accelerator_named
+    from bigtransfer.train.scaling import Machines, doublings, scaled
+
+    image_flops = made.flops / made.images
+    name = arguments.accelerator or "device"
+    if arguments.images_per_second is not None:
+        flops = arguments.images_per_second * image_flops
+        rate = f"{arguments.images_per_second:,.1f} images/s, as given"
+    else:
+        known = accelerator_named([name])
+        if known is None:
+            raise ConfigError(f"--accelerator {name!r} is not known; give --images-per-second")
+        flops = _MFU * known[1]
+        rate = f"{flops / image_flops:,.1f} images/s, {_MFU:.0%} of {known[1] / 1e12:,.0f} TFLOP/s"
+    pause = params.checkpoint_seconds or _CHECKPOINT_SECONDS
+    machines = Machines(
+        arguments.per_node,
+        flops,
+        arguments.link * 1e9 / 8,
+        _INSIDE_BYTES,
+        arguments.losses,
+        pause,
+    )
+    _print("rate", f"{name}: {rate}")
+    _print(
+        "all-reduce",
+        f"float32 gradients at {arguments.link:g} Gbit/s a device between nodes; checkpoints every "
+        f"{duration(pause)}, {arguments.losses:g} losses a day of a node",
+    )
+    print(
+        f"{'devices':>8} {'images':>7} {'sent':>9} {'step':>9} {'efficiency':>10} "
+        f"{'time':>14} {'lost nodes':>10} {'lost work':>12}  cost"
+    )
+    for nodes in doublings(arguments.nodes):
+        if nodes * arguments.per_node > params.batch_size:
+            print(f"{nodes * arguments.per_node:>8} more devices than images of a step")
+            continue
+        one = scaled(
+            machines,
+            nodes,
+            batch_size=params.batch_size,
+            steps=made.schedule.total_steps,
+            image_flops=image_flops,
+            parameters=made.parameters,
+        )
+        hours = one.seconds / 3600
+        price = prices.get(name)
+        cost = "-" if price is None else f"{hours * one.devices * price:,.0f}"
+        print(
+            f"{one.devices:>8} {one.share:>7} {_bytes(int(one.wire_bytes)):>9} "
+            f"{1e3 * one.step:>6.0f} ms {one.efficiency:>9.0%}  {duration(one.seconds):>14} "
+            f"{one.losses:>10.1f} {duration(one.lost_seconds):>12}  {cost}"
         )
 
 

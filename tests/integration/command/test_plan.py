@@ -93,3 +93,32 @@ def test_price_of_an_unknown_device(planned: Run) -> None:
     result = planned(*recipe("bit_s"), "--price", "Z9=1")
     assert result.returncode == 2
     assert "--price Z9=…: no such device is known" in result.stderr
+
+
+def test_nodes_are_a_table_and_more_than_the_batch_is_said(planned: Run) -> None:
+    result = planned(*recipe("bit_l"), "--nodes", "1024", "--accelerator", "H100", "--price",
+                     "H100=2.5", "--losses", "1")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines() if line[:8].strip().isdigit()]
+    assert [row[0] for row in rows] == ["8", "16", "32", "64", "128", "256", "512", "1024",
+                                        "2048", "4096", "8192"]  # fmt: skip
+    assert [row[1] for row in rows[:4]] == ["512", "256", "128", "64"]
+    assert "8192 more devices than images of a step" in result.stdout
+    shares = [int(next(word for word in row if word.endswith("%"))[:-1]) for row in rows[:-1]]
+    assert shares == sorted(shares, reverse=True) and shares[0] == 100
+    assert "H100: 360.5 images/s, 40% of 989 TFLOP/s" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--nodes", "2"], "--nodes needs --accelerator"),
+        (["--nodes", "0", "--accelerator", "H100"], "--nodes: give 1 or more"),
+        (["--nodes", "2", "--accelerator", "Z9"], "'Z9' is not known; give --images-per-second"),
+        (["--nodes", "2", "--images-per-second", "0"], "--images-per-second 0: give more than 0"),
+    ],
+)
+def test_nodes_that_are_none_are_refused(planned: Run, words: list[str], said: str) -> None:
+    result = planned(*recipe("bit_l"), *words)
+    assert result.returncode == 2
+    assert said in result.stderr
