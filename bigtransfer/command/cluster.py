@@ -8,17 +8,23 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.description = (
-        "A training runs in a Job of its own, beside the run that asked for it. `list` shows them; "
-        "`stop` ends one: its pods get time to save, and the same submission goes on from there."
+    parser.description = "A training runs in a Job of its own, beside the run that asked for it."
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    shown = actions.add_parser(
+        "list", allow_abbrev=False, help="what was launched, for which run, since when"
     )
-    parser.add_argument("action", choices=("list", "stop"))
-    parser.add_argument("which", nargs="?", metavar="RUN|JOB", help="of stop: what to end")
-    parser.add_argument(
-        "--namespace",
-        metavar="NS",
-        help="of the runs (default: params.yaml: cluster.namespace)",
+    stopped = actions.add_parser(
+        "stop",
+        allow_abbrev=False,
+        help="end one: its pods get time to save, and the same submission goes on from there",
     )
+    stopped.add_argument("which", metavar="RUN|JOB", help="a run's id, or the name of a Job")
+    for one in (shown, stopped):
+        one.add_argument(
+            "--namespace",
+            metavar="NS",
+            help="of the runs (default: params.yaml: cluster.namespace)",
+        )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -33,8 +39,6 @@ def run(arguments: argparse.Namespace) -> None:
     from bigtransfer.kubeflow import kube, orphans
     from bigtransfer.kubeflow.objects import Objects
 
-    if (arguments.action == "stop") != (arguments.which is not None):
-        raise ConfigError("write `cluster list`, or `cluster stop RUN` (or the name of a Job)")
     found, why = kube.at_hand()
     if found is None:
         raise ConfigError(f"a kubeconfig is needed ({why})")

@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images-per-second",
         type=float,
         metavar="R",
-        help=f"of one device, measured (default: {_MFU:.0%} of the accelerator's peak)",
+        help=f"of one device, measured (default: {_MFU:.0%}% of the accelerator's peak)",
     )
     nodes.add_argument(
         "--link",

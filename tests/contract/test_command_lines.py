@@ -17,7 +17,7 @@ from fixtures.stages import declaration, dvc_lines
 
 COMPONENTS = ("materialize", "fetch", "fetch_weights", "validate", "audit", "shard", "pretrain",
               "finetune", "evaluate", "register", "summarize", "predict")  # fmt: skip
-NO_COMPONENTS = ("__init__", "interface", "executor", "image_requirements")
+NO_COMPONENTS = ("__init__", "interface", "executor", "image_requirements", "launch")
 HEAVY = {"torch", "mlflow", "great_expectations", "pandas", "pyarrow", "matplotlib", "numpy"}
 
 

@@ -124,7 +124,7 @@ def test_every_param_is_explained() -> None:
         assert re.search(rf"^{key}:", text, re.M)
 
 
-@pytest.mark.parametrize("name", [".", "serving"])
+@pytest.mark.parametrize("name", ["base", "runs", "mlflow", "serving"])
 def test_kustomization_lists_what_is_there(name: str) -> None:
     folder = PROJECT / "manifests" / name
     listed = read_yaml(folder / "kustomization.yaml")["resources"]
@@ -147,7 +147,7 @@ def test_the_runtime_of_kserve_is_the_image_that_serves() -> None:
 
 def test_the_namespace_is_restricted() -> None:
     folder = PROJECT / "manifests"
-    labels = read_yaml(folder / "namespace.yaml")["metadata"]["labels"]
+    labels = read_yaml(folder / "base" / "namespace.yaml")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
