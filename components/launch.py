@@ -60,9 +60,12 @@ def _run(
 ) -> None:
     """Launch it, wait, and bring here what it wrote."""
     from bigtransfer.kubeflow import kube
-    from bigtransfer.kubeflow.launcher import launch
+    from bigtransfer.kubeflow.launcher import clear, launch
+    from bigtransfer.kubeflow.node import is_sent
     from bigtransfer.kubeflow.objects import Objects
     from bigtransfer.storage.copying import copy_here
+    from bigtransfer.storage.places import target_at
+    from bigtransfer.storage.s3 import S3Path
 
     if params.checkpoint_mirror is None:
         raise ConfigError(
@@ -74,11 +77,17 @@ def _run(
     if found is None:
         raise InfrastructureError(f"Kubernetes cannot be reached: {why}")
     objects = Objects(found, kube.namespace_here())
-    launch(objects, what, partial(print, f"{stage.name}:", file=sys.stderr, flush=True))
+    say = partial(print, f"{stage.name}:", file=sys.stderr, flush=True)
+    results = target_at(S3Path.parse(what.results))
+    if is_sent(results):  # a waiter before was lost with it in its hands: no pod is asked for
+        say(f"it was done before: {what.results}")
+    else:
+        launch(objects, what, say, is_done=partial(is_sent, results))
     scratch = stage.work / "launched" / what.name
     digest = copy_here(what.results, scratch)
     for flag in component.writes:
         _place(scratch / flag, paths[flag])
+    clear(objects, what, say)
     checkpoint = f"{what.results}/checkpoint"
     stage.told.update(job=what.name, address=checkpoint, sent_digest=digest)
     print(f"{component.name}: {checkpoint}, sha256 of all that it wrote {digest[:16]}")

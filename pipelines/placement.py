@@ -31,6 +31,8 @@ _WAITER_ATTEMPTS = 21
 _WAITER = ResourceSpec(cpu_request="250m", memory_request="1Gi", memory_limit="1Gi")
 _UPLOAD_SECONDS = 60
 """For a last checkpoint on its way to the bucket, beside `stop_seconds`."""
+_END_SECONDS = 10
+"""From the end of the workers to that of the pod."""
 _SECONDS_TO_SAVE = 5
 """A notice shorter than this is not used: half a checkpoint helps nobody."""
 
@@ -84,7 +86,7 @@ def launch_of(
         runtime=cluster.training_runtime,
         losses=cluster.attempts_of(component) - 1,
         hours=cluster.timeout_hours.get(component),
-        grace_seconds=round(params.pretrain.stop_seconds) + _UPLOAD_SECONDS,
+        grace_seconds=round(params.pretrain.stop_seconds) + _UPLOAD_SECONDS + _END_SECONDS,
     )
 
 
@@ -183,7 +185,8 @@ def paced(params: _Trains, pool: PoolParams, *, launched: bool = False) -> _Trai
     allowed = max(1, round(60 * pool.lost_minutes_allowed))
     seconds = min(params.checkpoint_seconds or allowed, allowed)
     if launched and pool.notice_seconds == 0:
-        return params.model_copy(update={"checkpoint_seconds": seconds})
+        stop = params.stop_seconds + _UPLOAD_SECONDS
+        return params.model_copy(update={"checkpoint_seconds": seconds, "stop_seconds": stop})
     notice = pool.notice_seconds if pool.notice_seconds >= _SECONDS_TO_SAVE else 0
     changes = {"checkpoint_seconds": seconds, "stop_seconds": min(params.stop_seconds, notice)}
     return params.model_copy(update=changes)

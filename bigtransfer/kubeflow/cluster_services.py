@@ -97,22 +97,25 @@ def services(cluster: Kube, params: Params | None) -> Iterator[Look]:
         yield Look(
             "mlflow",
             False,
-            f"{uri} does not answer\n    by hand: kubectl -n {space} get pods,endpoints -l "
+            f"{uri} does not answer (or a NetworkPolicy keeps the API server away)\n    by hand: "
+            f"kubectl -n {space} get pods,endpoints -l "
             "app.kubernetes.io/name=mlflow",
         )
         return
     known = _version(version)
     old = bool(known and known < _OLDEST_MLFLOW)
     yield Look("mlflow", not old, f"MLflow {version}{', older than 3.10: upgrade it' * old}")
-    open_door = cluster.get(f"{base}/api/2.0/mlflow/registered-models/search")
+    status = cluster.status(f"{base}/api/2.0/mlflow/registered-models/search")
     login = params is not None and any("PASSWORD" in one for one in params.cluster.secrets)
-    if open_door is not None:
+    if status == 200:
         yield Look(
             "login",
             False,
             "MLflow asks nobody who they are: anybody in the cluster moves a champion\n    to mend "
             "it: kubectl apply -k manifests/mlflow",
         )
+    elif status != 401:
+        yield Look("login", True, "whether MLflow asks for a login cannot be told from here")
     elif not login:
         yield Look(
             "login",

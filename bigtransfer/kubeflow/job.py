@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bigtransfer.config import LaunchParams
+from bigtransfer.kubeflow.torchrun import LOST, REFUSED
 from bigtransfer.storage import sha256_json
 
 RUN_LABEL = "bigtransfer/run"
@@ -19,11 +20,8 @@ STAGE_LABEL = "bigtransfer/stage"
 DIGEST = "bigtransfer/spec-digest"
 PORT = 29500
 """Of the rendezvous; nodes ask for each other at the next one."""
-REFUSED = (2, 3, 4)
-"""Exit codes that end a Job at once: whoever runs the same again gets the same."""
-LOST_A_PEER = 75
-"""Exit code that is not counted: another node was lost, or nothing but the world outside failed."""
 _QUEUE = "kueue.x-k8s.io/queue-name"
+_NO_MESH = "sidecar.istio.io/inject"
 _TTL_SECONDS = 7 * 24 * 3600
 _OUT = "/tmp/out"
 _DISK = "20Gi"
@@ -113,8 +111,10 @@ def _job(launch: Launch) -> dict[str, Any]:
         "completionMode": "Indexed",
         "completions": pods.nodes,
         "parallelism": pods.nodes,
-        # A failure of one node's own ends all of them; the others' ends are not counted.
-        "backoffLimit": pods.nodes * pods.losses,
+        # For each node alone: the pause before a pod is made anew doubles with each one that ended,
+        # counted or not, and never shrinks.
+        "backoffLimitPerIndex": pods.losses,
+        "maxFailedIndexes": 0,
         "podReplacementPolicy": "Failed",
         "ttlSecondsAfterFinished": _TTL_SECONDS,
         "podFailurePolicy": {"rules": _RULES},
@@ -138,13 +138,17 @@ _RULES = [
     {"action": "Ignore",
      "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     {"action": "Ignore",
-     "onExitCodes": {"containerName": "main", "operator": "In", "values": [LOST_A_PEER]}},
+     "onExitCodes": {"containerName": "main", "operator": "In", "values": [LOST]}},
 ]  # fmt: skip
 
 
 def _own(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the labels of what belongs to a Job: without the queue, which is the Job's."""
-    return {key: value for key, value in labels.items() if key != _QUEUE}
+    """Return the labels of what belongs to a Job: without the queue, which is the Job's.
+
+    A mesh that puts a proxy into every pod, as Kubeflow's profiles have it, would keep the pod
+    running after its end, and stand between the nodes.
+    """
+    return {**{key: value for key, value in labels.items() if key != _QUEUE}, _NO_MESH: "false"}
 
 
 def _pod(launch: Launch) -> dict[str, Any]:

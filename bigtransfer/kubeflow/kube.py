@@ -69,6 +69,14 @@ class Kube:
         found = _ask(self._api, path, {}, body=body)
         return found if isinstance(found, dict) else None
 
+    def status(self, path: str) -> int | None:
+        """Return the status of an answer; None where there is none."""
+        found = _ask(self._api, path, {})
+        if isinstance(found, InfrastructureError):
+            number = str(found).partition(" ")[0]
+            return int(number) if number.isdigit() else None
+        return 200
+
     def text(self, path: str) -> str:
         """Return an answer that is plain text, or nothing."""
         found = _ask(self._api, path, {}, "str")

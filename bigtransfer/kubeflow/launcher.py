@@ -8,7 +8,7 @@ leaves it running, and the next one finds it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bigtransfer.errors import ConfigError, InfrastructureError
@@ -22,17 +22,26 @@ from bigtransfer.kubeflow.job import (
 )
 from bigtransfer.kubeflow.objects import Objects
 from bigtransfer.kubeflow.pod_words import part
-from bigtransfer.kubeflow.waiter import Patience, Say, Waiter, ending_of
+from bigtransfer.kubeflow.waiter import Patience, Say, Waiter, ending_of, is_going
 
 
-def launch(objects: Objects, what: Launch, say: Say, patience: Patience | None = None) -> None:
+def launch(
+    objects: Objects,
+    what: Launch,
+    say: Say,
+    patience: Patience | None = None,
+    is_done: Callable[[], bool] = lambda: False,
+) -> None:
     """Run a component on pods of its own, and return when its results are in the bucket.
+
+    What ran stays until `clear`: whoever is lost in between finds it complete.
 
     Args:
         objects: Of the namespace.
         what: Runs.
         say: Prints a line.
         patience: How long to wait for what; None: as for real.
+        is_done: Says whether the results are in the bucket, where the Job is gone.
 
     Raises:
         ConfigError: If it is refused, or is there already with other pods.
@@ -44,15 +53,19 @@ def launch(objects: Objects, what: Launch, say: Say, patience: Patience | None =
     while True:
         _begin(objects, what, say)
         try:
-            Waiter(objects, what, say, patience or Patience()).wait()
-            break
+            Waiter(objects, what, say, patience or Patience(), is_done).wait()
+            return
         except InfrastructureError as error:
             if losses == 0:
                 raise
             losses -= 1
             say(f"{error}; it begins again, {losses} more losses are allowed")
+
+
+def clear(objects: Objects, what: Launch, say: Say) -> None:
+    """Remove what ran, with its pods."""
     if objects.delete(kind_of(what.pods), what.name):
-        say(f"done; {kind_of(what.pods)} {what.name} and its pods are removed")
+        say(f"{kind_of(what.pods)} {what.name} and its pods are removed")
 
 
 def _begin(objects: Objects, what: Launch, say: Say) -> None:
@@ -67,9 +80,9 @@ def _begin(objects: Objects, what: Launch, say: Say) -> None:
     made = objects.create(first)
     if made is None:
         known = objects.read(kind, what.name)
-        if known is not None and ending_of(known)[0] == "Failed":
-            say(f"{kind} {what.name} of an earlier attempt failed; it is removed and begun again")
-            _remove(objects, kind, what.name)
+        if known is not None and (why := _in_the_way(known, what)):
+            say(f"{kind} {what.name} of an earlier attempt {why}; it is removed and begun again")
+            _remove(objects, kind, what.name, what.pods.grace_seconds)
             known = None
         if known is None:
             made = objects.create(first)
@@ -81,12 +94,17 @@ def _begin(objects: Objects, what: Launch, say: Say) -> None:
         _adopt(objects, what, made, say)
     owner = part(made.get("metadata"))
     for one in others:
+        # Blocking the owner's end would need a right to its finalizers, where that is enforced.
         one["metadata"]["ownerReferences"] = [
             {"apiVersion": first["apiVersion"], "kind": kind, "name": what.name,
-             "uid": owner.get("uid", ""), "controller": False, "blockOwnerDeletion": True}
+             "uid": owner.get("uid", ""), "controller": False, "blockOwnerDeletion": False}
         ]  # fmt: skip
-        if objects.create(one) is None:
-            _take_over(objects, one, str(owner.get("uid", "")))
+        try:
+            if objects.create(one) is None:
+                _take_over(objects, one, str(owner.get("uid", "")))
+        except ConfigError:
+            objects.delete(kind, what.name)  # its pods would look for each other for ever
+            raise
 
 
 def _take_over(objects: Objects, one: dict[str, Any], uid: str) -> None:
@@ -99,14 +117,26 @@ def _take_over(objects: Objects, one: dict[str, Any], uid: str) -> None:
         objects.create(one)
 
 
-def _remove(objects: Objects, kind: str, name: str) -> None:
+def _in_the_way(known: Mapping[str, Any], what: Launch) -> str:
+    """Return why what is there is not what is wanted, but over; nothing if it runs, or is it."""
+    if is_going(known):
+        return "is being removed"
+    state = ending_of(known)[0]
+    if state == "Failed":
+        return "failed"
+    found = part(part(known.get("metadata")).get("annotations")).get(DIGEST)
+    return "is complete on other pods" if state and found != digest_of(what) else ""
+
+
+def _remove(objects: Objects, kind: str, name: str, grace_seconds: float = 0.0) -> None:
     """Remove an object and wait until it is gone with what belongs to it.
 
     Raises:
         InfrastructureError: If it stays.
     """
     objects.delete(kind, name)
-    for _ in range(120):
+    deadline = time.monotonic() + grace_seconds + 120 * objects.pause_seconds
+    while time.monotonic() < deadline:
         if objects.read(kind, name) is None:
             return
         time.sleep(objects.pause_seconds)

@@ -1,11 +1,13 @@
 """Process 1 of a launched pod: one node's share of a training, and its true end.
 
-`torchrun` ends with 1 whatever its workers' code was, and every node that loses a peer counts as a
-failure of its own. So it runs within this program, which
+`torchrun` runs within this program (`torchrun`), which
 
-- begins when all nodes are there, each of this very attempt;
-- hands on what the workers say: 2, 3 and 4 (the same again would be refused again), 75 where
-  another node was lost, anything else as it is;
+- begins when all nodes are there and wait for this very attempt;
+- where another node is lost, waits for its successor and begins again, in the same pod: its
+  accelerators, its image and its checkpoints on the disk stay. A Job that made all pods anew would
+  wait ten minutes after each loss, for it counts every failed pod in its pauses;
+- hands on 2, 3 and 4 (the same again would be refused again) and what failed by itself; ends with
+  75 when it is asked to end;
 - gives workers all the time that the pod has after SIGTERM;
 - on node 0 sends what was written to the bucket, its MANIFEST.json last, and on the others waits
   for that: a node that ended before could not come back if node 0 were lost while it sends.
@@ -17,15 +19,17 @@ import argparse
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
+from bigtransfer.kubeflow.torchrun import LOST
 from bigtransfer.storage import MANIFEST_NAME, MANIFEST_SCHEMA, FileFacts, as_json, sha256_file
 from bigtransfer.storage.places import Target, target_at
 from bigtransfer.storage.s3 import S3Path
@@ -40,26 +44,29 @@ _LOOK_SECONDS = 2.0
 _SAY_SECONDS = 60.0
 _MISSED = 5
 """Looks in a row at which node 0 does not answer, until it counts as lost."""
-_REFUSED = (2, 3, 4)
-_LOST = InfrastructureError.exit_code
+_SOON_SECONDS = 300.0
+_MOST_SOON = 10
+"""Attempts in a row that end so soon, until it is no loss any more but a failure."""
 _KILLED = 137
+_SIGNALS = 128
+WAITING, GOING, SENDING = "waiting", "going", "sending"
 
 
 @dataclass
 class Presence:
     """What this node says to those who ask: `node <n> <state>`, one line.
 
-    Node 0 asks each node by its own word; only then may that node begin, so that a node that came
-    anew never joins what is left of the attempt before.
+    Node 0 asks each node by its own word while it waits; only then may that node begin. So nobody
+    joins what is left of an attempt before, whose processes may hang in an exchange for minutes.
     """
 
     port: int
     number: int
     address: str = ""
     """Where it listens; empty: on every address."""
-    state: str = "waiting"
+    state: str = WAITING
     counted: threading.Event = field(default_factory=threading.Event)
-    """Set when node 0 has asked."""
+    """Set when node 0 has asked in this attempt."""
 
     def open(self) -> None:
         """Listen, in a thread of its own.
@@ -73,13 +80,18 @@ class Presence:
             raise InfrastructureError(f"port {self.port} cannot be opened ({error})") from error
         threading.Thread(target=self._serve, args=(server,), daemon=True).start()
 
+    def wait_again(self) -> None:
+        """Be ready for another attempt."""
+        self.counted.clear()
+        self.state = WAITING
+
     def _serve(self, server: socket.socket) -> None:
         while True:
             with suppress(OSError):
                 asking, _ = server.accept()
                 with asking:
                     asking.settimeout(_ASK_SECONDS)
-                    if asking.recv(16).startswith(b"count"):
+                    if asking.recv(16).startswith(b"count") and self.state == WAITING:
                         self.counted.set()
                     asking.sendall(f"node {self.number} {self.state}\n".encode())
 
@@ -106,8 +118,8 @@ class Nodes:
         """Return the state of one of them; empty if it does not answer."""
         return ask(self.hosts[number], self.port, word)
 
-    def absent(self, own: int, word: str = "look") -> list[int]:
-        """Return the numbers of those that do not answer."""
+    def others_not(self, state: str, own: int, word: str = "look") -> list[int]:
+        """Return the numbers of those that are in another state, or do not answer."""
         others = [number for number in range(len(self.hosts)) if number != own]
         found: dict[int, str] = {}
 
@@ -119,34 +131,55 @@ class Nodes:
             thread.start()
         for thread in threads:
             thread.join()
-        return [number for number in others if not found.get(number)]
+        return [number for number in others if found.get(number) != state]
 
 
-def gather(nodes: Nodes, own: Presence, say: Callable[[str], None]) -> None:
-    """Wait until all nodes are there.
+def gather(
+    nodes: Nodes, own: Presence, is_done: Callable[[], bool], say: Callable[[str], None]
+) -> bool:
+    """Wait until all nodes wait for this attempt.
+
+    Returns:
+        Whether there is anything to do: False, if all of it has been sent meanwhile.
 
     Raises:
         InfrastructureError: If they do not come in time.
     """
     deadline = time.monotonic() + _JOIN_SECONDS
     for waited in _looks():
+        try:
+            if is_done():
+                return False
+        except InfrastructureError as error:
+            if time.monotonic() > deadline:
+                raise _CountedError(f"{error}; for {_JOIN_SECONDS / 60:.0f} minutes") from error
+            if waited:
+                say(str(error))
+            continue
         if own.number == 0:
-            missing = nodes.absent(0, "count")
+            missing = nodes.others_not(WAITING, 0, "count")
         else:
-            ready = own.counted.is_set() and nodes.state(0) == "going"
+            ready = own.counted.is_set() and nodes.state(0) == GOING
             missing = [] if ready else [0]
         if not missing:
-            own.state = "going"
-            return
+            own.state = GOING
+            return True
         names = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
         whom = f"node{'s' * (len(missing) > 1)} {names}"
         if time.monotonic() > deadline:
             raise InfrastructureError(
                 f"{whom} of {len(nodes.hosts)} did not come within {_JOIN_SECONDS / 60:.0f} "
-                "minutes; all begin again"
+                "minutes; its place is given back, and asked for again"
             )
         if waited:
             say(f"waits for {whom} of {len(nodes.hosts)}")
+    raise AssertionError("never")
+
+
+class _CountedError(BigTransferError):
+    """A failure that Kubernetes counts: without an end it would be tried for ever."""
+
+    exit_code = 1
 
 
 def _looks() -> Iterator[bool]:
@@ -160,56 +193,48 @@ def _looks() -> Iterator[bool]:
         time.sleep(_LOOK_SECONDS)
 
 
-def run_workers(line: list[str], nodes: Nodes, number: int, processes: int, grace: int) -> int:
-    """Run this node's processes by `torchrun` and return the code that tells why they ended.
+class Workers:
+    """This node's processes of one attempt, by `torchrun`, in a process of its own."""
 
-    Args:
-        line: After `python`: `-m components.pretrain …`.
-        nodes: All of them.
-        number: Of this node.
-        processes: On each node.
-        grace: Seconds that the pod has after SIGTERM.
+    def __init__(self, nodes: Nodes, number: int, processes: int, grace: int) -> None:
+        self._line = [
+            sys.executable, "-m", "bigtransfer.kubeflow.torchrun",
+            "--nnodes", str(len(nodes.hosts)), "--nproc-per-node", str(processes),
+            "--node-rank", str(number), "--rdzv-backend", "static", "--max-restarts", "0",
+            "--master-addr", nodes.hosts[0], "--master-port", str(nodes.port - 1),
+        ]  # fmt: skip
+        # Workers get all of it but a moment, in which those above them end.
+        self._environment = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, grace - 2))}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.asked_to_end = False
+        signal.signal(signal.SIGTERM, self._end)
+
+    def run(self, line: list[str]) -> int:
+        """Return the code that tells why they ended."""
+        self._process = subprocess.Popen([*self._line, *line], env=self._environment)
+        if self.asked_to_end:  # just before
+            self._process.terminate()
+        code = self._process.wait()
+        self._process = None
+        return code if code >= 0 else _SIGNALS - code
+
+    def _end(self, *_: object) -> None:
+        """Hand SIGTERM on; where no worker runs, end: for process 1 the kernel has no default."""
+        self.asked_to_end = True
+        if self._process is None:
+            os._exit(LOST)
+        self._process.send_signal(signal.SIGTERM)
+
+
+def judged(code: int, nodes: Nodes, number: int) -> int:
+    """Return the code to end with, of that of workers.
+
+    NCCL's watchdog aborts a process whose peer is gone: a signal means a lost peer where any other
+    node is not at work any more, and a failure of one's own where all are.
     """
-    # Workers get all of it but a second, in which this program ends.
-    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(max(1, grace - 1))
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
-
-    arguments = [
-        "--nnodes", str(len(nodes.hosts)), "--nproc-per-node", str(processes),
-        "--node-rank", str(number), "--rdzv-backend", "static", "--max-restarts", "0",
-        "--master-addr", nodes.hosts[0], "--master-port", str(nodes.port - 1), *line,
-    ]  # fmt: skip
-    try:
-        run(parse_args(arguments))  # type: ignore[no-untyped-call]
-    except SignalException:
-        return _LOST
-    except ChildFailedError as error:
-        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        return code_of(codes, lambda: nodes.absent(number))
-    except (ConnectionError, TimeoutError, RuntimeError) as error:
-        # torchrun's own store, not a worker: node 0 is gone.
-        print(f"node {number}: torchrun: {error}", file=sys.stderr, flush=True)
-        return _LOST if nodes.absent(number) else 1
-    return 0
-
-
-def code_of(codes: Mapping[int, int], absent: Callable[[], list[int]]) -> int:
-    """Return the exit code of a node whose workers failed.
-
-    Args:
-        codes: Rank -> its exit code; a signal is negative.
-        absent: Which other nodes are gone.
-    """
-    said = set(codes.values())
-    for code in (*_REFUSED, _LOST):
-        if code in said:
-            return code
-    if absent():  # NCCL's watchdog aborts a process whose peer is gone
-        return _LOST
-    first = next(iter(codes.values()), 1)
-    return first if first > 0 else 128 - first
+    if code > _SIGNALS and code != _KILLED and nodes.others_not(GOING, number):
+        return LOST
+    return code
 
 
 def send(out: Path, results: Target) -> None:
@@ -232,15 +257,15 @@ def is_sent(results: Target) -> bool:
     return results.get(MANIFEST_NAME) is not None
 
 
-def wait_until_sent(nodes: Nodes, results: Target) -> int:
-    """Wait until node 0 has sent what was written; return the code to end with."""
+def is_sent_by_node_0(nodes: Nodes, results: Target) -> bool:
+    """Wait until node 0 has sent what was written; return False if it is lost before."""
     missed = 0
     for _ in _looks():
         if is_sent(results):
-            return 0
-        missed = 0 if nodes.state(0) else missed + 1
+            return True
+        missed = 0 if nodes.state(0) in (GOING, SENDING) else missed + 1
         if missed >= _MISSED:
-            return _LOST
+            return False
     raise AssertionError("never")
 
 
@@ -249,29 +274,20 @@ def main() -> None:
     arguments = _parser().parse_args()
     line = arguments.line[1:] if arguments.line[:1] == ["--"] else arguments.line
     number = _number(arguments.nodes)
-    said = f"node {number}"
 
     def say(text: str) -> None:
-        print(f"{said}: {text}", file=sys.stderr, flush=True)
+        print(f"node {number}: {text}", file=sys.stderr, flush=True)
 
-    _end_at_a_signal()
     try:
         code = _take_part(arguments, line, number, say)
     except BigTransferError as error:
         say(f"{error} [exit {error.exit_code}]")
         code = error.exit_code
-    if code == _LOST:
-        say("another node is gone, or it was asked to end; it goes on from the last checkpoint")
-    elif code == _KILLED:
+    if code == _KILLED:
         say("a process was killed (SIGKILL): out of memory, most likely")
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # threads that serve, and torch's, would hold the process
-
-
-def _end_at_a_signal() -> None:
-    """End when asked to, where no worker runs: for process 1 the kernel has no default for that."""
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(_LOST))
+    os._exit(code)  # threads that serve would hold the process
 
 
 def _take_part(
@@ -280,27 +296,38 @@ def _take_part(
     address = arguments.results
     place = S3Path.parse(address) if "://" in address else Path(address)
     results = target_at(place)
-    if is_sent(results):
-        say(f"all of it is done already: {address}")
-        return 0
     hosts = tuple(arguments.host.format(one) for one in range(arguments.nodes))
     nodes = Nodes(hosts, arguments.port + 1)
+    workers = Workers(nodes, number, arguments.processes, arguments.grace)
     presence = Presence(nodes.port, number, arguments.listen.format(number))
     presence.open()
-    gather(nodes, presence, say)
-    began = time.monotonic()
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    say(f"all {arguments.nodes} nodes are there; {arguments.processes} processes begin on each")
-    code = run_workers(line, nodes, number, arguments.processes, arguments.grace)
-    _end_at_a_signal()  # torchrun has its own
-    if code:
-        presence.state = "failed"
-        return code
-    if number:
-        return wait_until_sent(nodes, results)
-    send(out, results)
-    say(f"done in {time.monotonic() - began:.0f} s, sent to {address}")
+    soon = 0
+    while gather(nodes, presence, lambda: is_sent(results), say):
+        began = time.monotonic()
+        say(f"all {arguments.nodes} nodes are there; {arguments.processes} processes begin on each")
+        code = judged(workers.run(line), nodes, number)
+        took = time.monotonic() - began
+        if workers.asked_to_end:
+            say("was asked to end; another pod goes on from the last checkpoint")
+            return LOST
+        if code == 0 and number == 0:
+            presence.state = SENDING
+            send(out, results)
+            say(f"done in {took:.0f} s, sent to {address}")
+            return 0
+        if code == 0 and is_sent_by_node_0(nodes, results):
+            return 0
+        if code not in (0, LOST):
+            return code
+        soon = soon + 1 if took < _SOON_SECONDS else 0
+        if soon > _MOST_SOON:
+            say(f"{soon} attempts in a row ended within {_SOON_SECONDS / 60:.0f} minutes [exit 1]")
+            return 1
+        presence.wait_again()
+        say("another node is lost, or the world outside failed; all begin again when all are there")
+    say(f"all of it is done already: {address}")
     return 0
 
 

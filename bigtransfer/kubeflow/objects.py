@@ -24,6 +24,8 @@ _PLACES = {
 }
 """Kind -> group and version, and its name in addresses."""
 _SECONDS = 15.0
+_QUIET_SECONDS = 600.0
+"""Of a log without a line, after which it is opened anew: its connection may be dead."""
 _TRIES = 6
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
@@ -114,11 +116,11 @@ class Objects:
         from kubernetes.watch.watch import iter_resp_lines
         from urllib3.exceptions import HTTPError
 
-        query = {"container": "", "follow": "true", "timestamps": "true", "sinceTime": since}
+        query = {"follow": "true", "timestamps": "true", "sinceTime": since}
         given = {key: value for key, value in query.items() if value}
         path = f"{self._path('Pod')}/{pod}/log"
         try:
-            answer = self._send("GET", path, given, None, None, raw=True)
+            answer = self._send("GET", path, given, None, _QUIET_SECONDS, raw=True)
             for text in iter_resp_lines(answer):
                 time, _, words = text.partition(" ")
                 if time > since:

@@ -86,7 +86,7 @@ def stop(objects: Objects, which: str) -> Iterator[Launched]:
     Raises:
         ConfigError: If there is none.
     """
-    known = launched(objects)
+    known = launched(objects) if which else []
     chosen = [one for one in known if which in (one.name, one.run)]
     if not chosen:
         names = [name for one in known for name in (one.name, one.run) if name]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from bigtransfer.config import (
     GPU,
@@ -161,6 +162,13 @@ def notes(params: Params, components: Collection[str]) -> Iterator[str]:
         pool = params.cluster.pool_of(component)
         if pool.accelerator is not None and "cpu" in _asked(params)[component]:
             yield f"{component} is placed on {pool.accelerator}, and its device is cpu"
+    endpoint = params.cluster.env.get("AWS_ENDPOINT_URL", "")
+    port = urlsplit(endpoint).port or (443 if endpoint.startswith("https") else 80)
+    if params.launcher_of("pretrain") is not None and endpoint and port != 443:
+        yield (
+            f"AWS_ENDPOINT_URL is at port {port}: the NetworkPolicy bigtransfer-launched lets "
+            "launched pods out to 443 alone; add the port in your overlay"
+        )
 
 
 def notes_on_root(root: str | None, cluster: ClusterParams | None) -> Iterator[str]:

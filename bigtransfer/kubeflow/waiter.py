@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from bigtransfer.errors import (
@@ -16,15 +17,18 @@ from bigtransfer.errors import (
     InfrastructureError,
     LockError,
 )
-from bigtransfer.kubeflow.job import LOST_A_PEER, Launch, kind_of, selector_of
+from bigtransfer.kubeflow.job import Launch, kind_of, selector_of
 from bigtransfer.kubeflow.objects import Objects
 from bigtransfer.kubeflow.pod_words import End, ended, index_of, line, part, waiting
 from bigtransfer.kubeflow.reasons import refusal_in
+from bigtransfer.kubeflow.torchrun import LOST
 from bigtransfer.progress import duration
 
 Say = Callable[[str], None]
 _BY_CODE = {2: ConfigError, 3: GateError, 4: LockError, 75: InfrastructureError}
 _TERMINATED = 143
+_STUCK_SECONDS = 60.0
+"""After the end of its grace, from which on a pod that is being removed is worth a word."""
 _EXIT_CODE = re.compile(r"exit code (\d{1,3})")
 _NEVER_HEALS = (
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError",
@@ -60,6 +64,11 @@ class Patience:
     """That the API may be away."""
 
 
+def is_going(thing: Mapping[str, Any]) -> bool:
+    """Say whether somebody removed an object that is still there, while its pods end."""
+    return bool(part(thing.get("metadata")).get("deletionTimestamp"))
+
+
 def ending_of(job: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return how it ended, the reason, the message; empty while it runs."""
     for one in part(job.get("status")).get("conditions") or []:
@@ -76,6 +85,8 @@ class Waiter:
     what: Launch
     say: Say
     patience: Patience
+    is_done: Callable[[], bool] = lambda: False
+    """Says whether the results are in the bucket."""
     _said: dict[tuple[str, str], float] = field(default_factory=dict)
     """Words of a pod -> when they were said."""
     _since: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -83,7 +94,8 @@ class Waiter:
     _ends: dict[str, End] = field(default_factory=dict)
     """Pod (its uid) -> how it ended."""
     _hopeless: str = ""
-    _active: bool | None = None
+    _began: bool = False
+    """Whether a pod has ever run: from then on nothing is given up for an outage."""
 
     def wait(self) -> None:
         """Return when it is complete."""
@@ -103,6 +115,8 @@ class Waiter:
                         raise
                     self._tell(name, f"{error}; the {kind} goes on by itself")
                     continue
+                if job is None and self.is_done():
+                    return  # another waiter was first
                 if job is None:
                     raise StoppedByHandError(
                         f"{kind} {name} is gone: somebody stopped it; submit again to go on from "
@@ -113,6 +127,9 @@ class Waiter:
                 if state == "Complete":
                     log.end(self.patience.look)
                     return
+                if state == "Failed" and is_going(job):
+                    time.sleep(self.patience.rest)
+                    continue
                 if state == "Failed":
                     log.end(self.patience.look)
                     self._raise(reason, message, pods)
@@ -145,6 +162,14 @@ class Waiter:
         name, uid = str(meta.get("name", "")), str(meta.get("uid", ""))
         node = str(part(pod.get("spec")).get("nodeName") or "")
         place = f"pod {index_of(pod)}" + (f" on {node}" if node else "")
+        self._began = self._began or part(pod.get("status")).get("phase") not in (None, "Pending")
+        if is_going(pod) and _seconds_since(str(meta["deletionTimestamp"])) > _STUCK_SECONDS:
+            self._tell(
+                name,
+                f"{place} does not go away, so no other takes its place (its node does not "
+                f"answer?): kubectl delete pod {name} --force --grace-period 0",
+                about="stuck",
+            )
         over = ended(pod)
         if over is not None:
             if uid not in self._ends:
@@ -158,18 +183,18 @@ class Waiter:
     def _wait_for(self, name: str, place: str, words: str) -> None:
         """Note what a pod waits for; say it when it is worth a word, end where nothing heals it."""
         now = time.monotonic()
-        kind = words.partition(":")[0]
+        bad = any(one in words for one in _NEVER_HEALS)
+        kind = "start" if bad else words.partition(":")[0]
         for key in [key for key in self._since if key[0] == name and key[1] != kind]:
             del self._since[key]
         if not words:
             return
         lasted = now - self._since.setdefault((name, kind), now)
-        bad = any(one in words for one in _NEVER_HEALS)
         if not bad and lasted < self.patience.not_scheduled:
             return
         times = f" for {duration(lasted)}" if lasted >= 60 else ""
         self._tell(name, f"{place} waits{times}: {words}", about=kind)
-        if bad and lasted > self.patience.hopeless:
+        if bad and lasted > self.patience.hopeless and not self._began:
             self._hopeless = f"{place} cannot start{times}: {words}"
 
     def _events(self) -> None:
@@ -192,9 +217,9 @@ class Waiter:
         if found := _EXIT_CODE.search(message):
             return int(found[1])
         ends = [end for end in self._ends.values() if end.code and not end.disrupted]
-        own = [end.code for end in ends if end.code not in (None, LOST_A_PEER, _TERMINATED)]
+        own = [end.code for end in ends if end.code not in (None, LOST, _TERMINATED)]
         refused = [code for code in own if code in _BY_CODE]
-        return next((code for code in (*refused, *own[::-1]) if code), LOST_A_PEER)
+        return next((code for code in (*refused, *own[::-1]) if code), LOST)
 
     def _raise(self, reason: str, message: str, pods: list[dict[str, Any]]) -> None:
         """Raise what fits a failed Job: what the component said last, where that can be read."""
@@ -225,11 +250,18 @@ class Waiter:
         )
 
 
+def _seconds_since(moment: str) -> float:
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    except ValueError:
+        return 0.0
+
+
 def _why(over: End) -> str:
     if over.disrupted:
         return f"the cluster took it ({over.text})"
-    if over.code == LOST_A_PEER:
-        return "it lost another pod, or was asked to end (75); it begins again"
+    if over.code == LOST:
+        return "it was asked to end, or the others did not come (75); another takes its place"
     if _is_memory(over):
         return f"{over.text}: out of memory"
     return over.text

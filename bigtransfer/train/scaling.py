@@ -14,8 +14,9 @@ _BACKWARD = 2 / 3
 _HIDDEN = 0.9
 """Of the backward pass, beside which gradients can travel: the first of them come a little late."""
 _GRADIENT_BYTES = 4
-_RESTART_SECONDS = 180.0
-"""From a lost node to the next step: a new pod, its image, the checkpoint, all nodes again."""
+_RESTART_SECONDS = 720.0
+"""From a lost node to the next step: a Job waits before it makes a pod anew, ten seconds after a
+node's first loss, twice as long after each, ten minutes at most; then image and checkpoint."""
 _DAY = 86_400.0
 
 

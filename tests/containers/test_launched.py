@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -36,7 +37,6 @@ IMAGE = f"bigtransfer-train-cpu:{source_tag(PROJECT)}"
 STEPS = 100
 POOL = {"cpu": "1", "memory": "2Gi", "accelerator": None, "count": 0, "selector": {},
         "tolerations": [], "shm": None, "spot": False}  # fmt: skip
-LOST = 75
 
 
 def docker(*words: str, check: bool = True) -> str:
@@ -105,36 +105,40 @@ class Kubelet:
     def __init__(self, cluster: ClusterApi, bucket: dict[str, str]) -> None:
         self.cluster, self.bucket = cluster, bucket
         self.attempt = 0
-        self.codes: list[dict[int, int]] = []
-        """Of each attempt, by index."""
+        self.codes: dict[int, list[int]] = {}
+        """Of the pods of each index, in order."""
         self.seconds: list[float] = []
-        """That each attempt took."""
+        """Until a pod was lost, and from then to the end."""
         self.logs: list[str] = []
 
     def run(self, lose: int | None = None) -> None:
-        """Run a Job to its end; the first attempt loses one of its pods after checkpoints."""
+        """Run a Job to its end; `lose` is a pod that is killed once, after a checkpoint."""
         job = self.cluster.wait_for("jobs")
-        while True:
-            began = time.monotonic()
-            names = [self._start(job, index) for index in (0, 1)]
-            if lose is not None and self.attempt == 0:
-                self._lose(job, names[lose])
-            codes = {index: int(docker("wait", name)) for index, name in enumerate(names)}
+        began = time.monotonic()
+        names = {index: self._start(job, index) for index in (0, 1)}
+        if lose is not None:
+            self._lose(job, names[lose])
+            self._end(job, lose, names.pop(lose))
             self.seconds.append(time.monotonic() - began)
-            self.codes.append(codes)
-            for index, name in enumerate(names):
-                log = subprocess.run(["docker", "logs", name], capture_output=True, text=True)
-                self.logs.append(log.stdout + log.stderr)
-                self.cluster.logs[f"{job['metadata']['name']}-{index}-{self.attempt}"] = self.logs[
-                    -1
-                ]
-                self.cluster.ended(job, index, codes[index], self.attempt)
-                docker("rm", "--force", name)
-            if set(codes.values()) == {0}:
-                return self.cluster.finish(job)
-            if set(codes.values()) - {0, LOST, 137}:
-                return self.cluster.fail(job, "BackoffLimitExceeded", str(codes))
-            self.attempt += 1
+            began = time.monotonic()
+            self.attempt = 1
+            names[lose] = self._start(job, lose)
+        for index, name in sorted(names.items()):
+            self._end(job, index, name)
+        self.seconds.append(time.monotonic() - began)
+        if all(codes[-1] == 0 for codes in self.codes.values()):
+            return self.cluster.finish(job)
+        self.cluster.fail(job, "PodFailurePolicy", "")
+
+    def _end(self, job: dict[str, Any], index: int, name: str) -> None:
+        """Wait until a pod has ended, and tell the cluster how."""
+        code = int(docker("wait", name))
+        self.codes.setdefault(index, []).append(code)
+        log = subprocess.run(["docker", "logs", name], capture_output=True, text=True)
+        self.logs.append(log.stdout + log.stderr)
+        self.cluster.logs[name] = self.logs[-1]
+        self.cluster.ended(job, index, code, self.attempt if code == 137 else 0)
+        docker("rm", "--force", name)
 
     def _start(self, job: dict[str, Any], index: int) -> str:
         """Run a pod as the kubelet would: its name, environment, user, root, mounts."""
@@ -228,19 +232,21 @@ def test_a_lost_pod_costs_the_steps_since_its_checkpoint_and_no_bit(
 ) -> None:
     whole, done = pretrained(tmp_path / "whole", "whole", shards, bucket, None)
     assert done.returncode == 0, done.stderr + "\n".join(whole.logs)
-    assert whole.codes == [{0: 0, 1: 0}]
+    assert whole.codes == {0: [0], 1: [0]}
     assert json.loads((tmp_path / "whole" / "metrics").read_text())["steps"] == STEPS
 
     lost, done = pretrained(tmp_path / "lost", "lost", shards, bucket, 1)
     assert done.returncode == 0, done.stderr + "\n".join(lost.logs)
-    assert lost.codes == [{0: LOST, 1: 137}, {0: 0, 1: 0}], "the survivor is not counted"
-    assert any("came from s3://launched/lost" in log for log in lost.logs[2:])
-    assert "pod 0 on node-0 ended: it lost another pod" in done.stderr
+    assert lost.codes == {0: [0], 1: [137, 0]}, "the survivor's pod stays"
+    survivor = next(log for log in lost.logs if "node 0: " in log)
+    assert "node 0: another node is lost" in survivor
+    assert re.search(r"resuming at step \d+", survivor), survivor
+    assert "pod 1 on node-1 ended: " in done.stderr
     assert weights(tmp_path / "lost") == weights(tmp_path / "whole")
     first, (before, after) = whole.seconds[0], lost.seconds
     print(
         f"\n{STEPS} steps in two containers: {first:.1f} s; one killed after its first "
-        f"checkpoint: {before:.1f} s until both had ended, then {after:.1f} s; weights equal"
+        f"checkpoint: {before:.1f} s until then, {after:.1f} s for the rest; weights equal"
     )
 
 
@@ -250,6 +256,6 @@ def test_what_is_refused_in_a_pod_ends_the_task_with_its_words(
 ) -> None:
     folder = tmp_path / "refused"
     kubelet, done = pretrained(folder, "refused", shards, bucket, None, batch_size=1)
-    assert 2 in kubelet.codes[0].values(), kubelet.logs
+    assert 2 in [codes[0] for codes in kubelet.codes.values()], kubelet.logs
     assert done.returncode == 2
     assert "batch_size 1 is too small for 2 processes" in done.stderr

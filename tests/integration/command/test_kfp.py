@@ -45,6 +45,11 @@ def essence(spec: Any) -> Any:
     for executor in spec["deploymentSpec"]["executors"].values():
         executor["container"].pop("image")
         executor["container"].pop("env")
+        command = executor["container"]["command"]
+        if "--pods" in command:
+            at = command.index("--pods") + 1
+            pods = json.loads(command[at])
+            command[at] = {**pods, "image": "", "env": {}, "told": {}}
     return {key: value for key, value in spec.items() if key != "sdkVersion"}
 
 
@@ -58,8 +63,8 @@ def golden(name: str) -> tuple[Any, Any]:
 def test_what_is_uploaded_is_the_golden_file(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit(BIT_S, *POSSIBLE, "--endpoint", api.url, "-r", "the first") == 0
     said = capsys.readouterr()
+    assert "launch   pretrain: a Job of 1 pod, beside this run" in said.out
     assert f"look     {api.url}/#/runs/details/r0" in said.out
-    assert "note: pretrain.checkpoint_mirror is null" in said.err
     (run,) = api.runs
     spec, platform = golden("bit_s")
     sent = run["pipeline_spec"]["pipeline_spec"]
@@ -74,6 +79,44 @@ def test_what_is_uploaded_is_the_golden_file(api: Api, capsys: pytest.CaptureFix
     assert run["pipeline_spec"]["platform_spec"] == platform
     assert [e["display_name"] for e in api.experiments] == ["bit-s"]
     assert run["experiment_id"] == "e0"
+
+
+def test_eight_nodes_of_eight_gpus_are_accepted_and_waited_for(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlay = PROJECT / "manifests" / "overlays" / "gke" / "params.yaml"
+    line = [PROJECT / "pipelines" / "bit_l.py", "--params", overlay, "--endpoint", api.url]
+    assert submit(*line) == 0
+    said = capsys.readouterr().out
+    assert "launch   pretrain: a Job of 8 pods in queue trainings, beside this run" in said
+    assert "pool     h100: 8 pods of 192 CPU, 1200Gi, 8 nvidia.com/gpu" in said
+    spec = api.runs[0]["pipeline_spec"]["pipeline_spec"]
+    box = spec["deploymentSpec"]["executors"]["exec-pretrain"]["container"]
+    assert box["image"].endswith(f"-launch:{source_tag(PROJECT)}")
+    assert "accelerator" not in box["resources"], "who waits takes no GPU"
+    command = box["command"]
+    assert command[:3] == ["python", "-m", "components.launch"]
+    assert command[-4:] == ["--", "python", "-m", "components.pretrain"]
+    pods = json.loads(command[command.index("--pods") + 1])
+    assert (pods["nodes"], pods["processes"], pods["queue"]) == (8, 8, "trainings")
+    assert pods["image"].endswith(f"-train-gpu:{source_tag(PROJECT)}")
+    assert not any("secret" in str(value).lower() for value in pods["env"].values())
+    after = {
+        task["taskInfo"]["name"]
+        for task in spec["root"]["dag"]["tasks"].values()
+        if "pretrain" in task.get("dependentTasks", [])
+    }
+    assert after == {"finetune@cifar10", "finetune@cifar100", "finetune@flowers", "finetune@pets"}
+
+
+def test_without_a_mirror_a_note_says_what_is_lost(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (*POSSIBLE, "pretrain.checkpoint_mirror=null")
+    assert submit(BIT_S, *given, "--endpoint", api.url) == 0
+    said = capsys.readouterr()
+    assert "note: pretrain.checkpoint_mirror is null" in said.err
+    assert "launch" not in said.out, "in its task's own pod, as ever"
 
 
 def test_values_of_params_yaml_reach_the_spec(

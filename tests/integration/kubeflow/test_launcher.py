@@ -13,7 +13,7 @@ import pytest
 from bigtransfer.errors import BigTransferError, ConfigError, GateError, InfrastructureError
 from bigtransfer.kubeflow import kube
 from bigtransfer.kubeflow.job import DIGEST, RUN_LABEL, Launch
-from bigtransfer.kubeflow.launcher import launch
+from bigtransfer.kubeflow.launcher import clear, launch
 from bigtransfer.kubeflow.objects import Objects
 from bigtransfer.kubeflow.waiter import FailedError, Patience, StoppedByHandError
 from fixtures.cluster_api import ClusterApi
@@ -26,7 +26,9 @@ NAME = "pretrain-0123456789abcdef"
 class Waiting:
     """A launch that goes on in a thread, and what it says."""
 
-    def __init__(self, what: Launch, patience: Patience = QUICK) -> None:
+    def __init__(
+        self, what: Launch, patience: Patience = QUICK, is_done: Callable[[], bool] = lambda: False
+    ) -> None:
         self.said: list[str] = []
         self.error: BaseException | None = None
         found, why = kube.at_hand()
@@ -35,7 +37,8 @@ class Waiting:
 
         def run() -> None:
             try:
-                launch(objects, what, self.said.append, patience)
+                launch(objects, what, self.said.append, patience, is_done)
+                clear(objects, what, self.said.append)
             except BaseException as error:
                 self.error = error
 
@@ -88,7 +91,7 @@ def test_a_training_from_its_pods_to_its_end(
     cluster.finish(job)
     waiting.end()
     assert capsys.readouterr().out.splitlines() == ["step 1", "step 2"], "each line once"
-    assert waiting.said[-1] == f"done; Job {NAME} and its pods are removed"
+    assert waiting.said[-1] == f"Job {NAME} and its pods are removed"
     assert not cluster.things, "what belonged to it went with it"
     assert cluster.verbs("jobs") == ["POST", "DELETE"]
 
@@ -103,7 +106,7 @@ def test_a_lost_pod_is_named_and_the_new_log_is_followed(
     taken = {"reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
     cluster.ended(job, 1, 143, condition=taken)
     cluster.ended(job, 0, 75)
-    waiting.until("pod 0 on node-0 ended: it lost another pod")
+    waiting.until("pod 0 on node-0 ended: it was asked to end, or the others did not come (75)")
     cluster.logs[f"{NAME}-0-1"] = "step-2 came from s3://b/m\nstep 3"
     cluster.pod(job, 0, 1, phase="Running"), cluster.pod(job, 1, 1, phase="Running")
     time.sleep(0.3)
@@ -295,6 +298,89 @@ def test_a_job_that_somebody_stopped_is_not_begun_again(cluster: ClusterApi, sta
         cluster._delete("jobs", NAME, cluster.things["jobs", NAME])
     assert "somebody stopped it" in waiting.end(StoppedByHandError)
     assert StoppedByHandError.exit_code == 2, "no retry undoes it"
+
+
+def test_a_job_that_is_being_removed_is_waited_for_and_made_anew(
+    cluster: ClusterApi, start: Start
+) -> None:
+    first = start()
+    job = cluster.wait_for("jobs")
+    cluster.wait_for("services")
+    first.until("was made")
+    with cluster.lock:  # a foreground deletion: it stays until its pods have ended
+        going = {**cluster.things["jobs", NAME]}
+        going["metadata"] = {**going["metadata"], "deletionTimestamp": "2026-11-27T10:00:00Z"}
+        cluster.put("jobs", going)
+    again = Waiting(launch_of(nodes=4))
+    again.until("is being removed; it is removed and begun again")
+    first.end(StoppedByHandError)
+    fresh = cluster.wait_for("jobs")
+    deadline = time.monotonic() + 10
+    while (fresh := cluster.wait_for("jobs"))["metadata"]["uid"] == job["metadata"]["uid"]:
+        assert time.monotonic() < deadline
+    assert fresh["spec"]["completions"] == 4
+    cluster.finish(fresh)
+    again.end()
+
+
+def test_a_complete_job_on_other_pods_is_not_in_the_way(cluster: ClusterApi, start: Start) -> None:
+    from bigtransfer.kubeflow.job import objects_of
+
+    job = objects_of(launch_of(nodes=2))[0]
+    cluster.put("jobs", job)
+    cluster.finish(job)
+    again = Waiting(launch_of(nodes=4))
+    again.until("is complete on other pods")
+    again.until("was made")
+    cluster.finish(cluster.wait_for("jobs"))
+    again.end()
+
+
+def test_a_job_that_another_waiter_cleared_is_done_where_its_results_are(
+    cluster: ClusterApi,
+) -> None:
+    waiting = Waiting(launch_of(nodes=2), is_done=lambda: True)
+    cluster.wait_for("services")
+    with cluster.lock:
+        cluster._delete("jobs", NAME, cluster.things["jobs", NAME])
+    waiting.end()
+
+
+def test_names_that_are_refused_take_the_job_along(cluster: ClusterApi, start: Start) -> None:
+    cluster.answers["POST", "services"] = [(403, "services is forbidden")] * 10
+    assert "does not let this service account" in start().end(ConfigError)
+    assert ("jobs", NAME) not in cluster.things, "its pods would look for each other for ever"
+
+
+def test_a_pod_that_does_not_go_away_is_named_with_its_cure(
+    cluster: ClusterApi, start: Start
+) -> None:
+    waiting = start()
+    job = cluster.wait_for("jobs")
+    name = cluster.pod(job, 1, phase="Running")
+    pod = cluster.things["pods", name]
+    gone = {**pod, "metadata": {**pod["metadata"], "deletionTimestamp": "2026-11-20T10:00:00Z"}}
+    cluster.put("pods", gone)
+    cluster.touch(job)
+    waiting.until(f"kubectl delete pod {name} --force")
+    cluster.finish(job)
+    waiting.end()
+
+
+def test_an_outage_of_the_registry_ends_no_training_that_has_begun(
+    cluster: ClusterApi, start: Start
+) -> None:
+    waiting = start()
+    job = cluster.wait_for("jobs")
+    cluster.pod(job, 0, phase="Running")
+    waiting.until("was made")
+    time.sleep(0.7)
+    cluster.pod(job, 1, 1, **pulling("ImagePullBackOff"))
+    waiting.until("pod 1 on node-1 waits: ImagePullBackOff")
+    time.sleep(1.5)
+    assert ("jobs", NAME) in cluster.things
+    cluster.finish(job)
+    waiting.end()
 
 
 def test_a_train_job_is_followed_alike_and_begun_again_after_a_loss(

@@ -66,7 +66,9 @@ def test_every_node_knows_the_others_and_none_knows_a_secret() -> None:
 
 def test_losses_of_the_cluster_cost_nothing_and_refusals_end_it() -> None:
     spec = job_of()["spec"]
-    assert spec["backoffLimit"] == 8 * 20
+    assert (spec["backoffLimitPerIndex"], spec["maxFailedIndexes"]) == (20, 0)
+    labels = spec["template"]["metadata"]["labels"]
+    assert labels["sidecar.istio.io/inject"] == "false", "a proxy would outlive the training"
     rules = [(r["action"], r.get("onExitCodes", {}).get("values")) for r in
              spec["podFailurePolicy"]["rules"]]  # fmt: skip
     assert rules == [("FailJob", [2, 3, 4]), ("Ignore", None), ("Ignore", [75])]
