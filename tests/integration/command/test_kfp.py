@@ -189,7 +189,8 @@ def test_a_package_takes_no_values_of_params_yaml(
 
 def test_more_gpus_are_more_processes_and_secrets_are_named(api: Api) -> None:
     secrets = '{"AWS_SECRET_ACCESS_KEY": {"secret": "s3", "key": "secret"}}'
-    words = ["cluster.pools.gpu.count=8", f"cluster.secrets={secrets}", "--fresh"]
+    words = ["cluster.pools.gpu.count=8", f"cluster.secrets={secrets}", "--fresh",
+             "cluster.launcher=task"]  # fmt: skip
     assert submit(BIT_S, *POSSIBLE, *words, "--endpoint", api.url) == 0
     spec = api.runs[0]["pipeline_spec"]["pipeline_spec"]
     lines = {

@@ -37,7 +37,7 @@ def test_lost_nodes_cost_half_a_pause_and_a_start_each() -> None:
     calm, rough = of(8), of(8, losses_per_day=1.0)
     assert calm.losses == 0 and calm.lost_seconds == 0
     assert rough.losses == pytest.approx(8 * rough.seconds / 86400)
-    assert rough.lost_seconds == pytest.approx(rough.losses * (300 + 180), rel=1e-6)
+    assert rough.lost_seconds == pytest.approx(rough.losses * (300 + 720), rel=1e-6)
     assert math.isinf(of(8, losses_per_day=1e6).seconds)
 
 
