@@ -93,8 +93,9 @@ def said_beforehand(params: Params, tasks_of: Iterable[str], root: str | None) -
         pools[_pool_name(cluster, component)] += tasks * cluster.nodes_of(component)
         if params.launcher_of(component) is not None:
             yield (
-                f"launch   {component}: {_launched_as(params, component)}, beside this run; "
-                "`bigtransfer cluster list` shows it"
+                f"launch   {component}: {_launched_as(params, component)}, beside this run "
+                "(`bigtransfer cluster list`); checkpoints and results go to "
+                f"{params.pretrain.checkpoint_mirror} (pretrain.checkpoint_mirror)"
             )
     for name, tasks in sorted(pools.items()):
         pool = cluster.pools[name]
