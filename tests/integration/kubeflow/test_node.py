@@ -135,6 +135,7 @@ def test_an_abort_is_a_lost_peer_where_one_is_gone_and_it_begins_again_in_place(
     assert [code for code, _ in over(again, zero)] == [75, 75]
 
 
+@pytest.mark.long
 def test_an_abort_of_its_own_is_a_failure(nodes: Nodes) -> None:
     what = {"seconds": {"1": 60}, "codes": {"0": -signal.SIGABRT}}
     zero, one = nodes.start(0, **what), nodes.start(1, **what)
@@ -143,6 +144,7 @@ def test_an_abort_of_its_own_is_a_failure(nodes: Nodes) -> None:
     assert one.poll() is None
 
 
+@pytest.mark.long
 def test_a_failure_of_its_own_is_one_whatever_becomes_of_the_others(nodes: Nodes) -> None:
     what = {"seconds": {"0": 3}, "codes": {"0": 1, "1": 75}}
     zero, one = nodes.start(0, **what), nodes.start(1, **what)
@@ -176,6 +178,7 @@ def test_node_0_lost_before_it_has_sent_is_waited_for(nodes: Nodes) -> None:
     assert (nodes.results / "MANIFEST.json").is_file()
 
 
+@pytest.mark.long
 def test_attempts_that_end_at_once_are_a_failure_in_the_end(nodes: Nodes) -> None:
     nodes.count = 1
     ((code, said),) = over(nodes.start(0, most_soon=2, codes={"0": 75}))
