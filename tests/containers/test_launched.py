@@ -26,7 +26,7 @@ from bigtransfer.storage.pointer import POINTER, pointed_to
 from fixtures.cluster_api import ClusterApi
 from fixtures.launches import pods_of
 from fixtures.project import PROJECT, environment
-from fixtures.servers import reserved_port, s3_environment, wait_for_port
+from fixtures.servers import moto, s3_environment
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("BIGTRANSFER_IMAGES"),
@@ -56,13 +56,8 @@ def gateway() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def bucket(gateway: str) -> Iterator[dict[str, str]]:
     """S3 that this machine and the containers reach alike, with packed digits in it."""
-    with reserved_port() as port:
-        code = f"from moto.server import main; main(['-H', '0.0.0.0', '-p', '{port}'])"
-        server = subprocess.Popen(
-            [sys.executable, "-c", code], env=environment(), stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        wait_for_port(port, server)
+    with moto("0.0.0.0") as here:
+        port = here.rpartition(":")[2]
         given = s3_environment(f"http://{gateway}:{port}")
         import boto3
 
@@ -72,8 +67,6 @@ def bucket(gateway: str) -> Iterator[dict[str, str]]:
         )  # fmt: skip
         client.create_bucket(Bucket="launched")
         yield given
-        server.terminate()
-        server.wait()
 
 
 @pytest.fixture(scope="module")
