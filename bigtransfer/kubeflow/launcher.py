@@ -154,6 +154,6 @@ def _adopt(objects: Objects, what: Launch, known: Mapping[str, Any], say: Say) -
         )
     run = part(meta.get("labels")).get(RUN_LABEL)
     of_run = f" of run {run}" if run and run != what.run else ""
-    say(f"{kind} {what.name}{of_run} does this work already; it is adopted")
     if what.run and run != what.run:
         objects.label(kind, what.name, {RUN_LABEL: what.run})
+    say(f"{kind} {what.name}{of_run} does this work already; it is adopted")

@@ -76,7 +76,8 @@ def _leased(client: Any, name: str) -> Iterator[None]:
             client.create_registered_model(lease, tags=tags, description="held while aliases move")
             break
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            # The server looks up what was in the way of a name; gone by then, that is not found.
+            if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
                 raise
         holder = _pass_over(client, lease)
         if time.monotonic() > end:

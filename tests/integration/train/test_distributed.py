@@ -98,6 +98,7 @@ def test_a_run_goes_on_with_other_numbers_of_processes(packed: Path, tmp_path: P
     assert found[6] == pytest.approx(expected[6], rel=1e-4)
 
 
+@pytest.mark.long
 def test_a_lost_node_costs_the_steps_since_the_last_checkpoint(
     packed: Path, tmp_path: Path, port: int
 ) -> None:
@@ -106,7 +107,7 @@ def test_a_lost_node_costs_the_steps_since_the_last_checkpoint(
     line = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc-per-node", "1",
         "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test",
-        "--rdzv-conf", "last_call_timeout=3,keep_alive_interval=1", "--max-restarts", "5",
+        "--rdzv-conf", "last_call_timeout=3,keep_alive_interval=5", "--max-restarts", "5",
         "-m", TRAINING, "--shards", str(packed), "--output", str(there), "--slow", "0.3",
     ]  # fmt: skip
     nodes = []
