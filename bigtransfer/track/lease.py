@@ -80,6 +80,8 @@ def _leased(client: Any, name: str) -> Iterator[None]:
             if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
                 raise
         holder = _pass_over(client, lease)
+        if holder == owner:  # it was created, its answer was lost, and MLflow's client asked again
+            break
         if time.monotonic() > end:
             raise LockError(
                 f"{holder or 'another'} holds the aliases of {name!r}; try again, or delete the "

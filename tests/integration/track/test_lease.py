@@ -46,6 +46,41 @@ def test_of_eight_writers_one_is_at_it_at_a_time(tmp_path: Path, client: Any) ->
     assert "leased.writer" not in {model.name for model in client.search_registered_models()}
 
 
+def test_a_writer_whose_answer_was_lost_finds_its_own_lease(
+    tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = client.create_registered_model
+
+    def create_and_ask_again(*args: Any, **more: Any) -> Any:
+        create(*args, **more)
+        return create(*args, **more)  # as an HTTP client does where a connection broke
+
+    monkeypatch.setattr(client, "create_registered_model", create_and_ask_again)
+    monkeypatch.setattr(lease, "_PATIENCE", 1.0)
+    with only_writer(tmp_path, client, "asked"):
+        assert client.get_registered_model("asked.writer").tags
+    assert "asked.writer" not in {model.name for model in client.search_registered_models()}
+
+
+def test_a_lease_that_ended_while_it_was_looked_up_is_asked_for_again(
+    tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+
+    create, refused = client.create_registered_model, []
+
+    def refuse_once(*args: Any, **more: Any) -> Any:
+        if not refused:
+            refused.append(MlflowException("not found", RESOURCE_DOES_NOT_EXIST))
+            raise refused[0]
+        return create(*args, **more)
+
+    monkeypatch.setattr(client, "create_registered_model", refuse_once)
+    with only_writer(tmp_path, client, "ended"):
+        assert refused and client.get_registered_model("ended.writer").tags
+
+
 def test_a_dead_writer_is_passed_over_and_a_living_one_is_not(
     tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
