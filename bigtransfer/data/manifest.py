@@ -103,7 +103,7 @@ def _threads(source: Source) -> int:
 
 
 def _in_threads(
-    look: Callable[[ListedImage], ImageFacts], images: list[ListedImage], threads: int
+    look: Callable[[ListedImage], ImageFacts], images: Sequence[ListedImage], threads: int
 ) -> Iterator[ImageFacts]:
     """Yield what is found in each image, in order."""
     if threads == 1:

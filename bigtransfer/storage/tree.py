@@ -8,7 +8,7 @@ from typing import Protocol
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TreeFile:
     """One file, as listed: nothing was opened yet."""
 

@@ -6,10 +6,12 @@ import io
 import shlex
 import tarfile
 import zlib
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import PurePosixPath
 
 from bigtransfer.data.sources.folders import arrange, reader
-from bigtransfer.data.sources.listing import ListedImage, Source
+from bigtransfer.data.sources.listing import ListedImage, Listing, Source
 from bigtransfer.data.sources.names import in_order
 from bigtransfer.data.sources.tars import (
     LABEL_SUFFIXES,
@@ -136,11 +138,12 @@ def list_tar_folders(
     Raises:
         DatasetError: If an archive is damaged, or its folders cannot be told.
     """
-    images: list[ListedImage] = []
     labels: set[str] = set()
     notes: list[str] = []
     ignored = contents.ignored
-    for file in contents.files:
+
+    def images_of(file: TreeFile) -> Iterator[ListedImage]:
+        nonlocal ignored, labels, notes
         where = f"archive {file.path!r} of {tree.address!r}"
         found = (walked or {}).get(file.path) or members(tree, file.path, file.bytes)
         shown = [member for member in found if not is_hidden(member.name)]
@@ -161,17 +164,17 @@ def list_tar_folders(
                     "rename the archive so that it names no split"
                 )
             member = at[inner.path]
-            images.append(
-                ListedImage(
-                    above + inner.path,
-                    (label,),
-                    split or own,
-                    member.length,
-                    file.path,
-                    member.offset,
-                    member.length,
-                )  # fmt: skip
+            yield ListedImage(
+                above + inner.path,
+                (label,),
+                split or own,
+                member.length,
+                file.path,
+                member.offset,
+                member.length,
             )
+
+    images = Listing(chain.from_iterable(map(images_of, contents.files)))
     has_splits = same_splits(tree, images)
     return Source(
         tree.address, "folders", images, in_order(labels), has_splits, False, ignored,

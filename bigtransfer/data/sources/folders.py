@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from bigtransfer.data.sources.listing import SPLIT_NAMES, ListedImage, Read, Source
+from bigtransfer.data.sources.listing import SPLIT_NAMES, ListedImage, Listing, Read, Source
 from bigtransfer.data.sources.names import in_order, splits_in
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage.tree import Contents, Tree, TreeFile
@@ -20,8 +20,8 @@ _SHOWN = 3
 class Arranged:
     """Files in folders, read as images of classes."""
 
-    images: list[tuple[TreeFile, str, str | None]]
-    """File, class and, where the folders bring splits, split."""
+    images: Iterator[tuple[TreeFile, str, str | None]]
+    """File, class and, where the folders bring splits, split; a file beside classes raises."""
     labels: list[str]
     """In order, those without images too."""
     has_splits: bool
@@ -40,10 +40,10 @@ def list_folders(tree: Tree, contents: Contents, *, told: bool = False) -> Sourc
         DatasetError: If there are no class folders, images beside them, or two ways to read them.
     """
     found = arrange(f"dataset folder {tree.address!r}", contents, told=told)
-    images = [
+    images = Listing(
         ListedImage(file.path, (label,), split, file.bytes, file.path, fault=file.fault)
         for file, label, split in found.images
-    ]
+    )
     return Source(
         tree.address,
         "folders",
@@ -78,15 +78,16 @@ def arrange(where: str, contents: Contents, *, told: bool) -> Arranged:
     notes += more
     depth += bool(splits)
     notes += _levels(where, contents, depth, told=told)
-    images = []
-    for file in contents.files:
-        parts = file.path.split("/")
-        if len(parts) <= depth + 1:
-            raise DatasetError(_in_a_split(where, parts[depth - 1], level, file))
-        split = splits[parts[depth - 1]] if splits else None
-        images.append((file, parts[depth], split))
+
+    def images() -> Iterator[tuple[TreeFile, str, str | None]]:
+        for file in contents.files:
+            parts = file.path.split("/")
+            if len(parts) <= depth + 1:
+                raise DatasetError(_in_a_split(where, parts[depth - 1], level, file))
+            yield file, parts[depth], splits[parts[depth - 1]] if splits else None
+
     labels = {p.split("/")[depth] for p in contents.folders if p.count("/") >= depth}
-    return Arranged(images, in_order(labels), bool(splits), tuple(notes))
+    return Arranged(images(), in_order(labels), bool(splits), tuple(notes))
 
 
 @dataclass
@@ -251,10 +252,10 @@ def _some(names: Sequence[str]) -> str:
 
 def list_flat(tree: Tree, contents: Contents) -> Source:
     """List every file of a folder as images of one unnamed class."""
-    images = [
+    images = Listing(
         ListedImage(f.path, (UNNAMED,), None, f.bytes, f.path, fault=f.fault)
         for f in contents.files
-    ]
+    )
     return Source(
         tree.address, "flat", images, [UNNAMED], False, False, contents.ignored, reader(tree)
     )

@@ -15,7 +15,7 @@ from bigtransfer.data.sources.archives import (
 )
 from bigtransfer.data.sources.cifar import CIFAR_FILES, is_cifar, list_cifar
 from bigtransfer.data.sources.folders import list_flat, list_folders
-from bigtransfer.data.sources.listing import Source
+from bigtransfer.data.sources.listing import Listing, Source
 from bigtransfer.data.sources.table import is_table, list_table
 from bigtransfer.data.sources.tars import (
     is_picture,
@@ -65,7 +65,8 @@ def open_source(path: Path, layout: str = "auto", *, flat_allowed: bool = False)
         ) from error
     loops = [f"the link {path!r} leads back to a folder above it; it is not followed"
              for path in contents.loops]  # fmt: skip
-    return replace(source, notes=(*loops, *source.notes))
+    images = source.images if isinstance(source.images, Listing) else Listing(source.images)
+    return replace(source, images=images, notes=(*loops, *source.notes))
 
 
 def _listed(

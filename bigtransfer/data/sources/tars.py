@@ -10,11 +10,13 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import PurePosixPath
 
 from bigtransfer.data.decoding import SUFFIXES
+from bigtransfer.data.repeated import repeated
 from bigtransfer.data.sources.folders import reader
 from bigtransfer.data.sources.labels import (
     class_name,
@@ -23,7 +25,7 @@ from bigtransfer.data.sources.labels import (
     refuse_vectors,
     whole_numbers,
 )
-from bigtransfer.data.sources.listing import SPLIT_NAMES, ListedImage, Source
+from bigtransfer.data.sources.listing import SPLIT_NAMES, ListedImage, Listing, Source
 from bigtransfer.data.sources.names import in_order, splits_in
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage.tree import Contents, Tree, TreeFile, is_litter, safe_name
@@ -111,9 +113,9 @@ def is_picture(suffix: str) -> bool:
 
 def list_class_tars(tree: Tree, contents: Contents) -> Source:
     """List one tar per class, as ImageNet-21k comes: `n01440764.tar` with its images."""
-    images: list[ListedImage] = []
     labels = set()
-    for file in contents.files:
+
+    def images_of(file: TreeFile) -> Iterator[ListedImage]:
         place = PurePosixPath(file.path)
         label, above = place.name.removesuffix(".tar"), place.parent.name.lower()
         labels.add(label)
@@ -123,14 +125,10 @@ def list_class_tars(tree: Tree, contents: Contents) -> Source:
                 f"archive {file.path!r} of {tree.address!r} lies in a folder that is no split; put "
                 "the class archives side by side, or into train, val and test"
             )
-        images += _images_of(
-            tree,
-            file.path,
-            file.bytes,
-            label,
-            f"{split + '/' if split else ''}{label}/",
-            split=split,
-        )
+        prefix = f"{split + '/' if split else ''}{label}/"
+        return _images_of(tree, file.path, file.bytes, label, prefix, split=split)
+
+    images = Listing(chain.from_iterable(map(images_of, contents.files)))
     spoken = [label for label in in_order(labels) if splits_in(label)]
     notes = [f"the archive {spoken[0]!r} is read as a class, not as a split"] if spoken else []
     return _source(tree, "class_tars", images, in_order(labels), contents, notes=notes)
@@ -153,34 +151,39 @@ def list_webdataset(
     Raises:
         DatasetError: If a label has no image or an image no label; names them.
     """
-    images: list[ListedImage] = []
     labels: list[_Label] = []
-    seen: dict[str, str] = {}
-    for file in contents.files:
+    known: dict[_Label, _Label] = {}
+
+    def at(path: str, key: str) -> str:
+        return f"archive {path!r} of {tree.address!r}: sample {key!r}"
+
+    def images_of(file: TreeFile) -> Iterator[ListedImage]:
         split = split_of_archive(tree, file.path)
         found = (walked or {}).get(file.path) or members(tree, file.path, file.bytes)
         for key, parts in _samples(found).items():
-            where = f"archive {file.path!r} of {tree.address!r}: sample {key!r}"
-            picture, label = _pair(parts, where)
-            if key in seen:
-                raise DatasetError(f"{where} comes in {seen[key]!r} too; keys must differ")
-            seen[key] = file.path
-            labels.append(_label_of(tree, file.path, parts[label], where))
-            images.append(
-                ListedImage(
-                    f"{key}.{picture}",
-                    (),
-                    split,
-                    parts[picture].length,
-                    file.path,
-                    parts[picture].offset,
-                    parts[picture].length,
-                )
+            where = at(file.path, key)
+            picture, suffix = _pair(parts, where)
+            label = _label_of(tree, file.path, parts[suffix], where)
+            labels.append(known.setdefault(label, label))  # few differ: one object of each
+            yield ListedImage(
+                f"{key}.{picture}",
+                (),
+                split,
+                parts[picture].length,
+                file.path,
+                parts[picture].offset,
+                parts[picture].length,
             )
-    multi = any(label.several for label in labels)
-    names = _spelled(labels)
-    images = [replace(image, labels=own) for image, own in zip(images, names, strict=True)]
-    ordered = in_order(name for own in names for name in own)
+
+    bare = Listing(chain.from_iterable(map(images_of, contents.files)))
+    if twice := repeated(lambda: (_key_of(image.path) for image in bare)):
+        key = min(twice)
+        one, other, *_ = (image.file for image in bare if _key_of(image.path) == key)
+        raise DatasetError(f"{at(other, key)} comes in {one!r} too; keys must differ")
+    multi = any(label.several for label in known)
+    names = _spelled(labels, lambda i: at(bare[i].file, _key_of(bare[i].path)))
+    images = Listing(replace(image, labels=own) for image, own in zip(bare, names, strict=True))
+    ordered = in_order({name for own in set(names) for name in own})
     notes = [] if multi else doubts(own[0] for own in names)
     return _source(tree, "webdataset", images, ordered, contents, multi=multi, notes=notes)
 
@@ -189,12 +192,16 @@ def _samples(found: list[Member]) -> dict[str, dict[str, Member]]:
     """Return key -> suffix -> member; a key ends at the first dot of the file's own name."""
     groups: dict[str, dict[str, Member]] = {}
     for member in found:
-        folder, _, base = member.name.rpartition("/")
-        key, _, suffix = base.partition(".")
         if not is_hidden(member.name):
-            place = f"{folder}/{key}" if folder else key
-            groups.setdefault(place, {})[suffix.lower()] = member
+            suffix = member.name.rpartition("/")[2].partition(".")[2]
+            groups.setdefault(_key_of(member.name), {})[suffix.lower()] = member
     return groups
+
+
+def _key_of(name: str) -> str:
+    """Return the key of a sample by the name of a file of it."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
 
 
 def _pair(parts: Mapping[str, Member], where: str) -> tuple[str, str]:
@@ -227,7 +234,7 @@ def list_ilsvrc2012(tree: Tree, contents: Contents) -> Source:
         DatasetError: If neither is there, or the validation images come without the devkit.
     """
     at = {PurePosixPath(f.path).name: f for f in contents.files}
-    images: list[ListedImage] = []
+    images: list[Iterable[ListedImage]] = []
     train, val = at.get("ILSVRC2012_img_train.tar"), at.get("ILSVRC2012_img_val.tar")
     if train is None and val is None:
         raise DatasetError(
@@ -236,14 +243,16 @@ def list_ilsvrc2012(tree: Tree, contents: Contents) -> Source:
     if train is not None:
         for inner in members(tree, train.path, train.bytes):
             label = inner.name.removesuffix(".tar")
-            images += _images_of(
-                tree,
-                train.path,
-                train.bytes,
-                label,
-                f"train/{label}/",
-                start=inner.offset,
-                split="train",
+            images.append(
+                _images_of(
+                    tree,
+                    train.path,
+                    train.bytes,
+                    label,
+                    f"train/{label}/",
+                    start=inner.offset,
+                    split="train",
+                )
             )
     if val is not None:
         truth = _ilsvrc_truth(tree, at)
@@ -253,14 +262,15 @@ def list_ilsvrc2012(tree: Tree, contents: Contents) -> Source:
                 f"archive {val.path!r} of {tree.address!r} holds {len(found):,} images, the "
                 f"devkit's ground truth {len(truth):,}; fetch both again"
             )
-        images += [
+        images.append(
             ListedImage(
                 f"val/{label}/{m.name}", (label,), "test", m.length, val.path, m.offset, m.length
             )
             for m, label in zip(found, truth, strict=True)
-        ]
-    labels = in_order(label for image in images for label in image.labels)
-    return _source(tree, "ilsvrc2012", images, labels, contents)
+        )
+    listed = Listing(chain.from_iterable(images))
+    labels = in_order(label for image in listed for label in image.labels)
+    return _source(tree, "ilsvrc2012", listed, labels, contents)
 
 
 def _ilsvrc_truth(tree: Tree, at: dict[str, TreeFile]) -> list[str]:
@@ -320,7 +330,6 @@ class _Label:
 
     names: tuple[str, ...]
     several: bool
-    where: str
 
 
 def _label_of(tree: Tree, path: str, member: Member, where: str) -> _Label:
@@ -341,18 +350,20 @@ def _label_of(tree: Tree, path: str, member: Member, where: str) -> _Label:
             )
         value = value.get("labels", value.get("label"))
     if isinstance(value, list):
-        return _Label(class_names(value, where), True, where)
+        return _Label(class_names(value, where), True)
     if value is None or value == "":
         raise DatasetError(f"{where}: its label is empty; give it one")
-    return _Label((class_name(value, where),), False, where)
+    return _Label((class_name(value, where),), False)
 
 
-def _spelled(labels: list[_Label]) -> list[tuple[str, ...]]:
+def _spelled(labels: list[_Label], at: Callable[[int], str]) -> list[tuple[str, ...]]:
     """Return the class names of each sample, in order."""
-    if all(label.several for label in labels):
-        refuse_vectors([label.names for label in labels], lambda i: labels[i].where)
-    spell = whole_numbers(name for label in labels for name in label.names)
-    return [tuple(in_order(map(spell, label.names))) for label in labels]
+    known = set(labels)
+    if all(label.several for label in known):
+        refuse_vectors([label.names for label in labels], at)
+    spell = whole_numbers(name for label in known for name in label.names)
+    spelled = {label: tuple(in_order(map(spell, label.names))) for label in known}
+    return [spelled[label] for label in labels]
 
 
 def split_of_archive(tree: Tree, path: str) -> str | None:
@@ -390,7 +401,7 @@ def same_splits(tree: Tree, images: Sequence[ListedImage]) -> bool:
 def _source(
     tree: Tree,
     layout: str,
-    images: list[ListedImage],
+    images: Sequence[ListedImage],
     labels: list[str],
     contents: Contents,
     *,
