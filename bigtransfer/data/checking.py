@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.artifacts.validation import Counts, Outcome
 from bigtransfer.config import DatasetRules
 from bigtransfer.data import expectations, manifest
-from bigtransfer.data.copies import Copies, describe, find_copies
+from bigtransfer.data.copies import Copies, describe, find_copies, first_of_equal
 from bigtransfer.data.expectations import Rules
 from bigtransfer.data.inspection import Limits
-from bigtransfer.data.manifest import column, with_column
-from bigtransfer.data.sources.listing import SPLITS, Source
-from bigtransfer.data.splits import make_splits
+from bigtransfer.data.manifest import Cells, each, gathered, with_column
+from bigtransfer.data.sources.listing import SPLITS, Listing, Source
+from bigtransfer.data.splits import TEST, TRAIN, VAL, Shares, make_splits
 from bigtransfer.errors import DatasetError
 from bigtransfer.progress import counted
 
@@ -83,7 +85,8 @@ class Checked:
 
     source: Source
     table: pa.Table
-    """Every listed image but the excluded ones, with splits, flags and faults."""
+    """Every listed image but the excluded ones, with splits, flags and faults. Of many images it
+    lies in a file: read it by `manifest.each`, not as lists."""
     made: tuple[str, ...]
     """The splits that the source did not bring."""
     leaks: list[str | None]
@@ -107,35 +110,48 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
     Raises:
         DatasetError: If `exclude` names an image that is not there.
     """
-    source = _without(source, asked.exclude)
-    table = manifest.inspect_all(source, asked.limits, asked.decode, name)
-    mask = manifest.comparable(table, asked.near_duplicate_side)
+    source = without(source, asked.exclude)
+    everything = range(len(source.images))
+    found = manifest.inspect_rows(source, asked.limits, asked.decode, name, everything)
+    return judge(source, found, asked)
+
+
+def judge(source: Source, inspected: Iterable[pa.RecordBatch], asked: Asked) -> Checked:
+    """Run the gate over what was found in every image.
+
+    Args:
+        source: Without what is excluded.
+        inspected: A row per image of it, in its order, as `manifest.inspect_rows` yields them.
+        asked: Of the dataset.
+    """
+    table = gathered(inspected)
+    digests, known = manifest.pixel_digests(table)
+    firsts, ranks = first_of_equal(digests, known)
     copies = find_copies(
-        column(table, "pixel_sha256"),
+        firsts,
         manifest.fingerprints(table),
-        mask,
+        manifest.comparable(table, asked.near_duplicate_side),
         near=asked.near_duplicate_side > 0,
     )
     made = _lacking(source, table, asked)
     if made:
         several = source.multi_label
-        table = with_column(table, "split", _made_splits(table, copies, asked, made, several))
-    splits, labels = column(table, "split"), column(table, "labels")
-    found, leaks = describe(copies, column(table, "path"), labels, splits)
-    flags = [[*own, *more] for own, more in zip(column(table, "flags"), found, strict=True)]
-    table = with_column(table, "flags", flags)
-    usable = [fault is None for fault in column(table, "fault")]
-    taken = usable if asked.quarantine else [True] * len(usable)
-    by_class = Counter(
-        label for names, counts in zip(labels, taken, strict=True) if counts for label in names
-    )
-    by_split = Counter(s for s, counts in zip(splits, taken, strict=True) if counts)
-    found_in = Counter(
-        (label, split)
-        for names, split, good in zip(labels, splits, usable, strict=True)
-        if good
-        for label in names
-    )
+        codes = _made_splits(table, copies, (digests, ranks), asked, made, several=several)
+        table = with_column(table, "split", (SPLITS[code] for code in codes))
+    del digests, known, firsts, ranks
+    names = {name: Cells(table, name) for name in ("path", "labels", "split")}
+    found, leaks = describe(copies, names["path"], names["labels"], names["split"])
+    flags = enumerate(each(table, "flags"))
+    table = with_column(table, "flags", ([*own, *found.get(row, ())] for row, own in flags))
+    by_class: Counter[str] = Counter()
+    by_split: Counter[str] = Counter()
+    found_in: Counter[tuple[str, str]] = Counter()
+    for labels, split, fault in each(table, "labels", "split", "fault"):
+        if fault is None or not asked.quarantine:
+            by_class.update(labels)
+            by_split[split] += 1
+        if fault is None:
+            found_in.update((label, split) for label in labels)
     outcomes = expectations.check(
         table,
         None if source.benchmark else leaks,
@@ -144,7 +160,7 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
         by_split,
         found_in,
         asked.rules,
-        _contradicted(copies, labels, usable),
+        _contradicted(table, copies),
     )
     counts = _counts(source, table, by_split)
     notes = (
@@ -161,9 +177,8 @@ def check(source: Source, name: str, asked: Asked) -> Checked:
 
 def _pixel_notes(table: pa.Table, settings: DecodeSettings) -> list[str]:
     """Return a line about photos that a camera turned, and one about transparency."""
-    flags = [flag for own in column(table, "flags") for flag in own]
-    turned = sum(flag.startswith("orientation:") for flag in flags)
-    clear = sum(flag.startswith("transparent:") for flag in flags)
+    kinds = _kinds(table)
+    turned, clear = kinds["orientation"], kinds["transparent"]
     how = "turned upright" if settings.orientation == "apply" else "left as stored"
     notes = []
     if turned:
@@ -209,10 +224,11 @@ def _unmeasured(
     shares = sum(share > 0 for share in (asked.val, asked.test)) or len(SPLITS) - 1
     distinct: dict[str, set[int]] = defaultdict(set)
     for names, group, fault in zip(
-        column(table, "labels"), copies.groups.tolist(), column(table, "fault"), strict=True
+        each(table, "labels"), copies.groups, each(table, "fault"), strict=True
     ):
         for label in names if fault is None else ():
-            distinct[label].add(group)
+            if len(distinct[label]) <= shares:
+                distinct[label].add(int(group))
     short = [label for label in source.labels if 0 < len(distinct[label]) <= shares]
     if not short:
         return []
@@ -245,28 +261,32 @@ def of_classes(names: Sequence[str]) -> str:
     return f"{len(names):,} classes ({', '.join(map(repr, names[:_NAMED]))}{more}) have"
 
 
-def _contradicted(copies: Copies, labels: Sequence[Sequence[str]], usable: Sequence[bool]) -> int:
+def _contradicted(table: pa.Table, copies: Copies) -> int:
     """Return how many usable images are there with another label, too."""
-    said: dict[int, set[tuple[str, ...]]] = {}
-    groups = copies.groups.tolist()
-    for group, own, counts in zip(groups, labels, usable, strict=True):
-        if counts:
-            said.setdefault(group, set()).add(tuple(own))
-    return sum(
-        counts and len(said[group]) > 1 for group, counts in zip(groups, usable, strict=True)
-    )
+    several = np.bincount(copies.groups, minlength=len(table))[copies.groups] > 1
+    labels, faults = Cells(table, "labels"), Cells(table, "fault")
+    said: dict[int, set[tuple[str, ...]]] = defaultdict(set)
+    usable = [row for row in np.flatnonzero(several).tolist() if faults[row] is None]
+    for row in usable:
+        said[int(copies.groups[row])].add(tuple(labels[row]))
+    return sum(len(said[int(copies.groups[row])]) > 1 for row in usable)
 
 
-def _without(source: Source, exclude: Sequence[str]) -> Source:
+def without(source: Source, exclude: Sequence[str]) -> Source:
+    """Return a source without some images.
+
+    Raises:
+        DatasetError: If one of them is not there.
+    """
     if not exclude:
         return source
     unwanted = set(exclude)
-    if missing := unwanted - {image.path for image in source.images}:
+    if missing := unwanted.difference(image.path for image in source.images):
         raise DatasetError(
             f"'exclude' names {min(missing)!r}, which {source.address!r} does not hold; correct "
             "the path, as the manifest spells it"
         )
-    kept = [image for image in source.images if image.path not in unwanted]
+    kept = Listing(image for image in source.images if image.path not in unwanted)
     return replace(source, images=kept, ignored=source.ignored + len(unwanted))
 
 
@@ -274,59 +294,81 @@ def _lacking(source: Source, table: pa.Table, asked: Asked) -> tuple[str, ...]:
     """Return the splits to make: all of them, or the validation images from those of train."""
     if not source.has_splits:
         return SPLITS
-    brought = set(column(table, "split"))
+    brought = set(pc.unique(table["split"]).to_pylist())
     wanted = "val" in asked.rules.required_splits and asked.val > 0
     return ("val",) if wanted and "train" in brought and "val" not in brought else ()
 
 
 def _made_splits(
-    table: pa.Table, copies: Copies, asked: Asked, made: tuple[str, ...], several: bool
-) -> list[str]:
+    table: pa.Table,
+    copies: Copies,
+    pixels: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    asked: Asked,
+    made: tuple[str, ...],
+    *,
+    several: bool,
+) -> NDArray[np.int8]:
     """Return the split of every image.
 
     Where an image may have several labels, every combination is dealt like a class; small ones are
     dealt anew only where a whole split would stay empty otherwise.
+
+    Args:
+        table: Of the images.
+        copies: Among them.
+        pixels: Digests (N, 32) and their ranks (N,); images of a group are one by the least.
+        asked: The shares.
+        made: The splits that are to be made.
+        several: Whether an image may have several labels.
     """
-    keys = [
-        digest or path
-        for digest, path in zip(column(table, "pixel_sha256"), column(table, "path"), strict=True)
-    ]
-    smallest: dict[int, str] = {}
-    for group, key in zip(copies.groups.tolist(), keys, strict=True):
-        smallest[group] = min(key, smallest.get(group, key))
-    labels = ["\n".join(names) for names in column(table, "labels")]
+    digests, ranks = pixels
     whole = "test" in made
-    result = ["train"] * len(labels) if whole else column(table, "split")
+    result = np.full(len(table), TRAIN, np.int8)
+    if not whole:
+        result[:] = [SPLITS.index(split) for split in each(table, "split")]
     # Unusable images take no place in a split: adding one must not move the others.
-    faults = column(table, "fault")
-    usable = [i for i, split in enumerate(result) if split == "train" and faults[i] is None]
-    test = asked.test if whole else 0.0
-    deal = partial(
-        make_splits,
-        [labels[i] for i in usable],
-        [smallest[int(copies.groups[i])] for i in usable],
-        val=asked.val,
-        test=test,
-        seed=asked.seed,
+    usable = np.flatnonzero((result == TRAIN) & table["fault"].is_null().to_numpy())
+    least = np.full(len(table), len(table), np.int64)  # group -> rank of its least digest
+    np.minimum.at(least, copies.groups, ranks)
+    row_of = np.empty(len(table), np.int64)
+    row_of[ranks] = np.arange(len(table))
+    known: dict[str, int] = {}
+    labels = np.fromiter(
+        (known.setdefault("\n".join(names), len(known)) for names in each(table, "labels")),
+        np.int64,
+        len(table),
     )
-    dealt = deal(fill=not several)
-    wanted = {name for name, share in (("val", asked.val), ("test", test)) if share > 0}
-    if several and not wanted <= set(dealt):
-        dealt = deal(fill=True)
-    for i, split in zip(usable, dealt, strict=True):
-        result[i] = split
+    test = asked.test if whole else 0.0
+
+    def dealt(fill: bool) -> NDArray[np.int8]:
+        return make_splits(
+            labels[usable],
+            copies.groups[usable],
+            lambda group: digests[row_of[least[group]]].tobytes().hex(),
+            Shares(asked.val, test, asked.seed, fill),
+        )
+
+    found = dealt(not several)
+    wanted = {code for code, share in ((VAL, asked.val), (TEST, test)) if share > 0}
+    if several and not wanted <= set(found.tolist()):
+        found = dealt(True)
+    result[usable] = found
     return result
 
 
+def _kinds(table: pa.Table) -> Counter[str]:
+    """Return how often there is a flag of each kind."""
+    return Counter(flag.partition(":")[0] for own in each(table, "flags") for flag in own)
+
+
 def _counts(source: Source, table: pa.Table, splits: Mapping[str, int]) -> Counts:
-    kinds = Counter(flag.partition(":")[0] for flags in column(table, "flags") for flag in flags)
     return Counts(
         images=table["fault"].null_count,
         listed=len(table),
         classes=len(source.labels),
         splits={name: splits[name] for name in SPLITS if splits[name]},
         rejected=len(table) - table["fault"].null_count,
-        flags=dict(sorted(kinds.items())),
+        flags=dict(sorted(_kinds(table).items())),
         ignored_files=source.ignored,
-        bytes=sum(column(table, "bytes")),
+        bytes=pc.sum(table["bytes"]).as_py() or 0,
     )

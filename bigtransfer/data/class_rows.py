@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 
-from bigtransfer.data import manifest
+import numpy as np
+from numpy.typing import NDArray
+
 from bigtransfer.data.checking import Checked
-from bigtransfer.data.manifest import column
+from bigtransfer.data.manifest import each
 from bigtransfer.data.sources.listing import SPLITS
 from bigtransfer.data.thumbnails import Thumbnails, sizes_of_training
 from bigtransfer.report import page
@@ -33,7 +34,6 @@ _SQUARE = 1.1
 class _Class:
     images: int = 0
     splits: Counter[str] = field(default_factory=Counter)
-    rows: list[int] = field(default_factory=list)
 
 
 def class_rows(checked: Checked, thumbnails: Thumbnails) -> page.Shown:
@@ -48,24 +48,22 @@ def class_rows(checked: Checked, thumbnails: Thumbnails) -> page.Shown:
         too), `splits` (names of those there are), `equal` (whether all are of one size).
     """
     classes = {label: _Class() for label in checked.source.labels}
-    for i, row in enumerate(manifest.rows_of(checked.table, ["labels", "split", "fault"])):
-        if row["fault"] is None:
-            for label in row["labels"]:
-                found = classes[label]
-                found.images += 1
-                found.splits[row["split"]] += 1
-                found.rows.append(i)
+    for labels, split, fault in each(checked.table, "labels", "split", "fault"):
+        for label in labels if fault is None else ():
+            found = classes[label]
+            found.images += 1
+            found.splits[split] += 1
     splits = [name for name in SPLITS if any(own.splits[name] for own in classes.values())]
     most = max((own.images for own in classes.values()), default=0) or 1
     ordered = sorted(classes, key=lambda label: -classes[label].images)
     half = SHOWN // 2
     few = len(ordered) <= SHOWN
     shown = ordered if few else [*ordered[:half], *ordered[-half:]]
+    rows = _pictured(checked, {label: classes[label].images for label in shown})
 
     def row_of(label: str, pictured: bool) -> page.Shown:
         own = classes[label]
-        chosen = spread(own.rows, PICTURES) if pictured else []
-        pictures = [thumbnails.uri(row, _PICTURE_PIXELS) for row in chosen]
+        pictures = [thumbnails.uri(row, _PICTURE_PIXELS) for row in rows[label]] if pictured else []
         return {
             "label": label,
             "images": own.images,
@@ -81,6 +79,20 @@ def class_rows(checked: Checked, thumbnails: Thumbnails) -> page.Shown:
         "splits": splits,
         "equal": len({own.images for own in classes.values()}) == 1,
     }
+
+
+def _pictured(checked: Checked, counts: Mapping[str, int]) -> dict[str, list[int]]:
+    """Return class -> rows of its usable images at even distances, of classes of so many."""
+    wanted = {label: set(spread(range(count), PICTURES)) for label, count in counts.items()}
+    found: dict[str, list[int]] = {label: [] for label in counts}
+    seen: Counter[str] = Counter()
+    for row, (labels, fault) in enumerate(each(checked.table, "labels", "fault")):
+        for label in labels if fault is None else ():
+            if label in wanted:
+                if seen[label] in wanted[label]:
+                    found[label].append(row)
+                seen[label] += 1
+    return found
 
 
 def spread(rows: Sequence[int], count: int) -> list[int]:
@@ -99,40 +111,44 @@ def image_sizes(checked: Checked) -> page.Shown | None:
         `share` of the largest bin, percent; `precrop` and `crop` of training by default, and
         `enlarged` (images with a side below that crop).
     """
-    usable = checked.table.filter(checked.table["fault"].is_null())
-    heights, widths = column(usable, "height"), column(usable, "width")
-    if not heights:
+    usable = checked.table["fault"].is_null()
+    heights, widths = (
+        checked.table[name].filter(usable).to_numpy() for name in ("height", "width")
+    )
+    if not len(heights):
         return None
-    shorter = [min(pair) for pair in zip(heights, widths, strict=True)]
-    wide = sum(w > _SQUARE * h for h, w in zip(heights, widths, strict=True))
-    tall = sum(h > _SQUARE * w for h, w in zip(heights, widths, strict=True))
-    precrop, crop = sizes_of_training(median(heights), median(widths))
+    shorter = np.minimum(heights, widths)
+    wide = int((widths > _SQUARE * heights).sum())
+    tall = int((heights > _SQUARE * widths).sum())
+    height, width = float(np.median(heights)), float(np.median(widths))
+    precrop, crop = sizes_of_training(height, width)
     return {
-        "height": round(median(heights)),
-        "width": round(median(widths)),
-        "same": len(set(zip(heights, widths, strict=True))) == 1,
+        "height": round(height),
+        "width": round(width),
+        "same": bool((heights == heights[0]).all() and (widths == widths[0]).all()),
         "wide": wide,
         "tall": tall,
         "square": len(heights) - wide - tall,
-        "least": min(shorter),
-        "most": max(max(pair) for pair in zip(heights, widths, strict=True)),
-        "enlarged": sum(side < crop for side in shorter),
+        "least": int(shorter.min()),
+        "most": int(max(heights.max(), widths.max())),
+        "enlarged": int((shorter < crop).sum()),
         "precrop": precrop,
         "crop": crop,
         "bins": binned(shorter),
     }
 
 
-def binned(sizes: Sequence[int]) -> list[page.Shown]:
+def binned(sizes: NDArray[np.int32]) -> list[page.Shown]:
     """Return a histogram of sizes: even steps, or doubling ones where they differ widely."""
-    low, high = min(sizes), max(sizes)
+    low, high = int(sizes.min()), int(sizes.max())
     if high > _WIDE * low:
         edges = [*_LADDER[bisect_right(_LADDER, low) - 1 : bisect_right(_LADDER, high)]]
     else:
         step = _step((high - low + 1) / _BINS)
         edges = list(range(low // step * step, high + 1, step))
-    counts = Counter(bisect_right(edges, size) - 1 for size in sizes)
-    tallest = max(counts.values())
+    places = np.searchsorted(edges, sizes, side="right") - 1
+    counts = np.bincount(places, minlength=len(edges)).tolist()
+    tallest = max(counts)
     ends = [*edges[1:], None]
     return [
         {

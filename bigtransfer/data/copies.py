@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ MOST_COMPARED = 2_000_000
 _ORDER = {"train": 0, "val": 1, "test": 2}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Copy:
     """Two images that are one."""
 
@@ -43,8 +44,30 @@ class Copies:
     """Row -> the first row of its group."""
 
 
+def first_of_equal(
+    digests: NDArray[np.uint8], known: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first row of those with the same pixels, and the place of each in their order.
+
+    Args:
+        digests: uint8 (N, 32), of the pixels; told apart by their first 16 bytes.
+        known: (N,) whether an image has one; what has none is equal to nothing.
+
+    Returns:
+        (N,) row -> the first row with its pixels; (N,) row -> rank of its digest.
+    """
+    high, low = np.ascontiguousarray(digests[:, :16]).view(">u8").T
+    order = np.lexsort((low, high))  # stable: of equal ones the first row comes first
+    same = (high[order][1:] == high[order][:-1]) & (low[order][1:] == low[order][:-1])
+    run = np.concatenate([[0], np.cumsum(~same)]) if len(order) else np.zeros(0, np.int64)
+    starts = order[np.flatnonzero(np.concatenate([[True], ~same]))] if len(order) else order
+    firsts, ranks = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
+    firsts[order], ranks[order] = starts[run], run
+    return np.where(known, firsts, np.arange(len(order))), ranks
+
+
 def find_copies(
-    pixel_digests: Sequence[str],
+    firsts: NDArray[np.int64],
     prints: Fingerprints,
     comparable: NDArray[np.bool_],
     *,
@@ -55,26 +78,22 @@ def find_copies(
     An image with equal pixels is paired with the first one; looks are compared among first ones.
 
     Args:
-        pixel_digests: Of each image; empty text: could not be decoded, equal to nothing.
+        firsts: (N,) the first row with the same pixels; a row's own number where it is that.
         prints: Of each image.
         comparable: (N,) whether looks say anything: neither blank nor tiny.
         near: Whether to compare looks at all.
     """
-    groups = np.arange(len(pixel_digests))
-    pairs: list[Copy] = []
-    first: dict[str, int] = {}
-    for row, digest in enumerate(pixel_digests):
-        if digest and (origin := first.setdefault(digest, row)) != row:
-            groups[row] = origin
-            pairs.append(Copy(origin, row, SAME_PIXELS))
-    candidates = np.flatnonzero(comparable & (groups == np.arange(len(groups))))
+    groups = firsts.copy()
+    own = np.arange(len(groups))
+    pairs = [Copy(int(groups[row]), int(row), SAME_PIXELS) for row in np.flatnonzero(groups != own)]
+    candidates = np.flatnonzero(comparable & (groups == own))
     if near and len(candidates) <= MOST_COMPARED:
         for i, j, mirrored in near_pairs(prints.take(candidates)):
             a, b = int(candidates[i]), int(candidates[j])
             pairs.append(Copy(a, b, _how(mirrored)))
             _join(groups, a, b)
-    for row in range(len(groups)):
-        groups[row] = _root(groups, row)
+    while (groups != (above := groups[groups])).any():
+        groups = above
     pairs.sort(key=lambda pair: (pair.first, pair.second))
     return Copies(pairs, groups)
 
@@ -115,7 +134,7 @@ def find_between(
 
 def describe(
     copies: Copies, paths: Sequence[str], labels: Sequence[Sequence[str]], splits: Sequence[str]
-) -> tuple[list[list[str]], list[str | None]]:
+) -> tuple[dict[int, list[str]], list[str | None]]:
     """Say of every image what it is a copy of.
 
     Args:
@@ -125,9 +144,10 @@ def describe(
         splits: Of each image.
 
     Returns:
-        Flags of each image; and why it leaks: the copy in the later of two splits, or None.
+        Flags of the images that have any, by row; and why each leaks: the copy in the later of two
+        splits, or None.
     """
-    partners: list[dict[str, list[str]]] = [{} for _ in paths]
+    partners: dict[int, dict[str, list[str]]] = defaultdict(dict)
     leaks: list[str | None] = [None] * len(paths)
     exact: dict[int, list[int]] = {}
     for pair in copies.pairs:
@@ -152,10 +172,11 @@ def describe(
         for row in members[1:] if twins else ():  # the first and the twins are flagged by now
             if set(labels[row]) == own:
                 _note_conflict(partners[row], row, twins[0], SAME_PIXELS, paths, labels)
-    flags = [
-        [f"{kind}: {some[0]}{_more(len(some) - 1)}" for kind, some in kinds.items()]
-        for kinds in partners
-    ]
+    flags = {
+        row: [f"{kind}: {some[0]}{_more(len(some) - 1)}" for kind, some in kinds.items()]
+        for row, kinds in partners.items()
+        if kinds
+    }
     return flags, leaks
 
 

@@ -1,19 +1,22 @@
 """The rules a dataset must obey, held by Great Expectations over its manifest.
 
 Ours come first; then those that the user lists under `expectations:` in params.yaml, any of Great
-Expectations' own, over the manifest's columns. Above twenty million rows, rules run over one row
-per part of the manifest instead: its extremes and counts.
+Expectations' own, over the manifest's columns. A rule about each image for itself is held over some
+rows at a time, so memory does not grow with them. One about all of them sees its own column; above
+twenty million rows, one row per part of the manifest instead: its extremes and counts.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bigtransfer.artifacts.validation import Outcome
+from bigtransfer.data.manifest import each
+from bigtransfer.data.repeated import repeated
 from bigtransfer.data.sources.names import alike
 from bigtransfer.errors import ConfigError, did_you_mean
 from bigtransfer.progress import counted
@@ -28,6 +31,15 @@ _NAMED_ROWS = 20
 _MOST = 0.5
 """Share of images from which on a fault is one of the dataset."""
 _NUMBERS = ("height", "width", "bytes", "brightness", "contrast", "orientation")
+_OF_EACH_ROW = frozenset(
+    f"column_values_to_{what}"
+    for what in (
+        "be_between", "be_in_set", "not_be_in_set", "be_null", "not_be_null", "match_regex",
+        "not_match_regex", "match_regex_list", "not_match_regex_list", "match_like_pattern",
+        "not_match_like_pattern", "match_like_pattern_list", "not_match_like_pattern_list",
+    )
+) | {"column_value_lengths_to_be_between", "column_value_lengths_to_equal"}  # fmt: skip
+"""Expectations whose answer for a row depends on that row alone."""
 COLUMNS = ("path", "label", "labels", "split", "mode", "format", "sha256", *_NUMBERS)
 """What a rule of the user may name; `label` is the first label."""
 
@@ -75,14 +87,15 @@ def check(
     """
     import pandas as pd
 
-    faults = table["fault"]
     gate = _Gate()
-    path = table["path"].to_pandas()
-    bad = pd.DataFrame({"path": path, "fault": faults.to_pandas()})
-    bad_count = len(table) - faults.null_count
+    bad_count = len(table) - table["fault"].null_count
     share = bad_count / max(1, len(table))
+    twice = repeated(lambda: each(table, "path"))
     outcomes = [
-        gate.expect_null(bad, "fault", "path", "every file is a usable image")
+        _of_parts(
+            gate.expect_null(part, "fault", "path", "every file is a usable image")
+            for part in _parts(table, ["path", "fault"])
+        )
         if rules.bad_budget == 0
         else gate.expect_between(
             pd.DataFrame({"dataset": [f"{bad_count:,} of {len(table):,}"], "share": [share]}),
@@ -91,7 +104,9 @@ def check(
             f"at most {100 * rules.bad_budget:g} % unusable images",
             max_value=rules.bad_budget,
         ),
-        gate.expect_unique(bad, "path", "every path is listed once"),
+        gate.expect_unique(
+            _that_repeat(table, twice), "path", "every path is listed once"
+        ).model_copy(update={"checked": len(table)}),
         gate.expect_between(
             pd.DataFrame({"dataset": ["classes"], "classes": [len(labels)]}),
             "classes",
@@ -108,8 +123,11 @@ def check(
         ),
     ]
     if leaks is not None:
-        leaking = pd.DataFrame({"path": path, "leak": pd.Series(list(leaks), dtype=object)})
-        outcomes.insert(2, gate.expect_null(leaking, "leak", "path", "no image is in two splits"))
+        outcome = _of_parts(
+            gate.expect_null(part, "leak", "path", "no image is in two splits")
+            for part in _with_leaks(_parts(table, ["path"]), leaks)
+        )
+        outcomes.insert(2, outcome)
     outcomes += _of_most(gate, table, contradicted)
     if rules.required_splits:
         needed = [splits.get(name, 0) for name in rules.required_splits]
@@ -138,8 +156,10 @@ def _of_most(gate: _Gate, table: pa.Table, contradicted: int) -> list[Outcome]:
     import pandas as pd
 
     usable = table["fault"].null_count
-    flags = table.filter(table["fault"].is_null())["flags"].to_pylist()
-    blank = sum(any(flag.startswith("blank") for flag in own) for own in flags)
+    blank = sum(
+        fault is None and any(flag.startswith("blank") for flag in own)
+        for own, fault in each(table, "flags", "fault")
+    )
     return [
         gate.expect_between(
             pd.DataFrame({"dataset": [what], "share": [number / max(1, usable)]}),
@@ -202,20 +222,91 @@ def _drift(wanted: Sequence[str], found: Sequence[str]) -> list[tuple[str, str |
     ]
 
 
+def _parts(table: pa.Table, names: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """Yield columns of so many rows at a time; one frame without rows of a table without."""
+    for start in range(0, max(1, len(table)), PART_ROWS):
+        yield table.slice(start, PART_ROWS).select(list(names)).to_pandas()
+
+
+def _with_leaks(
+    parts: Iterable[pd.DataFrame], leaks: Sequence[str | None]
+) -> Iterator[pd.DataFrame]:
+    import pandas as pd
+
+    start = 0
+    for part in parts:
+        part["leak"] = pd.Series(list(leaks[start : start + len(part)]), dtype=object)
+        start += len(part)
+        yield part
+
+
+def _of_parts(found: Iterable[Outcome]) -> Outcome:
+    """Return what a rule about each row for itself says of all rows, by what it says of parts."""
+    first, *more = found
+    for other in more:
+        first = first.model_copy(
+            update={
+                "success": first.success and other.success,
+                "checked": first.checked + other.checked,
+                "failed": first.failed + other.failed,
+                "failures": (first.failures + other.failures)[:_NAMED_ROWS],
+            }
+        )
+    return first
+
+
+def _that_repeat(table: pa.Table, twice: set[str]) -> pd.DataFrame:
+    """Return the paths of the table: of a large one those that repeat, and one that does not."""
+    if len(table) <= PART_ROWS:
+        return next(_parts(table, ["path"]))
+    import pandas as pd
+
+    return pd.DataFrame({"path": [path for path in each(table, "path") if path in twice] or [""]})
+
+
 def _own_rules(gate: _Gate, table: pa.Table, wanted: Sequence[Mapping[str, Any]]) -> list[Outcome]:
-    usable = table.filter(table["fault"].is_null())
-    frame = summary_rows(usable) if len(usable) > SUMMARY_ABOVE_ROWS else _frame(usable)
-    return [gate.expect_own(frame, rule) for rule in wanted]
+    import pandas as pd
+
+    many = table["fault"].null_count > PART_ROWS
+    outcomes = []
+    for rule in wanted:
+        name = str(rule.get("expect", "")).removeprefix("expect_")
+        known = str(rule.get("column", "path")) in COLUMNS
+        if many and known and name in _OF_EACH_ROW and rule.get("mostly", 1) == 1:
+            parts = (_frame(part, COLUMNS) for part in _usable_parts(table))
+            outcomes.append(_of_parts(gate.expect_own(part, rule) for part in parts))
+        elif table["fault"].null_count > SUMMARY_ABOVE_ROWS:
+            outcomes.append(gate.expect_own(summary_rows(table), rule))
+        else:
+            named = {word for value in rule.values() for word in _words(value)} & set(COLUMNS)
+            taken = ["path", *sorted(named - {"path"})] if many and known else COLUMNS
+            frames = [_frame(part, taken) for part in _usable_parts(table)]
+            outcomes.append(gate.expect_own(pd.concat(frames, ignore_index=True), rule))
+    return outcomes
 
 
-def _frame(table: pa.Table) -> pd.DataFrame:
-    frame: pd.DataFrame = table.select([c for c in COLUMNS if c != "label"]).to_pandas()
-    frame["label"] = [names[0] if len(names) else None for names in frame["labels"]]
+def _words(value: object) -> Iterator[str]:
+    for word in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(word, str):
+            yield word
+
+
+def _usable_parts(table: pa.Table) -> Iterator[pa.Table]:
+    for start in range(0, max(1, len(table)), PART_ROWS):
+        part = table.slice(start, PART_ROWS)
+        yield part.filter(part["fault"].is_null())
+
+
+def _frame(table: pa.Table, names: Sequence[str]) -> pd.DataFrame:
+    listed = ["labels" if name == "label" else name for name in names]
+    frame: pd.DataFrame = table.select(list(dict.fromkeys(listed))).to_pandas()
+    if "label" in names:
+        frame["label"] = [own[0] if len(own) else None for own in frame["labels"]]
     return frame
 
 
 def summary_rows(table: pa.Table) -> pd.DataFrame:
-    """Return one row per part of a manifest: rows, and the extremes of every number.
+    """Return one row per part of the usable rows: how many, and the extremes of every number.
 
     Columns are named `rows`, `height_min`, `height_max`, …; a rule about `height` between two
     values is then one about `height_min` and `height_max`.
@@ -223,10 +314,11 @@ def summary_rows(table: pa.Table) -> pd.DataFrame:
     import pandas as pd
     import pyarrow.compute as pc
 
-    rows = []
-    for start in range(0, len(table), PART_ROWS):
-        part = table.slice(start, PART_ROWS)
+    rows: list[dict[str, object]] = []
+    start = 0
+    for part in _usable_parts(table):
         row: dict[str, object] = {"path": f"rows {start} to {start + len(part) - 1}"}
+        start += len(part)
         row["rows"] = len(part)
         for name in _NUMBERS:
             extremes = pc.min_max(part[name]).as_py()

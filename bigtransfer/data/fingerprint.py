@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,13 +75,21 @@ def _bits(frequencies: NDArray[np.float64]) -> int:
     return int((above * _WEIGHTS).sum(dtype=np.uint64).astype(np.int64))
 
 
+class Thumbs(Protocol):
+    """Thumbnails uint8 (N, 256): an array, or what reads a row when it is asked for."""
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """Return the thumbnail of a row, or those of an array of rows."""
+        ...
+
+
 @dataclass(frozen=True)
 class Fingerprints:
     """Columns over some images: hashes int64 (N,), thumbnails uint8 (N, 256)."""
 
     phash: NDArray[np.int64]
     mirrored: NDArray[np.int64]
-    thumbs: NDArray[np.uint8]
+    thumbs: Thumbs
 
     def __len__(self) -> int:
         return len(self.phash)

@@ -1,10 +1,18 @@
-"""The dataset manifest: one row per image, as Parquet; it exists only if the dataset passed."""
+"""The dataset manifest: one row per image, as Parquet; it exists only if the dataset passed.
+
+A table of many images lies in a file and is mapped: its pages are the system's to drop, so memory
+holds only what is computed of them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain, islice
 from math import inf
 from pathlib import Path
 from statistics import mean
@@ -12,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -21,7 +30,7 @@ from bigtransfer.data.decoding import useful_threads
 from bigtransfer.data.fingerprint import THUMB_SIDE, Fingerprints
 from bigtransfer.data.inspection import ImageFacts, Limits, inspect_image
 from bigtransfer.data.sources.listing import ListedImage, Source
-from bigtransfer.errors import DatasetError
+from bigtransfer.errors import DatasetError, InfrastructureError
 from bigtransfer.progress import tracked
 from bigtransfer.storage import new_file
 
@@ -53,12 +62,21 @@ INSPECTED = pa.schema([*SCHEMA, ("fault", pa.string())])
 """What `inspect_all` returns: the manifest's columns, and why an image cannot be used."""
 _SCHEMA_VERSION = b"2"
 _CHUNK_ROWS = 8192
+_IN_MEMORY_ROWS = 8 * _CHUNK_ROWS
+"""A larger table lies in a file: some 500 bytes an image."""
 
 
-def inspect_all(source: Source, limits: Limits, settings: DecodeSettings, name: str) -> pa.Table:
-    """Inspect every listed image; one row each, in the listing's order, with a column `fault`.
+def inspect_rows(
+    source: Source, limits: Limits, settings: DecodeSettings, name: str, rows: range
+) -> Iterator[pa.RecordBatch]:
+    """Inspect listed images; yield a row each, in the listing's order, with a column `fault`.
 
-    Rows are gathered in Arrow, some 500 bytes an image, not as Python objects.
+    Args:
+        source: Where they lie.
+        limits: What an image may be.
+        settings: How it becomes pixels.
+        name: Of the dataset, for the progress.
+        rows: Of the listing, one after the other.
     """
 
     def look(image: ListedImage) -> ImageFacts:
@@ -72,91 +90,165 @@ def inspect_all(source: Source, limits: Limits, settings: DecodeSettings, name: 
             settings,
         )
 
-    found = tracked(
-        _in_threads(look, source.images, _threads(source)),
-        f"check {name}",
-        len(source.images),
-        unit="image",
-    )
-    batches = []
-    for start in range(0, len(source.images), _CHUNK_ROWS):
-        rows = [
-            {
-                "path": image.path,
-                "labels": list(image.labels),
-                "split": image.split,
-                "file": image.file,
-                "offset": image.offset,
-                "length": image.length,
-                **vars(facts),
-            }
-            for image, facts in zip(source.images[start : start + _CHUNK_ROWS], found, strict=False)
-        ]
-        batches.append(pa.RecordBatch.from_pylist(rows, INSPECTED))
-    return pa.Table.from_batches(batches, INSPECTED)
+    with ThreadPoolExecutor(useful_threads(inf)) as pool:
+
+        def pairs() -> Iterator[tuple[ListedImage, ImageFacts]]:
+            for start in range(rows.start, rows.stop, _CHUNK_ROWS):
+                images = source.images[start : min(start + _CHUNK_ROWS, rows.stop)]
+                yield from zip(images, _map_of(pool, source, images)(look, images), strict=True)
+
+        found = tracked(pairs(), f"check {name}", len(rows), unit="image")
+        while some := list(islice(found, _CHUNK_ROWS)):
+            yield pa.RecordBatch.from_pylist(
+                [
+                    {
+                        "path": image.path,
+                        "labels": list(image.labels),
+                        "split": image.split,
+                        "file": image.file,
+                        "offset": image.offset,
+                        "length": image.length,
+                        **vars(facts),
+                    }
+                    for image, facts in some
+                ],
+                INSPECTED,
+            )
 
 
-def _threads(source: Source) -> int:
-    """Return how many threads inspect: over a network they wait for its answers, not the lock."""
-    remote = "://" in source.address
-    return useful_threads(inf if remote else mean([image.bytes for image in source.images] or [0]))
+def _map_of(pool: ThreadPoolExecutor, source: Source, images: Sequence[ListedImage]) -> Any:
+    """Return what inspects: over a network threads wait for its answers, not for the lock."""
+    size = inf if "://" in source.address else mean(image.bytes for image in images)
+    return pool.map if useful_threads(size) > 1 else map
 
 
-def _in_threads(
-    look: Callable[[ListedImage], ImageFacts], images: Sequence[ListedImage], threads: int
-) -> Iterator[ImageFacts]:
-    """Yield what is found in each image, in order."""
-    if threads == 1:
-        yield from map(look, images)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(images), _CHUNK_ROWS):
-            yield from pool.map(look, images[start : start + _CHUNK_ROWS])
+def gathered(batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    """Return what was inspected as one table; a large one lies in a file that is gone at the end.
+
+    Raises:
+        InfrastructureError: If the disk is full.
+    """
+    left, some, count = iter(batches), [], 0
+    for batch in left:
+        some.append(batch)
+        count += len(batch)
+        if count > _IN_MEMORY_ROWS:
+            return _mapped(chain(some, left))
+    return pa.Table.from_batches(some, INSPECTED)
+
+
+def _mapped(batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    handle, name = tempfile.mkstemp(prefix="bigtransfer-", suffix=".arrow")
+    try:
+        with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, INSPECTED) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        return pa.ipc.open_file(pa.memory_map(name)).read_all()
+    except OSError as error:
+        raise InfrastructureError(
+            f"the table of what was inspected cannot be written to {tempfile.gettempdir()!r} "
+            f"({error.strerror or error}); make room there, some 500 bytes an image, or set TMPDIR"
+        ) from error
+    finally:
+        with suppress(OSError):  # Windows removes no file that is open
+            os.unlink(name)
 
 
 def column(table: pa.Table, name: str) -> list[Any]:
-    """Return a column as Python values."""
+    """Return a column as Python values: of few rows, for it takes a hundred bytes each."""
     values: list[Any] = table[name].to_pylist()
     return values
 
 
-def with_column(table: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
+def each(table: pa.Table, *names: str) -> Iterator[Any]:
+    """Yield the values of a column, or of several as tuples, some rows at a time."""
+    for batch in table.select(list(names)).to_batches(_CHUNK_ROWS):
+        columns = [values.to_pylist() for values in batch.columns]
+        yield from columns[0] if len(names) == 1 else zip(*columns, strict=True)
+
+
+def faulty(table: pa.Table) -> Iterator[tuple[str, str]]:
+    """Yield path and fault of each image that cannot be used."""
+    yield from ((path, fault) for path, fault in each(table, "path", "fault") if fault)
+
+
+class Cells(Sequence[Any]):
+    """A column by row number, read where it is asked for."""
+
+    def __init__(self, table: pa.Table, name: str) -> None:
+        self._values = table[name]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._values[int(row)].as_py()
+
+
+def with_column(table: pa.Table, name: str, values: Iterable[Any]) -> pa.Table:
     """Return the table with a column replaced."""
-    kind = INSPECTED.field(name).type
-    return table.set_column(table.schema.get_field_index(name), name, pa.array(values, kind))
+    kind, left = INSPECTED.field(name).type, iter(values)
+    chunks = []
+    while some := list(islice(left, _CHUNK_ROWS)):
+        chunks.append(pa.array(some, kind))
+    made = pa.chunked_array(chunks, kind)
+    return table.set_column(table.schema.get_field_index(name), name, made)
+
+
+class _Thumbs:
+    """Thumbnails read from a table where they are asked for."""
+
+    def __init__(self, values: pa.ChunkedArray, rows: NDArray[np.int64] | None = None) -> None:
+        self._values, self._rows = values, rows
+
+    def __getitem__(self, rows: Any) -> Any:
+        known = rows if self._rows is None else self._rows[rows]
+        if isinstance(known, np.ndarray):
+            return _Thumbs(self._values, known)
+        return np.frombuffer(self._values[int(known)].as_py(), np.uint8)
 
 
 def fingerprints(table: pa.Table) -> Fingerprints:
     """Return the perceptual columns of a table."""
-    side = THUMB_SIDE * THUMB_SIDE
-    thumbs = table["thumb"].combine_chunks()
-    if isinstance(thumbs, pa.ChunkedArray):  # an empty table has no chunk to combine
-        thumbs = pa.array([], pa.binary(side))
-    raw: NDArray[np.uint8] = np.frombuffer(thumbs.buffers()[1] or b"", np.uint8)
-    start = thumbs.offset * side
-    return Fingerprints(
-        table["phash"].to_numpy(),
-        table["phash_mirrored"].to_numpy(),
-        raw[start : start + len(thumbs) * side].reshape(-1, side),
-    )
+    own, mirrored = (table[name].to_numpy() for name in ("phash", "phash_mirrored"))
+    return Fingerprints(own, mirrored, _Thumbs(table["thumb"]))
+
+
+def pixel_digests(table: pa.Table) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the digests of the pixels, uint8 (N, 32), and which images have one."""
+    digests = np.zeros((len(table), 32), np.uint8)
+    known = np.zeros(len(table), bool)
+    for row, text in enumerate(each(table, "pixel_sha256")):
+        if text:
+            digests[row] = np.frombuffer(bytes.fromhex(text), np.uint8)
+            known[row] = True
+    return digests, known
 
 
 def comparable(table: pa.Table, min_side: int) -> NDArray[np.bool_]:
     """Say which images show enough to be compared by looks: decoded, not blank, not tiny."""
     sides = np.minimum(table["height"].to_numpy(), table["width"].to_numpy())
-    decoded = np.array([bool(text) for text in column(table, "pixel_sha256")], bool)
+    decoded = pc.not_equal(table["pixel_sha256"], "").to_numpy()
     mask: NDArray[np.bool_] = decoded & (sides >= min_side) & (table["contrast"].to_numpy() >= 4)
     return mask
 
 
 def write_manifest(path: Path, table: pa.Table, facts: ManifestFacts) -> None:
-    """Write the manifest; the facts go into the Parquet schema, as JSON values."""
+    """Write the manifest of the usable images; the facts go into its schema, as JSON values."""
     said = facts.model_dump(mode="json")
     texts = {k.encode(): json.dumps(v, ensure_ascii=False).encode() for k, v in said.items()}
     schema = SCHEMA.with_metadata({b"schema": _SCHEMA_VERSION, **texts})
-    kept = table.select(SCHEMA.names).cast(schema)
+    kept = [_usable(batch) for batch in table.to_batches()]
     with new_file(path) as partial:
-        pq.write_table(kept, partial)
+        pq.write_table(pa.Table.from_batches(kept, SCHEMA).cast(schema), partial)
+
+
+def _usable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the usable rows: the same memory where all are."""
+    names = batch.schema.names
+    if "fault" in names and batch["fault"].null_count < len(batch):
+        batch = batch.filter(batch["fault"].is_null())
+    return batch.select(SCHEMA.names)
 
 
 def read_manifest(path: Path) -> tuple[pa.Table, ManifestFacts]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -70,16 +71,14 @@ def validate(
         left_out=_left_out(checked, rules.exclude),
         left_out_in_all=len(rules.exclude) + checked.counts.rejected,
     )
-    usable = checked.table.filter(checked.table["fault"].is_null())
-    manifest.write_manifest(manifest_path, usable, facts)
+    manifest.write_manifest(manifest_path, checked.table, facts)
     return checked.counts
 
 
 def _left_out(checked: Checked, excluded: Sequence[str]) -> tuple[LeftOut, ...]:
-    faulty = checked.table.filter(checked.table["fault"].is_valid()).slice(0, _LEFT_OUT_NAMED)
     found = [LeftOut(path=path, reason="excluded (data.exclude)") for path in excluded]
-    for row in manifest.rows_of(faulty, ["path", "fault"]):
-        found.append(LeftOut(path=row["path"], reason=row["fault"]))
+    for path, fault in islice(manifest.faulty(checked.table), _LEFT_OUT_NAMED):
+        found.append(LeftOut(path=path, reason=fault))
     return tuple(found[:_LEFT_OUT_NAMED])
 
 
@@ -130,5 +129,4 @@ def _write_quarantine(path: Path, table: pa.Table) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "reason"])
-        for row in manifest.rows_of(table.filter(table["fault"].is_valid()), ["path", "fault"]):
-            writer.writerow([row["path"], row["fault"]])
+        writer.writerows(manifest.faulty(table))

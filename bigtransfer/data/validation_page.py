@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from bigtransfer.data import manifest
 from bigtransfer.data.checking import Asked, Checked
 from bigtransfer.data.class_rows import class_rows, image_sizes, spread
 from bigtransfer.data.copies import LABEL_CONFLICT
-from bigtransfer.data.manifest import column
+from bigtransfer.data.manifest import Cells, each
 from bigtransfer.data.thumbnails import Thumbnails, augmented
 from bigtransfer.report import page
 from bigtransfer.storage import as_json
@@ -76,17 +77,16 @@ def _rules(verdict: ValidationReport, own: Sequence[Mapping[str, Any]]) -> list[
 
 
 def _rejected(checked: Checked, thumbnails: Thumbnails) -> list[page.Shown]:
-    faults = column(checked.table, "fault")
-    paths = column(checked.table, "path")
-    rows = [i for i, fault in enumerate(faults) if fault]
+    rows = enumerate(each(checked.table, "path", "fault"))
+    found = ((i, path, fault) for i, (path, fault) in rows if fault)
     return [
-        {"path": paths[i], "fault": faults[i], "picture": thumbnails.uri(i, 64)}
-        for i in rows[:_REJECTED]
+        {"path": path, "fault": fault, "picture": thumbnails.uri(i, 64)}
+        for i, path, fault in islice(found, _REJECTED)
     ]
 
 
 def _copy_pictures(checked: Checked, thumbnails: Thumbnails) -> list[page.Shown]:
-    paths, splits = column(checked.table, "path"), column(checked.table, "split")
+    paths, splits = Cells(checked.table, "path"), Cells(checked.table, "split")
     pairs = sorted(checked.copies.pairs, key=lambda p: splits[p.first] == splits[p.second])
     return [
         {

@@ -76,7 +76,8 @@ class Listing(Sequence[ListedImage]):
 
     def __getitem__(self, place: int | slice) -> ListedImage | list[ListedImage]:
         if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
+            start, stop, step = place.indices(len(self))
+            return list(self.between(start, stop)) if step == 1 else list(self)[place]
         if not -len(self) <= place < len(self):
             raise IndexError(place)
         batch, row = divmod(place % len(self), _ROWS)
@@ -87,7 +88,7 @@ class Listing(Sequence[ListedImage]):
 
     def between(self, start: int, stop: int) -> Iterator[ListedImage]:
         """Yield the images from one row up to another."""
-        for number in range(start // _ROWS, -(-stop // _ROWS)):
+        for number in range(start // _ROWS, -(-stop // _ROWS) if stop > start else 0):
             first = number * _ROWS
             low, high = max(0, start - first), min(_ROWS, stop - first)
             yield from _images_of(self._batches[number].slice(low, high - low))

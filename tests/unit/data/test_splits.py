@@ -4,17 +4,30 @@ import hashlib
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bigtransfer.config import DatasetRules, read_yaml
 from bigtransfer.data import embedded
+from bigtransfer.data import splits as dealing
 from bigtransfer.data.checking import asked_of, check
 from bigtransfer.data.manifest import column
+from bigtransfer.data.sources.listing import SPLITS
 from bigtransfer.data.sources.opening import open_source
-from bigtransfer.data.splits import make_splits
 from fixtures.project import PROJECT
+
+
+def make_splits(
+    labels: list[str], groups: list[str], *, val: float, test: float, seed: int
+) -> list[str]:
+    """Deal images whose classes and groups are texts, as they are in words."""
+    classes, copies = (np.unique(texts, return_inverse=True) for texts in (labels, groups))
+    names = copies[0].tolist()
+    shares = dealing.Shares(val, test, seed)
+    codes = dealing.make_splits(classes[1], copies[1], names.__getitem__, shares)
+    return [SPLITS[code] for code in codes]
 
 
 @given(

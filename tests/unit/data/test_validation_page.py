@@ -99,7 +99,7 @@ def test_sizes_that_differ_are_a_histogram(photos: Path) -> None:
     "sizes", [[28], [1, 2, 9], [300, 310, 499], [86, 500, 375, 2400], [7, 7, 8], [1, 1 << 19]]
 )
 def test_every_size_is_in_the_bin_that_says_so(sizes: list[int]) -> None:
-    found = binned(sizes)
+    found = binned(np.array(sizes))
     for bin_ in found:
         inside = [size for size in sizes if int(bin_["low"]) <= size <= int(bin_["high"])]  # type: ignore[call-overload]
         assert bin_["count"] == len(inside)
