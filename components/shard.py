@@ -42,15 +42,18 @@ def run(
     """Pack one dataset, or one part of it."""
     from bigtransfer.data.packing import (
         join_parts,
-        parse_part,
         write_part,
         write_shards,
     )
+    from bigtransfer.data.parts import parse_part, parse_parts
     from bigtransfer.data.shard_plan import make_plan, packing_of
     from bigtransfer.data.shards import describe_shards, write_pointer
+    from bigtransfer.errors import ConfigError
     from bigtransfer.progress import counted
     from bigtransfer.storage.s3 import S3Path
 
+    if part is not None and join is not None:
+        raise ConfigError("--part writes one part, --join joins all of them: give one of both")
     packing = packing_of(params)
     place: Path | S3Path = shards
     if params.shards_at is not None:
@@ -62,7 +65,7 @@ def run(
         print(f"{params.name}: part {part} {'written' if done else 'was there already'}")
         return
     if join is not None:
-        join_parts(make_plan(manifest, packing), place, parse_part(f"1/{join}")[1])
+        join_parts(make_plan(manifest, packing), place, parse_parts(join))
     else:
         write_shards(dataset, manifest, place, packing)
     if isinstance(place, S3Path):

@@ -31,7 +31,7 @@ from bigtransfer.data.decoding import SUFFIXES, decode_rgb
 from bigtransfer.data.shard_plan import JPEG_QUALITY, Packing, Plan, make_plan
 from bigtransfer.data.sources.listing import Read
 from bigtransfer.data.sources.opening import open_source
-from bigtransfer.errors import ConfigError, DatasetError
+from bigtransfer.errors import DatasetError
 from bigtransfer.progress import tracked
 from bigtransfer.storage import (
     MANIFEST_NAME,
@@ -183,18 +183,6 @@ def _is_complete(record: bytes, plan: Plan, target: Target) -> bool:
 
 def _record_name(number: int, parts: int) -> str:
     return f"{_PARTS}/part-{number:05d}-of-{parts:05d}.parquet"
-
-
-def parse_part(text: str) -> tuple[int, int]:
-    """Return number (from 0) and count of `N/M`.
-
-    Raises:
-        ConfigError: If it is not of that form.
-    """
-    number, _, parts = text.partition("/")
-    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
-        raise ConfigError(f"part {text!r}: write N/M with N from 1 to M, e.g. 3/1000")
-    return int(number) - 1, int(parts)
 
 
 def shard_name(number: int) -> str:

@@ -13,6 +13,7 @@ from bigtransfer.artifacts.shards import ShardsSummary
 from bigtransfer.artifacts.validation import ManifestFacts
 from bigtransfer.config import DatasetRules
 from bigtransfer.data.manifest import read_manifest
+from bigtransfer.data.parts import range_of
 from bigtransfer.storage import sha256_file, sha256_json
 
 LANES = 64
@@ -43,7 +44,7 @@ class Plan:
 
     def part(self, number: int, parts: int) -> range:
         """Return the shards of a part, counted from 0."""
-        return range(number * self.num_shards // parts, (number + 1) * self.num_shards // parts)
+        return range_of(self.num_shards, number, parts)
 
 
 @dataclass(frozen=True)

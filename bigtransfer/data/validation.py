@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -13,17 +14,53 @@ from bigtransfer.artifacts.base import Json
 from bigtransfer.artifacts.validation import Counts, LeftOut, ManifestFacts, ValidationReport
 from bigtransfer.config import DatasetRules
 from bigtransfer.data import manifest, validation_page
-from bigtransfer.data.checking import Asked, Checked, asked_of, check
+from bigtransfer.data.checking import Asked, Checked, asked_of, check, judge, without
+from bigtransfer.data.inspection_parts import inspected, write_part
 from bigtransfer.data.sources.opening import open_source
 from bigtransfer.errors import GateError
 from bigtransfer.storage import new_folder, sha256_file, sha256_json
 from bigtransfer.storage.dvc_file import dvc_revision
+from bigtransfer.storage.places import Place
 
 _LEFT_OUT_NAMED = 20
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Where parts were left, and how many."""
+
+    place: Place
+    count: int
+
+
+def inspect_part(
+    root: Path, name: str, rules: DatasetRules, place: Place, number: int, parts: int
+) -> int:
+    """Look at one part of a dataset, for `validate` to join; return how many images it has.
+
+    Args:
+        root: Folder, table, archive or index of a remote address.
+        name: Of the dataset, for messages.
+        rules: What is asked of it, as the user wrote it.
+        place: Folder or `s3://` prefix where the parts meet.
+        number: Of this part, from 0.
+        parts: In all.
+
+    Raises:
+        DatasetError: If it cannot be read as a dataset at all.
+    """
+    source = open_source(root, rules.layout)
+    return write_part(source, name, asked_of(rules), place, number, parts)
+
+
 def validate(
-    root: Path, name: str, rules: DatasetRules, *, manifest_path: Path, report: Path
+    root: Path,
+    name: str,
+    rules: DatasetRules,
+    *,
+    manifest_path: Path,
+    report: Path,
+    parts: Parts | None = None,
 ) -> Counts:
     """Check a dataset and write its validation report and, if it passes, its manifest.
 
@@ -34,6 +71,7 @@ def validate(
         manifest_path: Parquet file to write; absent afterwards if the gate says no.
         report: Folder to write `validation.json`, `index.html` and `quarantine.csv` into, whatever
             the verdict.
+        parts: What was found in parts already; None: every image is looked at here.
 
     Returns:
         The counts of the report.
@@ -43,7 +81,12 @@ def validate(
         GateError: If a rule is broken; names the rows. The report is written before.
     """
     asked = asked_of(rules)
-    checked = check(open_source(root, rules.layout), name, asked)
+    source = open_source(root, rules.layout)
+    if parts is None:
+        checked = check(source, name, asked)
+    else:
+        source = without(source, asked.exclude)
+        checked = judge(source, inspected(source, asked, parts.place, parts.count), asked)
     for note in checked.notes:
         print(f"{name}: {note}", flush=True)
     write_report(checked, root, name, asked, report, rules.model_dump(mode="json"))

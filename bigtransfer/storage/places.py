@@ -11,13 +11,24 @@ from bigtransfer.storage.s3 import (
     S3Tree,
     client,
     delete,
+    described,
     download,
+    download_file,
     exists_with,
     upload,
     upload_bytes,
 )
 
 Place = Path | S3Path
+
+
+def place_at(text: str) -> Place:
+    """Return a folder, or the prefix that an `s3://` address names.
+
+    Raises:
+        ConfigError: If it is another address.
+    """
+    return S3Path.parse(text) if "://" in text else Path(text)
 
 
 def target_at(place: Place) -> Target:
@@ -48,6 +59,10 @@ class Target(Protocol):
 
     def get(self, name: str) -> bytes | None:
         """Return a file, or None where there is none."""
+        ...
+
+    def as_file(self, name: str, scratch: Path) -> Path | None:
+        """Return a file to read: that there, or a copy in a local folder; None: there is none."""
         ...
 
     def has(self, name: str, facts: FileFacts) -> bool:
@@ -99,6 +114,11 @@ class Folder:
         path = self._folder / name
         return path.read_bytes() if path.is_file() else None
 
+    def as_file(self, name: str, scratch: Path) -> Path | None:
+        """Return the file itself, or None where there is none."""
+        path = self._folder / name
+        return path if path.is_file() else None
+
     def has(self, name: str, facts: FileFacts) -> bool:
         """Say whether a file with the `sha256` of `facts` is there."""
         path = self._folder / name
@@ -145,6 +165,14 @@ class Bucket:
     def get(self, name: str) -> bytes | None:
         """Return a file, or None where there is none."""
         return download(self._client, self._place / name)
+
+    def as_file(self, name: str, scratch: Path) -> Path | None:
+        """Return a copy of the object, or None where there is none."""
+        if described(self._client, self._place / name) is None:
+            return None
+        path = scratch / Path(name).name
+        download_file(self._client, self._place / name, path)
+        return path
 
     def has(self, name: str, facts: FileFacts) -> bool:
         """Say whether a file with the `sha256` of `facts` is there."""

@@ -1,0 +1,159 @@
+"""A dataset in parts is the dataset: manifest, report and verdict are the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from bigtransfer.data.manifest import read_manifest
+from bigtransfer.data.parts import parse_part, parse_parts, range_of
+from bigtransfer.data.validation import Parts, inspect_part, validate
+from bigtransfer.errors import ConfigError, DatasetError, GateError
+from fixtures.datasets import rules
+from fixtures.images import write_image
+
+Outputs = dict[str, bytes]
+
+
+@pytest.fixture
+def odd(photos: Path) -> Path:
+    """Good images, copies with another label and another name, a broken one and a hidden one."""
+    first, second = sorted(p for p in photos.iterdir() if p.is_dir())[:2]
+    (second / "copy.png").write_bytes(min(first.iterdir()).read_bytes())
+    (first / "again.png").write_bytes(min(first.iterdir()).read_bytes())
+    (first / "broken.jpg").write_bytes(b"no image")
+    (first / ".hidden").write_bytes(b"")
+    write_image(second / "large.png", 77)
+    return photos
+
+
+def outputs(root: Path, out: Path, parts: int | None = None, **changes: Any) -> Outputs:
+    asked = rules(on_bad="quarantine", bad_budget=0.5, **changes)
+    place = out / "parts"
+    if parts is not None:
+        for number in reversed(range(parts)):
+            inspect_part(root, "photos", asked, place, number, parts)
+    validate(
+        root, "photos", asked, manifest_path=out / "manifest.parquet", report=out / "page",
+        parts=None if parts is None else Parts(place, parts),
+    )  # fmt: skip
+    files = [out / "manifest.parquet", *sorted((out / "page").iterdir())]
+    return {file.name: file.read_bytes() for file in files}
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """As if five images were many: tables in files, rules over some rows at a time."""
+
+    def cut() -> None:
+        for name, rows in (
+            ("manifest._CHUNK_ROWS", 3), ("manifest._IN_MEMORY_ROWS", 5),
+            ("sources.listing._ROWS", 4), ("expectations.PART_ROWS", 4),
+            ("inspection_parts._ROWS", 2),
+        ):  # fmt: skip
+            monkeypatch.setattr(f"bigtransfer.data.{name}", rows)
+
+    return cut
+
+
+OWN = [
+    {"expect": "column_values_to_be_between", "column": "height", "min_value": 4},
+    {"expect": "column_values_to_be_in_set", "column": "format", "value_set": ["PNG", "JPEG"]},
+    {"expect": "column_mean_to_be_between", "column": "brightness", "min_value": 0},
+    {"expect": "column_unique_value_count_to_be_between", "column": "label", "min_value": 2},
+    {"expect": "column_values_to_be_between", "column": "width", "min_value": 4, "mostly": 0.9},
+    {"expect": "column_pair_values_to_be_equal", "column_A": "path", "column_B": "path"},
+    {"expect": "table_row_count_to_be_between", "min_value": 3},
+]
+
+
+@pytest.mark.parametrize("parts", [3, 50])
+def test_any_number_of_parts_gives_the_same_bytes(odd: Path, tmp_path: Path, parts: int) -> None:
+    whole = outputs(odd, tmp_path / "whole")
+    assert outputs(odd, tmp_path / "in-parts", parts) == whole
+    assert b"class_0/broken.jpg,not an image" in whole["quarantine.csv"]
+    paths = read_manifest(tmp_path / "in-parts" / "manifest.parquet")[0]["path"].to_pylist()
+    assert len(paths) == 33 and "class_0/broken.jpg" not in paths
+
+
+def test_a_large_dataset_is_judged_as_a_small_one(
+    odd: Path, tmp_path: Path, small_pieces: Callable[[], None]
+) -> None:
+    changes: dict[str, Any] = {"expectations": OWN, "exclude": ["class_2/0.png"]}
+    (odd / "class_2" / "0.png").write_bytes(min((odd / "class_2").iterdir()).read_bytes())
+    small = outputs(odd, tmp_path / "small", **changes)
+    small_pieces()
+    assert outputs(odd, tmp_path / "large", **changes) == small
+    assert outputs(odd, tmp_path / "in-parts", 4, **changes) == small
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"expect": "column_values_to_match_regex", "column": "path", "regex": "^class_1/"},
+        {"expect": "column_mean_to_be_between", "column": "height", "max_value": 4},
+    ],
+)
+def test_what_is_broken_is_counted_over_all_pieces(
+    odd: Path, tmp_path: Path, small_pieces: Callable[[], None], rule: dict[str, Any]
+) -> None:
+    said = []
+    for name in ("small", "large"):
+        with pytest.raises(GateError) as caught:
+            outputs(odd, tmp_path / name, expectations=[rule])
+        said.append(str(caught.value).replace(str(tmp_path / name), "OUT"))
+        small_pieces()
+    assert said[0] == said[1]
+    assert not (tmp_path / "large" / "manifest.parquet").exists()
+
+
+def test_a_part_that_does_not_fit_is_named(odd: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    outputs(odd, out, 3)
+    join = Parts(out / "parts", 3)
+    record = out / "parts" / "inspected-00001-of-00003.parquet"
+
+    def refused(**changes: Any) -> str:
+        with pytest.raises(DatasetError) as caught:
+            validate(
+                odd, "photos", rules(on_bad="quarantine", bad_budget=0.5, **changes),
+                manifest_path=out / "manifest.parquet", report=out / "page", parts=join,
+            )  # fmt: skip
+        return str(caught.value)
+
+    assert "part 1 of 3" in refused(max_side_pixels=100)
+    assert "of other rules" in refused(orientation="ignore")
+    kept = record.read_bytes()
+    table = pq.read_table(record)
+    pq.write_table(table.slice(1), record)
+    assert "part 2 of 3" in refused() and "is incomplete; write it again (--part 2/3)" in refused()
+    record.write_bytes(kept[: len(kept) // 2])
+    assert "is damaged" in refused()
+    middle = len(kept) // 3
+    record.write_bytes(kept[:middle] + bytes([kept[middle] ^ 1]) + kept[middle + 1 :])
+    assert "is damaged" in refused()
+    record.unlink()
+    assert "part 2 of 3" in refused() and "is missing" in refused()
+    record.write_bytes(kept)
+    write_image(odd / "class_1" / "new.png", 99)
+    assert "is of another listing" in refused()
+
+
+@pytest.mark.parametrize("text", ["", "0/3", "4/3", "1", "1/", "-1/3", "a/b", "1/3/5"])
+def test_a_part_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="write N/M"):
+        parse_part(text)
+
+
+def test_parts_cover_everything_once() -> None:
+    for count in (0, 1, 7, 100):
+        for parts in (1, 3, 8):
+            rows = [row for number in range(parts) for row in range_of(count, number, parts)]
+            assert rows == list(range(count))
+    assert parse_part("3/8") == (2, 8) and parse_parts("8") == 8
+    with pytest.raises(ConfigError, match="how many parts"):
+        parse_parts("0")
