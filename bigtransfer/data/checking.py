@@ -15,7 +15,7 @@ from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.artifacts.validation import Counts, Outcome
 from bigtransfer.config import DatasetRules
 from bigtransfer.data import expectations, manifest
-from bigtransfer.data.copies import Copies, describe, find_copies, first_of_equal
+from bigtransfer.data.copies import MOST_COMPARED, Copies, describe, find_copies, first_of_equal
 from bigtransfer.data.expectations import Rules
 from bigtransfer.data.inspection import Limits
 from bigtransfer.data.manifest import Cells, each, gathered, with_column
@@ -167,6 +167,7 @@ def judge(source: Source, inspected: Iterable[pa.RecordBatch], asked: Asked) -> 
         *source.notes,
         *_pixel_notes(table, asked.decode),
         *_imbalance(by_class),
+        *_not_compared(copies),
         *_unmeasured(source, table, copies, found_in, asked),
         *_of_benchmark(source, leaks, found_in),
     )
@@ -198,6 +199,16 @@ def _imbalance(by_class: Mapping[str, int]) -> list[str]:
     return [
         f"imbalanced: {large!r} has {by_class[large]:,} images, {small!r} {by_class[small]:,}; "
         "look at balanced accuracy beside top-1, and see finetune.sampling: balanced"
+    ]
+
+
+def _not_compared(copies: Copies) -> list[str]:
+    """Return a line where copies that merely look the same were not looked for."""
+    if not copies.too_many:
+        return []
+    return [
+        f"copies were looked for by equal pixels alone: {copies.too_many:,} images are too many to "
+        f"compare each with each (more than {MOST_COMPARED:,})"
     ]
 
 

@@ -20,7 +20,7 @@ _SAME = {
     "mirror image of": "is its mirror image",
 }
 MOST_COMPARED = 2_000_000
-"""Above so many images, looks are compared between splits only: all pairs would take hours."""
+"""Of more images looks are not compared: all pairs would take hours."""
 _ORDER = {"train": 0, "val": 1, "test": 2}
 
 
@@ -42,6 +42,8 @@ class Copies:
     pairs: list[Copy]
     groups: NDArray[np.int64]
     """Row -> the first row of its group."""
+    too_many: int = 0
+    """Images whose looks should have been compared and were not, for they are too many."""
 
 
 def first_of_equal(
@@ -81,13 +83,14 @@ def find_copies(
         firsts: (N,) the first row with the same pixels; a row's own number where it is that.
         prints: Of each image.
         comparable: (N,) whether looks say anything: neither blank nor tiny.
-        near: Whether to compare looks at all.
+        near: Whether to compare looks at all; of more than `MOST_COMPARED` they are not, either.
     """
     groups = firsts.copy()
     own = np.arange(len(groups))
     pairs = [Copy(int(groups[row]), int(row), SAME_PIXELS) for row in np.flatnonzero(groups != own)]
     candidates = np.flatnonzero(comparable & (groups == own))
-    if near and len(candidates) <= MOST_COMPARED:
+    too_many = len(candidates) if near and len(candidates) > MOST_COMPARED else 0
+    if near and not too_many:
         for i, j, mirrored in near_pairs(prints.take(candidates)):
             a, b = int(candidates[i]), int(candidates[j])
             pairs.append(Copy(a, b, _how(mirrored)))
@@ -95,7 +98,7 @@ def find_copies(
     while (groups != (above := groups[groups])).any():
         groups = above
     pairs.sort(key=lambda pair: (pair.first, pair.second))
-    return Copies(pairs, groups)
+    return Copies(pairs, groups, too_many)
 
 
 def find_between(

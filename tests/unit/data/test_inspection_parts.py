@@ -157,3 +157,14 @@ def test_parts_cover_everything_once() -> None:
     assert parse_part("3/8") == (2, 8) and parse_parts("8") == 8
     with pytest.raises(ConfigError, match="how many parts"):
         parse_parts("0")
+
+
+def test_where_images_are_too_many_to_compare_it_is_said(
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("bigtransfer.data.copies.MOST_COMPARED", 5)
+    outputs(photos, tmp_path / "out", near_duplicate_side=8)
+    assert "by equal pixels alone: 30 images are too many" in capsys.readouterr().out
