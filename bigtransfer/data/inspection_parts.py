@@ -25,7 +25,7 @@ from bigtransfer.storage.places import Place, target_at
 from bigtransfer.version import __version__
 
 _DIGEST = b"inspection"
-_ROWS = 8192
+_ROWS = 1024
 
 
 def write_part(

@@ -61,8 +61,8 @@ SCHEMA = pa.schema(
 INSPECTED = pa.schema([*SCHEMA, ("fault", pa.string())])
 """What `inspect_all` returns: the manifest's columns, and why an image cannot be used."""
 _SCHEMA_VERSION = b"2"
-_CHUNK_ROWS = 8192
-_IN_MEMORY_ROWS = 8 * _CHUNK_ROWS
+_CHUNK_ROWS = 1024
+_IN_MEMORY_ROWS = 16 * _CHUNK_ROWS
 """A larger table lies in a file: some 500 bytes an image."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +35,13 @@ class Contents:
     folders, a hidden folder counts as one."""
     loops: tuple[str, ...] = ()
     """Links that lead back to a folder above themselves; they are not followed."""
+
+
+    def let_go(self) -> Iterator[TreeFile]:
+        """Yield the files and forget each: of millions, they take more memory than what is kept."""
+        self.files.reverse()
+        while self.files:
+            yield self.files.pop()
 
 
 class Tree(Protocol):

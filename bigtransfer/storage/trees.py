@@ -62,8 +62,8 @@ class LocalTree:
             for path in loops
             if not is_litter(path.name)
         )
-        by_path = sorted(files, key=lambda f: f.path)
-        return Contents(by_path, sorted(folders), ignored, tuple(back))
+        files.sort(key=lambda f: f.path)
+        return Contents(files, sorted(folders), ignored, tuple(back))
 
     def has(self, path: str) -> bool:
         """Say whether there is such a file."""

@@ -33,7 +33,7 @@ def list_folders(tree: Tree, contents: Contents, *, told: bool = False) -> Sourc
 
     Args:
         tree: Where they lie.
-        contents: Of it.
+        contents: Of it; its files are let go of.
         told: Whether the layout was asked for by name: then a doubtful folder is a class.
 
     Raises:
@@ -62,7 +62,7 @@ def arrange(where: str, contents: Contents, *, told: bool) -> Arranged:
 
     Args:
         where: What it is, for messages.
-        contents: Files and folders.
+        contents: Files and folders; the images let go of its files.
         told: Whether a doubtful folder is a class, by the user's word.
 
     Raises:
@@ -80,7 +80,7 @@ def arrange(where: str, contents: Contents, *, told: bool) -> Arranged:
     notes += _levels(where, contents, depth, told=told)
 
     def images() -> Iterator[tuple[TreeFile, str, str | None]]:
-        for file in contents.files:
+        for file in contents.let_go():
             parts = file.path.split("/")
             if len(parts) <= depth + 1:
                 raise DatasetError(_in_a_split(where, parts[depth - 1], level, file))
@@ -251,10 +251,10 @@ def _some(names: Sequence[str]) -> str:
 
 
 def list_flat(tree: Tree, contents: Contents) -> Source:
-    """List every file of a folder as images of one unnamed class."""
+    """List every file of a folder as images of one unnamed class; it lets go of its contents."""
     images = Listing(
         ListedImage(f.path, (UNNAMED,), None, f.bytes, f.path, fault=f.fault)
-        for f in contents.files
+        for f in contents.let_go()
     )
     return Source(
         tree.address, "flat", images, [UNNAMED], False, False, contents.ignored, reader(tree)

@@ -53,7 +53,7 @@ _COLUMNS = pa.schema(
         ("fault", pa.string()),
     ]
 )
-_ROWS = 8192
+_ROWS = 1024
 
 
 class Listing(Sequence[ListedImage]):

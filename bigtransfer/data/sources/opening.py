@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from bigtransfer.data.sources.archives import (
@@ -94,10 +96,16 @@ def _listed(
 def _layout_of(tree: Tree, contents: Contents, only: str | None) -> str:
     if only and is_table(only):
         return "table"
-    names = [PurePosixPath(f.path).name for f in contents.files]
-    if is_cifar(set(names)) and not any(n.endswith((".jpg", ".png")) for n in names[:1000]):
+
+    def names() -> Iterator[str]:  # of millions of files a list of them would be large
+        return (PurePosixPath(f.path).name for f in contents.files)
+
+    first = islice(names(), 1000)
+    if is_cifar(CIFAR_FILES.intersection(names())) and not any(
+        name.endswith((".jpg", ".png")) for name in first
+    ):
         return "cifar"
-    if any(name.startswith("ILSVRC2012_img_") for name in names):
+    if any(name.startswith("ILSVRC2012_img_") for name in names()):
         return "ilsvrc2012"
     packed = [f for f in contents.files if packed_suffix(f.path)]
     if packed and len(packed) == len(contents.files):
@@ -105,8 +113,8 @@ def _layout_of(tree: Tree, contents: Contents, only: str | None) -> str:
         if any(holds(tree, f, CIFAR_FILES) for f in compressed[:_PEEKED_ARCHIVES]):
             return "cifar"
         refuse_packed(tree, packed)
-    if names and all(map(is_tar, names)):
-        classes = [PurePosixPath(name).stem for name in names]
+    if contents.files and all(map(is_tar, names())):
+        classes = [PurePosixPath(name).stem for name in names()]
         plain = all(c[:1] == "n" and c[1:].isdigit() and len(c) == 9 for c in classes)
         return "class_tars" if plain else "webdataset"
     tables = _tables(contents)

@@ -153,6 +153,7 @@ def test_a_failure_of_its_own_is_one_whatever_becomes_of_the_others(nodes: Nodes
     assert one.poll() is None, "it waits for node 0 to come back"
 
 
+@pytest.mark.long
 def test_workers_have_all_the_time_that_the_pod_has(nodes: Nodes) -> None:
     what = {"seconds": {"0": 60, "1": 60}, "saves_for": 4}
     zero, one = nodes.start(0, **what), nodes.start(1, **what)
@@ -167,6 +168,7 @@ def test_workers_have_all_the_time_that_the_pod_has(nodes: Nodes) -> None:
     assert over(one)[0][0] == 75
 
 
+@pytest.mark.long
 def test_node_0_lost_before_it_has_sent_is_waited_for(nodes: Nodes) -> None:
     what = {"seconds": {"0": 60}}
     zero, one = nodes.start(0, **what), nodes.start(1, **what)
