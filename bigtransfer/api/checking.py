@@ -69,16 +69,15 @@ def check(images: str | PathLike[str], *, layout: str = "auto", quarantine: floa
         DatasetError: If nothing can be read there.
     """
     from bigtransfer.data.checking import check as look
-    from bigtransfer.data.manifest import column
+    from bigtransfer.data.manifest import each, faulty
     from bigtransfer.data.sources.opening import open_source
 
     path = Path(images)
     source = open_source(path, layout, flat_allowed=True)
     checked = look(source, path.name or str(path), asked_of_images(quarantine))
     table = checked.table
-    paths, faults = column(table, "path"), column(table, "fault")
     counts = dict.fromkeys(source.labels, 0)
-    for labels, fault in zip(column(table, "labels"), faults, strict=True):
+    for labels, fault in each(table, "labels", "fault"):
         for label in labels if fault is None else ():
             counts[label] += 1
     return Check(
@@ -87,8 +86,12 @@ def check(images: str | PathLike[str], *, layout: str = "auto", quarantine: floa
         images=checked.counts.images,
         classes=counts,
         broken_rules=tuple(o.line() for o in checked.outcomes if not o.success),
-        unusable={name: fault for name, fault in zip(paths, faults, strict=True) if fault},
-        leaks={name: leak for name, leak in zip(paths, checked.leaks, strict=True) if leak},
+        unusable=dict(faulty(table)),
+        leaks={
+            name: leak
+            for name, leak in zip(each(table, "path"), checked.leaks, strict=True)
+            if leak
+        },
         details=checked,
     )
 

@@ -150,7 +150,7 @@ def _verdict(checked: Checked, place: Path) -> str:
 def _lacks(checked: Checked) -> list[str]:
     """Return what `finetune` asks for by its defaults and these images do not have."""
     from bigtransfer.data.checking import of_classes
-    from bigtransfer.data.manifest import column
+    from bigtransfer.data.manifest import each
     from bigtransfer.data.sources.listing import SPLITS
 
     source, counts, asked = checked.source, checked.counts, asked_of_a_task().rules
@@ -159,9 +159,7 @@ def _lacks(checked: Checked) -> list[str]:
     held: Counter[str] = Counter()
     distinct: dict[str, set[int]] = {label: set() for label in source.labels}
     groups = checked.copies.groups.tolist()
-    for labels, fault, group in zip(
-        column(checked.table, "labels"), column(checked.table, "fault"), groups, strict=True
-    ):
+    for (labels, fault), group in zip(each(checked.table, "labels", "fault"), groups, strict=True):
         for label in labels if fault is None else ():
             held[label] += 1
             distinct[label].add(group)
@@ -200,22 +198,17 @@ def _check_targets(data: Path, json: Path | None, report: Path | None) -> None:
 
 
 def _as_json(checked: Checked) -> dict[str, object]:
-    from bigtransfer.data.manifest import column
+    from bigtransfer.data.manifest import Cells, each
 
     files = []
     table = checked.table
-    for path, fault, flags, leak in zip(
-        column(table, "path"),
-        column(table, "fault"),
-        column(table, "flags"),
-        checked.leaks,
-        strict=True,
-    ):
+    rows = each(table, "path", "fault", "flags")
+    for (path, fault, flags), leak in zip(rows, checked.leaks, strict=True):
         reasons = [fault] if fault else []
         reasons += [f"leak: {leak}"] if leak else []
         verdict = "reject" if reasons else "flag" if flags else "pass"
         files.append({"path": path, "verdict": verdict, "reasons": [*reasons, *flags]})
-    paths = column(table, "path")
+    paths = Cells(table, "path")
     return {
         "address": checked.source.address,
         "layout": checked.source.layout,
@@ -232,7 +225,7 @@ def _as_json(checked: Checked) -> dict[str, object]:
 
 def _print(checked: Checked, place: Path) -> None:
     from bigtransfer.data.copies import LABEL_CONFLICT, SAME_PIXELS
-    from bigtransfer.data.manifest import column
+    from bigtransfer.data.manifest import each, faulty
     from bigtransfer.progress import counted
 
     table, counts, source = checked.table, checked.counts, checked.source
@@ -246,9 +239,8 @@ def _print(checked: Checked, place: Path) -> None:
     if source.ignored:
         print(f"  passed over: {source.ignored:,} hidden or system files and folders")
     _print_classes(checked)
-    faults = list(zip(column(table, "path"), column(table, "fault"), strict=True))
-    _print_files("unusable", [(path, fault) for path, fault in faults if fault])
-    flags = list(zip(column(table, "path"), column(table, "flags"), strict=True))
+    _print_files("unusable", list(faulty(table)))
+    flags = [(path, own) for path, own in each(table, "path", "flags") if own]
     told = ("orientation:", "transparent:", LABEL_CONFLICT)  # above, or under a heading of its own
     odd = [
         (path, [flag for flag in own if "_other_label" not in flag and not flag.startswith(told)])
@@ -265,20 +257,18 @@ def _print(checked: Checked, place: Path) -> None:
     exact = sum(pair.how == SAME_PIXELS for pair in checked.copies.pairs)
     near = len(checked.copies.pairs) - exact
     print(f"\ncopies: {counted(exact, 'pair')} with the same pixels, {near:,} that look the same")
-    leaks = zip(column(table, "path"), checked.leaks, strict=True)
+    leaks = zip(each(table, "path"), checked.leaks, strict=True)
     _print_files("leaks across splits", [(path, leak) for path, leak in leaks if leak])
 
 
 def _print_classes(checked: Checked) -> None:
-    from bigtransfer.data.manifest import column
+    from bigtransfer.data.manifest import each
     from bigtransfer.data.sources.names import in_order
     from bigtransfer.progress import counted
 
     table, source = checked.table, checked.source
     by_class: dict[str, Counter[str]] = {label: Counter() for label in source.labels}
-    for labels, split, fault in zip(
-        column(table, "labels"), column(table, "split"), column(table, "fault"), strict=True
-    ):
+    for labels, split, fault in each(table, "labels", "split", "fault"):
         for label in labels:
             by_class[label].update(["unusable"] if fault else ["images", split])
     width = min(48, max([5, *map(len, by_class)]))

@@ -36,7 +36,6 @@ class Contents:
     loops: tuple[str, ...] = ()
     """Links that lead back to a folder above themselves; they are not followed."""
 
-
     def let_go(self) -> Iterator[TreeFile]:
         """Yield the files and forget each: of millions, they take more memory than what is kept."""
         self.files.reverse()
