@@ -80,6 +80,25 @@ def test_parts_and_join_by_the_component(project: Path, photos: Path) -> None:
     checked = call(project, "components.validate", *line, "--manifest", "out/manifest.parquet",
                    "--validation", "out/page")  # fmt: skip
     assert checked.returncode == 0, checked.stderr
+    look = [
+        "components.validate",
+        *line,
+        "--manifest",
+        "out/again.parquet",
+        "--validation",
+        "out/2",
+    ]
+    refused = call(project, *look, "--join", "2")
+    assert (
+        refused.returncode == 2 and "part 1 of 2 in 'out/again.parts' is missing" in refused.stderr
+    )
+    for part in ("2/2", "1/2"):
+        assert call(project, *look, "--part", part).returncode == 0
+    assert call(project, *look, "--part", "1/2", "--join", "2").returncode == 2
+    assert not (project / "out/again.parquet").exists()
+    assert call(project, *look, "--join", "2").returncode == 0
+    made = (project / "out/manifest.parquet").read_bytes()
+    assert (project / "out/again.parquet").read_bytes() == made
     shard = ["components.shard", *line, "--manifest", "out/manifest.parquet"]
     early = call(project, *shard, "--shards", "out/parts", "--join", "2")
     assert early.returncode == 2

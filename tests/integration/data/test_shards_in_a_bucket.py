@@ -14,13 +14,28 @@ from bigtransfer.data.packing import (
     write_part,
 )
 from bigtransfer.data.shards import describe_shards, open_shards, write_pointer
+from bigtransfer.data.validation import Parts, inspect_part, validate
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage.s3 import S3Path
-from fixtures.datasets import batches, pack, plan, validated
+from fixtures.datasets import batches, pack, plan, rules, validated
 
 
 class TestBucket:
     """The same shards in a bucket of a real S3 server."""
+
+    def test_parts_of_a_validation_meet_there(self, photos: Path, s3: Any, tmp_path: Path) -> None:
+        validated(photos)
+        whole = (photos.parent / "manifest.parquet").read_bytes()
+        place = S3Path("photos", "parts")
+        for number in (1, 0):
+            inspect_part(photos, "photos", rules(), place, number, 2)
+        made = tmp_path / "of-parts.parquet"
+        join = {"manifest_path": made, "report": tmp_path / "report"}
+        validate(photos, "photos", rules(), **join, parts=Parts(place, 2))
+        assert made.read_bytes() == whole
+        s3.delete_object(Bucket="photos", Key="parts/inspected-00001-of-00002.parquet")
+        with pytest.raises(DatasetError, match=r"part 2 of 2 in 's3://photos/parts' is missing"):
+            validate(photos, "photos", rules(), **join, parts=Parts(place, 2))
 
     def test_shards_in_a_bucket_equal_those_in_a_folder(
         self, photos: Path, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
