@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUMMARY_ABOVE_ROWS = 20_000_000
-PART_ROWS = 100_000
+SUMMARY_ROWS = 100_000
+"""That one row of a summary stands for."""
+PIECE_ROWS = 10_000
+_MOST_PIECES = 100
+"""A rule takes a tenth of a second to hold over any piece."""
 _NAMED_ROWS = 20
 _MOST = 0.5
 """Share of images from which on a fault is one of the dataset."""
@@ -224,8 +228,13 @@ def _drift(wanted: Sequence[str], found: Sequence[str]) -> list[tuple[str, str |
 
 def _parts(table: pa.Table, names: Sequence[str]) -> Iterator[pd.DataFrame]:
     """Yield columns of so many rows at a time; one frame without rows of a table without."""
-    for start in range(0, max(1, len(table)), PART_ROWS):
-        yield table.slice(start, PART_ROWS).select(list(names)).to_pandas()
+    rows = _piece_rows(table)
+    for start in range(0, max(1, len(table)), rows):
+        yield table.slice(start, rows).select(list(names)).to_pandas()
+
+
+def _piece_rows(table: pa.Table) -> int:
+    return max(PIECE_ROWS, -(-len(table) // _MOST_PIECES))
 
 
 def _with_leaks(
@@ -257,7 +266,7 @@ def _of_parts(found: Iterable[Outcome]) -> Outcome:
 
 def _that_repeat(table: pa.Table, twice: set[str]) -> pd.DataFrame:
     """Return the paths of the table: of a large one those that repeat, and one that does not."""
-    if len(table) <= PART_ROWS:
+    if len(table) <= PIECE_ROWS:
         return next(_parts(table, ["path"]))
     import pandas as pd
 
@@ -267,20 +276,20 @@ def _that_repeat(table: pa.Table, twice: set[str]) -> pd.DataFrame:
 def _own_rules(gate: _Gate, table: pa.Table, wanted: Sequence[Mapping[str, Any]]) -> list[Outcome]:
     import pandas as pd
 
-    many = table["fault"].null_count > PART_ROWS
+    many = table["fault"].null_count > PIECE_ROWS
     outcomes = []
     for rule in wanted:
         name = str(rule.get("expect", "")).removeprefix("expect_")
         known = str(rule.get("column", "path")) in COLUMNS
         if many and known and name in _OF_EACH_ROW and rule.get("mostly", 1) == 1:
-            parts = (_frame(part, COLUMNS) for part in _usable_parts(table))
+            parts = (_frame(part, COLUMNS) for part in _usable_parts(table, _piece_rows(table)))
             outcomes.append(_of_parts(gate.expect_own(part, rule) for part in parts))
         elif table["fault"].null_count > SUMMARY_ABOVE_ROWS:
             outcomes.append(gate.expect_own(summary_rows(table), rule))
         else:
             named = {word for value in rule.values() for word in _words(value)} & set(COLUMNS)
             taken = ["path", *sorted(named - {"path"})] if many and known else COLUMNS
-            frames = [_frame(part, taken) for part in _usable_parts(table)]
+            frames = [_frame(part, taken) for part in _usable_parts(table, _piece_rows(table))]
             outcomes.append(gate.expect_own(pd.concat(frames, ignore_index=True), rule))
     return outcomes
 
@@ -291,9 +300,9 @@ def _words(value: object) -> Iterator[str]:
             yield word
 
 
-def _usable_parts(table: pa.Table) -> Iterator[pa.Table]:
-    for start in range(0, max(1, len(table)), PART_ROWS):
-        part = table.slice(start, PART_ROWS)
+def _usable_parts(table: pa.Table, rows: int) -> Iterator[pa.Table]:
+    for start in range(0, max(1, len(table)), rows):
+        part = table.slice(start, rows)
         yield part.filter(part["fault"].is_null())
 
 
@@ -316,7 +325,7 @@ def summary_rows(table: pa.Table) -> pd.DataFrame:
 
     rows: list[dict[str, object]] = []
     start = 0
-    for part in _usable_parts(table):
+    for part in _usable_parts(table, SUMMARY_ROWS):
         row: dict[str, object] = {"path": f"rows {start} to {start + len(part) - 1}"}
         start += len(part)
         row["rows"] = len(part)

@@ -1,22 +1,25 @@
 """The dataset manifest: one row per image, as Parquet; it exists only if the dataset passed.
 
-A table of many images lies in a file and is mapped: its pages are the system's to drop, so memory
-holds only what is computed of them.
+A table of many images lies in a file and is mapped; its pages are let go of again and again, so
+memory holds only what is computed of them.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from math import inf
 from pathlib import Path
 from statistics import mean
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pyarrow as pa
@@ -64,6 +67,8 @@ _SCHEMA_VERSION = b"2"
 _CHUNK_ROWS = 1024
 _IN_MEMORY_ROWS = 16 * _CHUNK_ROWS
 """A larger table lies in a file: some 500 bytes an image."""
+_PAGES_SECONDS = 0.01
+_mapped_pages: WeakSet[mmap.mmap] = WeakSet()
 
 
 def inspect_rows(
@@ -143,7 +148,10 @@ def _mapped(batches: Iterable[pa.RecordBatch]) -> pa.Table:
         with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, INSPECTED) as writer:
             for batch in batches:
                 writer.write_batch(batch)
-        return pa.ipc.open_file(pa.memory_map(name)).read_all()
+        with open(name, "rb") as written:
+            pages = mmap.mmap(written.fileno(), 0, access=mmap.ACCESS_READ)
+        _mapped_pages.add(pages)
+        return pa.ipc.open_file(pa.py_buffer(pages)).read_all()
     except OSError as error:
         raise InfrastructureError(
             f"the table of what was inspected cannot be written to {tempfile.gettempdir()!r} "
@@ -152,6 +160,31 @@ def _mapped(batches: Iterable[pa.RecordBatch]) -> pa.Table:
     finally:
         with suppress(OSError):  # Windows removes no file that is open
             os.unlink(name)
+
+
+@contextmanager
+def pages_let_go() -> Iterator[None]:
+    """Within the block, give back again and again what was read of mapped tables.
+
+    The system would do so only when memory is short; until then they would count as ours.
+    """
+    ended = threading.Event()
+
+    def let_go() -> None:
+        while not ended.wait(_PAGES_SECONDS):
+            for pages in list(_mapped_pages):
+                pages.madvise(mmap.MADV_DONTNEED)
+
+    if not hasattr(mmap, "MADV_DONTNEED"):  # Windows
+        yield
+        return
+    thread = threading.Thread(target=let_go, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def column(table: pa.Table, name: str) -> list[Any]:

@@ -80,6 +80,18 @@ def validate(
         DatasetError: If it cannot be read as a dataset at all.
         GateError: If a rule is broken; names the rows. The report is written before.
     """
+    with manifest.pages_let_go():
+        return _validate(root, name, rules, manifest_path, report, parts)
+
+
+def _validate(
+    root: Path,
+    name: str,
+    rules: DatasetRules,
+    manifest_path: Path,
+    report: Path,
+    parts: Parts | None,
+) -> Counts:
     asked = asked_of(rules)
     source = open_source(root, rules.layout)
     if parts is None:

@@ -52,7 +52,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def cut() -> None:
         for name, rows in (
             ("manifest._CHUNK_ROWS", 3), ("manifest._IN_MEMORY_ROWS", 5),
-            ("sources.listing._ROWS", 4), ("expectations.PART_ROWS", 4),
+            ("sources.listing._ROWS", 4), ("expectations.PIECE_ROWS", 4),
             ("inspection_parts._ROWS", 2),
         ):  # fmt: skip
             monkeypatch.setattr(f"bigtransfer.data.{name}", rows)

@@ -268,7 +268,7 @@ def test_large_manifests_are_judged_by_summaries(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bigtransfer.data.expectations.SUMMARY_ABOVE_ROWS", 20)
-    monkeypatch.setattr("bigtransfer.data.expectations.PART_ROWS", 10)
+    monkeypatch.setattr("bigtransfer.data.expectations.SUMMARY_ROWS", 10)
     least = {"expect": "column_values_to_be_between", "column": "width_min", "min_value": 13}
     message = refusal(photos, expectations=(least,))
     assert "3 of 3 fail: 'rows 0 to 9' (12)" in message
