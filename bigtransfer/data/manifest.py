@@ -284,18 +284,26 @@ def _usable(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.select(SCHEMA.names)
 
 
-def read_manifest(path: Path) -> tuple[pa.Table, ManifestFacts]:
+def read_manifest(
+    path: Path, names: Sequence[str] = tuple(SCHEMA.names)
+) -> tuple[pa.Table, ManifestFacts]:
     """Return the rows and the facts of a manifest.
+
+    Args:
+        path: Of its file.
+        names: The columns that are wanted; all of them take more than a kilobyte an image.
 
     Raises:
         DatasetError: If the file is missing, no Parquet, or not a manifest of this version.
     """
     try:
-        table = pq.read_table(path)
+        schema = pq.read_schema(path)
+        whole = schema.names == SCHEMA.names
+        table = pq.read_table(path, columns=[name for name in names if name in schema.names])
     except (OSError, pa.ArrowInvalid) as error:
         raise DatasetError(f"dataset manifest {str(path)!r} cannot be read: {error}") from error
-    metadata = dict(table.schema.metadata or {})
-    if metadata.pop(b"schema", None) != _SCHEMA_VERSION or table.schema.names != SCHEMA.names:
+    metadata = dict(schema.metadata or {})
+    if metadata.pop(b"schema", None) != _SCHEMA_VERSION or not whole:
         raise DatasetError(
             f"{str(path)!r} is not a dataset manifest of this version; run `validate` again"
         )

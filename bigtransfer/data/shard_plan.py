@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from bigtransfer.artifacts.shards import ShardsSummary
@@ -21,6 +22,11 @@ LANES = 64
 JPEG_QUALITY = 90
 """Of photos that are made smaller."""
 _SPLITS = ("train", "val", "test")
+_COLUMNS = (
+    "path", "labels", "split", "height", "width", "bytes", "sha256", "format", "file", "offset",
+    "length",
+)  # fmt: skip
+"""What packing needs of a manifest."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Plan:
     """Which image lies in which shard."""
 
     table: pa.Table
+    """Of the manifest, the columns that packing needs."""
     facts: ManifestFacts
     rows: NDArray[np.int64]
     """Manifest rows in the order they are packed in."""
@@ -76,13 +83,12 @@ def make_plan(manifest_path: Path, packing: Packing) -> Plan:
     Raises:
         DatasetError: If the manifest is unusable.
     """
-    table, facts = read_manifest(manifest_path)
-    splits = table["split"].to_numpy(zero_copy_only=False)
+    table, facts = read_manifest(manifest_path, _COLUMNS)
     sizes = table["bytes"].to_numpy()
     order: list[NDArray[np.int64]] = []
     bounds = [0]
     for number, split in enumerate(_SPLITS):
-        rows = np.flatnonzero(splits == split)
+        rows = np.flatnonzero(pc.equal(table["split"], split).to_numpy())
         if not len(rows):
             continue
         generator = np.random.Generator(np.random.Philox(key=[packing.seed, number]))

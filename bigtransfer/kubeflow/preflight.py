@@ -27,8 +27,9 @@ from bigtransfer.kubeflow.cluster_nodes import topology_fault
 from bigtransfer.kubeflow.forecast import examples_of, forecast
 from bigtransfer.progress import counted
 
-_BYTES_PER_IMAGE = 3_500
-"""Memory of one `validate` for each image: 42 MB more were seen for 12,000 images more."""
+_BYTES_PER_IMAGE = 1_500
+"""Memory of a process that reads a whole manifest, as `audit` does; `validate` takes a fifth of it
+(`benchmarks/validate_memory.py`), `shard` half."""
 _UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _PAUSE_SECONDS = 60
 _START_SECONDS = 60
@@ -400,10 +401,11 @@ def _size_faults(params: Params, components: set[str]) -> Iterator[str]:
         if examples is not None and examples * _BYTES_PER_IMAGE > memory:
             needed = examples * _BYTES_PER_IMAGE / 1e9
             yield (
-                f"dataset {name!r} has {examples:,} images, too many for one `validate` of "
-                f"{params.cluster.pool_of('validate').memory}: it takes about {needed:,.0f} GB; "
-                "place validate, shard and audit on a pool with that much "
-                "(cluster.placement.validate=…), or split the dataset"
+                f"dataset {name!r} has {examples:,} images, too many for tasks of "
+                f"{params.cluster.pool_of('validate').memory} that read its manifest: they take "
+                f"about {needed:,.0f} GB; place validate, shard and audit on a pool with that much "
+                "(cluster.placement.validate=…), or validate and pack it in parts beforehand "
+                "(docs/guide/odd-data.md#large-sets)"
             )
 
 
