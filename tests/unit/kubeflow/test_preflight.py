@@ -62,7 +62,8 @@ def params(name: str = "bit_s", **changes: Any) -> config.Params:
           "pretrain__device": "tpu"}, "pretrain on TPUs runs on one host"),
         ({"cluster__pools": {"cpu": {"spot": True}}}, "the task that waits for pretrain is placed"),
         ({"cluster__pools": {"gpu": {"spot": True}}}, "finetune.checkpoint_mirror=s3://"),
-        ({"pretrain__examples": 300_000_000}, "too many for tasks of 8Gi that read its manifest: they take about 450 GB"),
+        ({"pretrain__examples": 300_000_000},
+         "too many for tasks of 8Gi that read its manifest: they take about 450 GB"),
         ({"datasets": {"pets": {"examples": 10**9}}}, "dataset 'pets' has 1,000,000,000 images"),
     ],
 )  # fmt: skip
