@@ -24,7 +24,7 @@ COMPONENT = Component(
     options={
         "part": "N/M: only look at the N-th of M parts of the images (from 1); all may run at once",
         "join": "M: judge what the M parts found",
-        "parts": "folder or s3:// prefix where parts meet (default: beside --manifest)",
+        "parts": "folder or s3:// prefix below which parts meet (default: beside --manifest)",
     },
 )
 
@@ -49,7 +49,7 @@ def run(
 
     if part is not None and join is not None:
         raise ConfigError("--part looks at one part, --join judges all of them: give one of both")
-    meet = place_at(parts) if parts else manifest.with_suffix(".parts")
+    meet = (place_at(parts) if parts else manifest.with_suffix(".parts")) / params.name
     if part is not None:
         number, of = parse_part(part)
         looked_at = inspect_part(dataset, params.name, params, meet, number, of)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain, islice
 from math import inf
 from pathlib import Path
@@ -69,6 +68,7 @@ _IN_MEMORY_ROWS = 16 * _CHUNK_ROWS
 """A larger table lies in a file: some 500 bytes an image."""
 _PAGES_SECONDS = 0.01
 _mapped_pages: WeakSet[mmap.mmap] = WeakSet()
+_mapping = threading.Lock()
 
 
 def inspect_rows(
@@ -143,23 +143,21 @@ def gathered(batches: Iterable[pa.RecordBatch]) -> pa.Table:
 
 
 def _mapped(batches: Iterable[pa.RecordBatch]) -> pa.Table:
-    handle, name = tempfile.mkstemp(prefix="bigtransfer-", suffix=".arrow")
     try:
-        with os.fdopen(handle, "wb") as file, pa.ipc.new_file(file, INSPECTED) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-        with open(name, "rb") as written:
-            pages = mmap.mmap(written.fileno(), 0, access=mmap.ACCESS_READ)
-        _mapped_pages.add(pages)
-        return pa.ipc.open_file(pa.py_buffer(pages)).read_all()
+        with tempfile.TemporaryFile() as file:  # without a name: it ends with the process
+            with pa.ipc.new_file(file, INSPECTED) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+            file.flush()
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise InfrastructureError(
             f"the table of what was inspected cannot be written to {tempfile.gettempdir()!r} "
             f"({error.strerror or error}); make room there, some 500 bytes an image, or set TMPDIR"
         ) from error
-    finally:
-        with suppress(OSError):  # Windows removes no file that is open
-            os.unlink(name)
+    with _mapping:
+        _mapped_pages.add(pages)
+    return pa.ipc.open_file(pa.py_buffer(pages)).read_all()
 
 
 @contextmanager
@@ -172,7 +170,9 @@ def pages_let_go() -> Iterator[None]:
 
     def let_go() -> None:
         while not ended.wait(_PAGES_SECONDS):
-            for pages in list(_mapped_pages):
+            with _mapping:
+                known = list(_mapped_pages)
+            for pages in known:
                 pages.madvise(mmap.MADV_DONTNEED)
 
     if not hasattr(mmap, "MADV_DONTNEED"):  # Windows

@@ -90,7 +90,8 @@ def test_parts_and_join_by_the_component(project: Path, photos: Path) -> None:
     ]
     refused = call(project, *look, "--join", "2")
     assert (
-        refused.returncode == 2 and "part 1 of 2 in 'out/again.parts' is missing" in refused.stderr
+        refused.returncode == 2
+        and "part 1 of 2 in 'out/again.parts/photos' is missing" in refused.stderr
     )
     for part in ("2/2", "1/2"):
         assert call(project, *look, "--part", part).returncode == 0

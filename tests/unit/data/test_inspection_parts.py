@@ -12,7 +12,7 @@ import pytest
 from bigtransfer.data.manifest import read_manifest
 from bigtransfer.data.parts import parse_part, parse_parts, range_of
 from bigtransfer.data.validation import Parts, inspect_part, validate
-from bigtransfer.errors import ConfigError, DatasetError, GateError
+from bigtransfer.errors import ConfigError, DatasetError, GateError, InfrastructureError
 from fixtures.datasets import rules
 from fixtures.images import write_image
 
@@ -168,3 +168,19 @@ def test_where_images_are_too_many_to_compare_it_is_said(
     monkeypatch.setattr("bigtransfer.data.copies.MOST_COMPARED", 5)
     outputs(photos, tmp_path / "out", near_duplicate_side=8)
     assert "by equal pixels alone: 30 images are too many" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_said(
+    photos: Path,
+    tmp_path: Path,
+    small_pieces: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    small_pieces()
+    monkeypatch.setattr("bigtransfer.data.manifest.tempfile.TemporaryFile", full)
+    with pytest.raises(InfrastructureError, match="No space left on device.*; make room there"):
+        outputs(photos, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.parquet").exists()
