@@ -229,10 +229,10 @@ def _execute(
     outputs = sorted(
         str(path.resolve()) if isinstance(path, Path) else str(path) for path in writes.values()
     )
-    chosen = [text for text in options.values() if text]  # parts of one output may run at once
+    part = options.get("part")  # parts of one output may run at once
     with ExitStack() as held:
         if _leads():
-            name = sha256_json([*outputs, *chosen])[:16]
+            name = sha256_json([*outputs, *([part] if part else [])])[:16]
             lock_file = WORK / "locks" / f"{component.name}-{name}.lock"
             held.enter_context(lock(lock_file, f"the output of {stage_name} ({outputs[0]})"))
         paths = {**reads, **writes, **options}

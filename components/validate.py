@@ -49,6 +49,8 @@ def run(
 
     if part is not None and join is not None:
         raise ConfigError("--part looks at one part, --join judges all of them: give one of both")
+    if parts is not None and part is None and join is None:
+        raise ConfigError("--parts says where parts meet: give --part N/M or --join M with it")
     meet = (place_at(parts) if parts else manifest.with_suffix(".parts")) / params.name
     if part is not None:
         number, of = parse_part(part)

@@ -76,7 +76,7 @@ def check(
     """Run every rule.
 
     Args:
-        table: As `manifest.inspect_all` leaves it.
+        table: Of what was inspected, with splits and flags.
         leaks: Why each image leaks, or None; None in all: the splits are a benchmark's, which are
             used as they are, whatever is in two of them, or in none but test.
         labels: All class names of the source, those without images too.
@@ -281,14 +281,15 @@ def _own_rules(gate: _Gate, table: pa.Table, wanted: Sequence[Mapping[str, Any]]
     for rule in wanted:
         name = str(rule.get("expect", "")).removeprefix("expect_")
         known = str(rule.get("column", "path")) in COLUMNS
-        if many and known and name in _OF_EACH_ROW and rule.get("mostly", 1) == 1:
-            parts = (_frame(part, COLUMNS) for part in _usable_parts(table, _piece_rows(table)))
+        named = {word for value in rule.values() for word in _words(value)} & set(COLUMNS)
+        whole = not (many and known) or "row_condition" in rule or name.startswith("table_")
+        taken = COLUMNS if whole else ["path", *sorted(named - {"path"})]
+        if many and not whole and name in _OF_EACH_ROW and rule.get("mostly", 1) == 1:
+            parts = (_frame(part, taken) for part in _usable_parts(table, _piece_rows(table)))
             outcomes.append(_of_parts(gate.expect_own(part, rule) for part in parts))
         elif table["fault"].null_count > SUMMARY_ABOVE_ROWS:
             outcomes.append(gate.expect_own(summary_rows(table), rule))
         else:
-            named = {word for value in rule.values() for word in _words(value)} & set(COLUMNS)
-            taken = ["path", *sorted(named - {"path"})] if many and known else COLUMNS
             frames = [_frame(part, taken) for part in _usable_parts(table, _piece_rows(table))]
             outcomes.append(gate.expect_own(pd.concat(frames, ignore_index=True), rule))
     return outcomes
@@ -326,6 +327,8 @@ def summary_rows(table: pa.Table) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     start = 0
     for part in _usable_parts(table, SUMMARY_ROWS):
+        if not len(part):
+            continue
         row: dict[str, object] = {"path": f"rows {start} to {start + len(part) - 1}"}
         start += len(part)
         row["rows"] = len(part)
@@ -402,6 +405,10 @@ class _Gate:
             expectation,
             result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [key]},
         ).to_json_dict()
+        # It keeps every frame that it has seen.
+        known = self._source.get_execution_engine().batch_manager
+        known._batch_cache.clear()
+        known._batch_data_cache.clear()
         details = result["result"]
         failed = details.get("unexpected_index_list") or []
         names = [

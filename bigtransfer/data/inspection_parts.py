@@ -7,9 +7,11 @@ whether a file of the same size was changed.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,16 +22,17 @@ from bigtransfer.data.manifest import INSPECTED, inspect_rows
 from bigtransfer.data.parts import range_of
 from bigtransfer.data.sources.listing import Listing, Source
 from bigtransfer.errors import DatasetError
-from bigtransfer.storage import sha256_json
-from bigtransfer.storage.places import Place, target_at
+from bigtransfer.storage import as_json, explained, sha256_file, sha256_json
+from bigtransfer.storage.places import Place, Target, target_at
 from bigtransfer.version import __version__
 
-_DIGEST = b"inspection"
 _ROWS = 1024
+_SHOWN = 8
+_DECODERS = ("pillow", "pi-heif", "simplejpeg")
 
 
 def write_part(
-    source: Source, name: str, asked: Asked, place: Place, number: int, parts: int
+    source: Source, name: str, asked: Asked, origin: str, place: Place, number: int, parts: int
 ) -> int:
     """Inspect a part of a source and leave what was found at a place.
 
@@ -37,6 +40,7 @@ def write_part(
         source: All of it.
         name: Of the dataset, for the progress.
         asked: Of it.
+        origin: What is known of which version of the data it is; empty: nothing.
         place: Folder or `s3://` prefix, the same for all parts.
         number: Of this part, from 0.
         parts: In all.
@@ -46,64 +50,84 @@ def write_part(
 
     Raises:
         DatasetError: If `exclude` names an image that is not there.
+        StorageError: If the place cannot be written to.
+        InfrastructureError: If a disk is full, or the storage does not answer.
     """
     source = without(source, asked.exclude)
     rows = range_of(len(source.images), number, parts)
     target = target_at(place)
-    schema = INSPECTED.with_metadata({_DIGEST: _digest(source, asked).encode()})
-    with tempfile.TemporaryDirectory(dir=target.scratch) as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "part")
-        with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
-            for batch in inspect_rows(source, asked.limits, asked.decode, name, rows):
+        found = inspect_rows(source, asked.limits, asked.decode, name, rows)
+        with explained(path):
+            writer = pq.ParquetWriter(path, INSPECTED)
+        for batch in found:  # that fails for reasons of its own
+            with explained(path):
                 writer.write_batch(batch)
+        with explained(path):
+            writer.close()
+        seal = {"inspection": _digest(source, asked, origin), "sha256": sha256_file(path)}
         target.put(_record(number, parts), path)
+    target.put_bytes(_seal(number, parts), as_json(seal).encode())
     return len(rows)
 
 
-def inspected(source: Source, asked: Asked, place: Place, parts: int) -> Iterator[pa.RecordBatch]:
+def inspected(
+    source: Source, asked: Asked, origin: str, place: Place, parts: int
+) -> Iterator[pa.RecordBatch]:
     """Yield what was found in all parts, in the order of the listing.
 
     Args:
         source: Without what is excluded.
         asked: Of it.
+        origin: As the parts had it.
         place: Where the parts were left.
         parts: In all.
 
     Raises:
-        DatasetError: If a part is missing, damaged, or of another listing or other limits.
+        DatasetError: If parts are missing, or one is damaged, or of another listing or other rules.
+        StorageError: If the place cannot be read.
+        InfrastructureError: If a disk is full, or the storage does not answer.
     """
-    target, digest = target_at(place), _digest(source, asked).encode()
+    if isinstance(place, Path) and not place.is_dir():
+        raise DatasetError(
+            f"there are no parts in {str(place)!r}; write them (--part 1/{parts} to "
+            f"{parts}/{parts}), or correct the path (--parts)"
+        )
+    target, digest = target_at(place), _digest(source, asked, origin)
+    there = set(target.names())
+    if missing := [n for n in range(parts) if _seal(n, parts) not in there]:
+        raise DatasetError(
+            f"{_named(missing)} of {parts} in {target.address!r} {_are(missing)} missing; write "
+            f"{'it' if len(missing) == 1 else 'them'} (--part {missing[0] + 1}/{parts} …)"
+        )
+    seals = {number: _read_seal(target, number, parts) for number in range(parts)}
+    if others := [number for number, seal in seals.items() if seal["inspection"] != digest]:
+        raise DatasetError(
+            f"{_named(others)} of {parts} in {target.address!r} {_are(others)} of another listing, "
+            "of other rules, or were decoded by other versions of bigtransfer or its decoders; "
+            f"write {'it' if len(others) == 1 else 'them'} again (--part {others[0] + 1}/{parts} …)"
+        )
     with tempfile.TemporaryDirectory() as scratch:
-        for number in range(parts):
-            again = f"write it again (--part {number + 1}/{parts})"
-            which = f"part {number + 1} of {parts} in {target.address!r}"
+        for number, seal in seals.items():
             path = target.as_file(_record(number, parts), Path(scratch))
-            if path is None:
-                raise DatasetError(f"{which} is missing; {again}")
-            try:
-                with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                    if (file.schema_arrow.metadata or {}).get(_DIGEST) != digest:
-                        raise DatasetError(
-                            f"{which} is of another listing, of other rules or of another version "
-                            f"of bigtransfer; {again}"
-                        )
-                    if file.metadata.num_rows != len(range_of(len(source.images), number, parts)):
-                        raise DatasetError(f"{which} is incomplete; {again}")
-                    for batch in file.iter_batches(_ROWS):
-                        yield pa.RecordBatch.from_arrays(batch.columns, schema=INSPECTED)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise DatasetError(f"{which} is damaged ({error}); {again}") from error
-            finally:
-                if path.parent == Path(scratch):
-                    path.unlink()
+            if path is None or sha256_file(path) != seal["sha256"]:
+                raise _damaged(target, number, parts)
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(_ROWS):
+                    yield pa.RecordBatch.from_arrays(batch.columns, schema=INSPECTED)
+            if path.parent == Path(scratch):
+                path.unlink()
 
 
-def _digest(source: Source, asked: Asked) -> str:
-    """Return a digest of all that decides what is found, but for the images themselves."""
+def _digest(source: Source, asked: Asked, origin: str) -> str:
+    """Return a digest of all that decides what is found, as far as it shows beforehand."""
     listing = source.images if isinstance(source.images, Listing) else Listing(source.images)
     return sha256_json(
         {
             "version": __version__,
+            "decoders": {name: _version(name) for name in _DECODERS},
+            "origin": origin,
             "listing": listing.sha256(),
             "limits": asdict(asked.limits),
             "decode": asked.decode.model_dump(mode="json"),
@@ -111,5 +135,41 @@ def _digest(source: Source, asked: Asked) -> str:
     )
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
 def _record(number: int, parts: int) -> str:
     return f"inspected-{number:05d}-of-{parts:05d}.parquet"
+
+
+def _seal(number: int, parts: int) -> str:
+    return f"inspected-{number:05d}-of-{parts:05d}.json"
+
+
+def _read_seal(target: Target, number: int, parts: int) -> dict[str, str]:
+    try:
+        found = json.loads(target.get(_seal(number, parts)) or b"")
+        return {name: str(found[name]) for name in ("inspection", "sha256")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(target, number, parts) from error
+
+
+def _damaged(target: Target, number: int, parts: int) -> DatasetError:
+    return DatasetError(
+        f"part {number + 1} of {parts} in {target.address!r} is damaged; write it again "
+        f"(--part {number + 1}/{parts})"
+    )
+
+
+def _named(numbers: list[int]) -> str:
+    shown = ", ".join(str(number + 1) for number in numbers[:_SHOWN])
+    more = f" and {len(numbers) - _SHOWN:,} more" if len(numbers) > _SHOWN else ""
+    return f"part {shown}" if len(numbers) == 1 else f"parts {shown}{more}"
+
+
+def _are(numbers: list[int]) -> str:
+    return "is" if len(numbers) == 1 else "are"

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from math import inf
 from pathlib import Path
@@ -61,10 +61,13 @@ SCHEMA = pa.schema(
     ]
 )
 INSPECTED = pa.schema([*SCHEMA, ("fault", pa.string())])
-"""What `inspect_all` returns: the manifest's columns, and why an image cannot be used."""
+"""What `inspect_rows` yields: the manifest's columns, and why an image cannot be used."""
 _SCHEMA_VERSION = b"2"
-_CHUNK_ROWS = 1024
-_IN_MEMORY_ROWS = 16 * _CHUNK_ROWS
+_CHUNK_ROWS = 8192
+"""Of a table. Another number would change the bytes of manifests: Parquet ends its pages there."""
+_INSPECTED_ROWS = 1024
+"""That are Python objects at a time."""
+_IN_MEMORY_ROWS = 2 * _CHUNK_ROWS
 """A larger table lies in a file: some 500 bytes an image."""
 _PAGES_SECONDS = 0.01
 _mapped_pages: WeakSet[mmap.mmap] = WeakSet()
@@ -98,12 +101,12 @@ def inspect_rows(
     with ThreadPoolExecutor(useful_threads(inf)) as pool:
 
         def pairs() -> Iterator[tuple[ListedImage, ImageFacts]]:
-            for start in range(rows.start, rows.stop, _CHUNK_ROWS):
-                images = source.images[start : min(start + _CHUNK_ROWS, rows.stop)]
+            for start in range(rows.start, rows.stop, _INSPECTED_ROWS):
+                images = source.images[start : min(start + _INSPECTED_ROWS, rows.stop)]
                 yield from zip(images, _map_of(pool, source, images)(look, images), strict=True)
 
         found = tracked(pairs(), f"check {name}", len(rows), unit="image")
-        while some := list(islice(found, _CHUNK_ROWS)):
+        while some := list(islice(found, _INSPECTED_ROWS)):
             yield pa.RecordBatch.from_pylist(
                 [
                     {
@@ -128,36 +131,77 @@ def _map_of(pool: ThreadPoolExecutor, source: Source, images: Sequence[ListedIma
 
 
 def gathered(batches: Iterable[pa.RecordBatch]) -> pa.Table:
-    """Return what was inspected as one table; a large one lies in a file that is gone at the end.
+    """Return rows as one table; a large one lies in a file without a name, and is mapped.
+
+    Args:
+        batches: Of any lengths: the table's chunks are of `_CHUNK_ROWS`, whatever they were.
 
     Raises:
         InfrastructureError: If the disk is full.
     """
-    left, some, count = iter(batches), [], 0
-    for batch in left:
+    return _table(_in_chunks(batches))
+
+
+def _in_chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the same rows, so many at a time."""
+    some: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        while count + len(batch) >= _CHUNK_ROWS:
+            taken = _CHUNK_ROWS - count
+            yield _joined([*some, batch.slice(0, taken)])
+            some, count, batch = [], 0, batch.slice(taken)
+        if len(batch):
+            some.append(batch)
+            count += len(batch)
+    if some:
+        yield _joined(some)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return pa.Table.from_batches(batches, INSPECTED).combine_chunks().to_batches()[0]
+
+
+def _table(batches: Iterator[pa.RecordBatch]) -> pa.Table:
+    """Return batches as the chunks of a table, in memory or mapped."""
+    some, count = [], 0
+    for batch in batches:
         some.append(batch)
         count += len(batch)
         if count > _IN_MEMORY_ROWS:
-            return _mapped(chain(some, left))
+            return _mapped(chain(some, batches))
     return pa.Table.from_batches(some, INSPECTED)
 
 
 def _mapped(batches: Iterable[pa.RecordBatch]) -> pa.Table:
+    with _explained():
+        file = tempfile.TemporaryFile()  # it has no name: it ends with the process
     try:
-        with tempfile.TemporaryFile() as file:  # without a name: it ends with the process
-            with pa.ipc.new_file(file, INSPECTED) as writer:
-                for batch in batches:
-                    writer.write_batch(batch)
+        writer = pa.ipc.new_file(file, INSPECTED)
+        for batch in batches:  # that fails for reasons of its own
+            with _explained():
+                writer.write_batch(batch)
+        with _explained():
+            writer.close()
             file.flush()
             pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    finally:
+        with suppress(OSError):  # of a disk that is full: said already
+            file.close()
+    with _mapping:
+        _mapped_pages.add(pages)
+    return pa.ipc.open_file(pa.py_buffer(pages)).read_all()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InfrastructureError(
             f"the table of what was inspected cannot be written to {tempfile.gettempdir()!r} "
             f"({error.strerror or error}); make room there, some 500 bytes an image, or set TMPDIR"
         ) from error
-    with _mapping:
-        _mapped_pages.add(pages)
-    return pa.ipc.open_file(pa.py_buffer(pages)).read_all()
 
 
 @contextmanager
@@ -271,17 +315,18 @@ def write_manifest(path: Path, table: pa.Table, facts: ManifestFacts) -> None:
     said = facts.model_dump(mode="json")
     texts = {k.encode(): json.dumps(v, ensure_ascii=False).encode() for k, v in said.items()}
     schema = SCHEMA.with_metadata({b"schema": _SCHEMA_VERSION, **texts})
-    kept = [_usable(batch) for batch in table.to_batches()]
+    if "fault" in table.schema.names and table["fault"].null_count < len(table):
+        chunks = (table.slice(at, _CHUNK_ROWS) for at in range(0, len(table), _CHUNK_ROWS))
+        table = _table(found for chunk in chunks for found in _usable(chunk))
     with new_file(path) as partial:
-        pq.write_table(pa.Table.from_batches(kept, SCHEMA).cast(schema), partial)
+        pq.write_table(table.select(SCHEMA.names).cast(schema), partial)
 
 
-def _usable(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the usable rows: the same memory where all are."""
-    names = batch.schema.names
-    if "fault" in names and batch["fault"].null_count < len(batch):
-        batch = batch.filter(batch["fault"].is_null())
-    return batch.select(SCHEMA.names)
+def _usable(chunk: pa.Table) -> list[pa.RecordBatch]:
+    found: list[pa.RecordBatch] = (
+        chunk.filter(chunk["fault"].is_null()).combine_chunks().cast(INSPECTED).to_batches()
+    )
+    return found
 
 
 def read_manifest(

@@ -18,7 +18,7 @@ from bigtransfer.data.checking import Asked, Checked, asked_of, check, judge, wi
 from bigtransfer.data.inspection_parts import inspected, write_part
 from bigtransfer.data.sources.opening import open_source
 from bigtransfer.errors import GateError
-from bigtransfer.storage import new_folder, sha256_file, sha256_json
+from bigtransfer.storage import MANIFEST_NAME, new_folder, sha256_file, sha256_json
 from bigtransfer.storage.dvc_file import dvc_revision
 from bigtransfer.storage.places import Place
 
@@ -50,7 +50,13 @@ def inspect_part(
         DatasetError: If it cannot be read as a dataset at all.
     """
     source = open_source(root, rules.layout)
-    return write_part(source, name, asked_of(rules), place, number, parts)
+    return write_part(source, name, asked_of(rules), _origin(root), place, number, parts)
+
+
+def _origin(root: Path) -> str:
+    """Return what tells the version of the data: DVC's digest, and that of a sealed folder."""
+    seal = root / MANIFEST_NAME
+    return f"{dvc_revision(root)} {sha256_file(seal) if seal.is_file() else ''}".strip()
 
 
 def validate(
@@ -98,7 +104,9 @@ def _validate(
         checked = check(source, name, asked)
     else:
         source = without(source, asked.exclude)
-        checked = judge(source, inspected(source, asked, parts.place, parts.count), asked)
+        checked = judge(
+            source, inspected(source, asked, _origin(root), parts.place, parts.count), asked
+        )
     for note in checked.notes:
         print(f"{name}: {note}", flush=True)
     write_report(checked, root, name, asked, report, rules.model_dump(mode="json"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from bigtransfer.storage import MANIFEST_NAME, FileFacts, new_file, sha256_file
+from bigtransfer.storage import MANIFEST_NAME, FileFacts, explained, new_file, sha256_file
 from bigtransfer.storage.s3 import (
     S3Path,
     S3Tree,
@@ -87,7 +87,8 @@ class Folder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def address(self) -> str:

@@ -59,6 +59,8 @@ def class_name(value: Any, at: str) -> str:
             f"{at}: label {_short(value)} is no name but {_kind(value)}; write the class's name"
         )
     text = str(value).strip()
+    if any("\ud800" <= char <= "\udfff" for char in text):  # JSON can spell halves of characters
+        raise DatasetError(f"{at}: label {ascii(text)} is no Unicode text; write it anew")
     if len(text.splitlines()) > 1:
         raise DatasetError(
             f"{at}: label {_short(text)} has {len(text.splitlines())} lines; a label is one name"

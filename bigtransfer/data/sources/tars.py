@@ -177,9 +177,15 @@ def list_webdataset(
 
     bare = Listing(chain.from_iterable(map(images_of, contents.files)))
     if twice := repeated(lambda: (_key_of(image.path) for image in bare)):
-        key = min(twice)
-        one, other, *_ = (image.file for image in bare if _key_of(image.path) == key)
-        raise DatasetError(f"{at(other, key)} comes in {one!r} too; keys must differ")
+        seen: dict[str, str] = {}
+        for image in bare:
+            key = _key_of(image.path)
+            if key in seen:
+                raise DatasetError(
+                    f"{at(image.file, key)} comes in {seen[key]!r} too; keys must differ"
+                )
+            if key in twice:
+                seen[key] = image.file
     multi = any(label.several for label in known)
     names = _spelled(labels, lambda i: at(bare[i].file, _key_of(bare[i].path)))
     images = Listing(replace(image, labels=own) for image, own in zip(bare, names, strict=True))

@@ -6,17 +6,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from bigtransfer.data.manifest import read_manifest
+from bigtransfer.artifacts.validation import ManifestFacts
+from bigtransfer.data.checking import asked_of, judge
+from bigtransfer.data.manifest import INSPECTED, each, read_manifest, write_manifest
 from bigtransfer.data.parts import parse_part, parse_parts, range_of
+from bigtransfer.data.sources.listing import ListedImage, Listing, Source
 from bigtransfer.data.validation import Parts, inspect_part, validate
-from bigtransfer.errors import ConfigError, DatasetError, GateError, InfrastructureError
+from bigtransfer.errors import (
+    ConfigError,
+    DatasetError,
+    GateError,
+    InfrastructureError,
+    StorageError,
+)
+from bigtransfer.storage import sha256_file
 from fixtures.datasets import rules
 from fixtures.images import write_image
 
 Outputs = dict[str, bytes]
+OF_MANY = "c568da3d69dd5fa026218624acac8517b473b80bade06784c2be3d202cd6fc4b"
+"""sha256 of the manifest of `rows_of_many`, as it was before there were parts."""
 
 
 @pytest.fixture
@@ -125,22 +138,99 @@ def test_a_part_that_does_not_fit_is_named(odd: Path, tmp_path: Path) -> None:
             )  # fmt: skip
         return str(caught.value)
 
-    assert "part 1 of 3" in refused(max_side_pixels=100)
+    assert "parts 1, 2, 3 of 3" in refused(max_side_pixels=100)
     assert "of other rules" in refused(orientation="ignore")
-    kept = record.read_bytes()
-    table = pq.read_table(record)
-    pq.write_table(table.slice(1), record)
-    assert "part 2 of 3" in refused() and "is incomplete; write it again (--part 2/3)" in refused()
-    record.write_bytes(kept[: len(kept) // 2])
-    assert "is damaged" in refused()
-    middle = len(kept) // 3
-    record.write_bytes(kept[:middle] + bytes([kept[middle] ^ 1]) + kept[middle + 1 :])
-    assert "is damaged" in refused()
+    seal = record.with_suffix(".json")
+    for file in (record, seal):
+        kept = file.read_bytes()
+        for place in range(0, len(kept), max(1, len(kept) // 3)):
+            file.write_bytes(kept[:place] + bytes([kept[place] ^ 1]) + kept[place + 1 :])
+            assert "part 2 of 3" in (said := refused()) and "\n" not in said
+        file.write_bytes(kept[: len(kept) // 2])
+        assert "part 2 of 3" in (said := refused()) and "is damaged; write it again" in said
+        file.write_bytes(kept)
+    (odd / ".." / "photos.dvc").write_text(f"outs:\n- md5: {'0' * 32}.dir\n")
+    assert "parts 1, 2, 3 of 3" in refused()
+    (odd / ".." / "photos.dvc").unlink()
     record.unlink()
-    assert "part 2 of 3" in refused() and "is missing" in refused()
-    record.write_bytes(kept)
+    assert "part 2 of 3" in refused() and "is damaged" in refused()
+    seal.unlink()
+    (out / "parts" / "inspected-00002-of-00003.json").unlink()
+    assert "parts 2, 3 of 3" in (said := refused())
+    assert "are missing; write them (--part 2/3 …)" in said
+    outputs(odd, out, 3)
     write_image(odd / "class_1" / "new.png", 99)
-    assert "is of another listing" in refused()
+    assert "parts 1, 2, 3 of 3" in (said := refused()) and "are of another listing" in said
+
+
+def test_a_place_that_is_none_is_named(photos: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        inspect_part(photos, "photos", rules(), file, 0, 1)
+    with pytest.raises(DatasetError, match="there are no parts in .*nowhere"):
+        validate(
+            photos, "photos", rules(), manifest_path=tmp_path / "m", report=tmp_path / "r",
+            parts=Parts(tmp_path / "nowhere", 2),
+        )  # fmt: skip
+    assert not (tmp_path / "nowhere").exists()
+
+
+def rows_of_many(count: int) -> pa.Table:
+    """Facts of images that nobody looked at: some unusable, some odd, no two alike."""
+    random = np.random.default_rng(0)
+    names = [f"class_{i % 7}/{random.bytes(9).hex()}.png" for i in range(count)]
+    digests = [random.bytes(32).hex() for _ in range(count)]
+    hashes = random.integers(-(2**62), 2**62, count)
+    faults = ["not an image" if i in (5, count // 2) else None for i in range(count)]
+    return pa.table(
+        {
+            "path": names, "labels": [[name.split("/")[0]] for name in names],
+            "split": pa.nulls(count, pa.string()), "height": [16] * count, "width": [16] * count,
+            "bytes": list(range(count)), "sha256": digests,
+            "pixel_sha256": [
+                "" if fault else one for one, fault in zip(digests, faults, strict=True)
+            ],
+            "phash": hashes, "phash_mirrored": hashes,
+            "thumb": [random.bytes(256) for _ in range(count)], "brightness": random.random(count),
+            "contrast": [9.0] * count, "mode": ["RGB"] * count, "format": ["PNG"] * count,
+            "orientation": [1] * count,
+            "flags": [["blank: nothing to see"] if i % 50 == 0 else [] for i in range(count)],
+            "file": names, "offset": [-1] * count, "length": [-1] * count, "fault": faults,
+        },
+        schema=INSPECTED,
+    )  # fmt: skip
+
+
+def test_bytes_of_a_large_manifest_do_not_depend_on_how_its_rows_came(tmp_path: Path) -> None:
+    table = rows_of_many(20_000)
+    images = [
+        ListedImage(path, tuple(labels), None, 1, path)
+        for path, labels in each(table, "path", "labels")
+    ]
+    source = Source(
+        "x", "folders", Listing(images), [f"class_{i}" for i in range(7)], False, False, 0,
+        lambda *_: b"",
+    )  # fmt: skip
+    asked = asked_of(rules(on_bad="quarantine", bad_budget=0.5, near_duplicate_side=0))
+    facts = ManifestFacts.model_construct(dataset="x")
+    whole = [table.combine_chunks().to_batches()[0]]
+    ways = {
+        "whole": whole,
+        "as looked at": table.to_batches(1024),
+        "in 7 parts": [
+            piece
+            for number in range(7)
+            for part in [range_of(len(table), number, 7)]
+            for piece in table.slice(part.start, len(part)).to_batches(1024)
+        ],
+    }
+    made = set()
+    for name, batches in ways.items():
+        checked = judge(source, iter(batches), asked)
+        write_manifest(tmp_path / name, checked.table, facts)
+        made.add(sha256_file(tmp_path / name))
+    assert made == {OF_MANY}
 
 
 @pytest.mark.parametrize("text", ["", "0/3", "4/3", "1", "1/", "-1/3", "a/b", "1/3/5"])
