@@ -237,7 +237,7 @@ def pack(folder: Path, short_side: int | None = None) -> None:
     from bigtransfer.artifacts.decoding import DecodeSettings
     from bigtransfer.artifacts.validation import Counts, ManifestFacts
     from bigtransfer.data.inspection import Limits
-    from bigtransfer.data.manifest import inspect_all, write_manifest
+    from bigtransfer.data.manifest import gathered, inspect_rows, write_manifest
     from bigtransfer.data.packing import write_shards
     from bigtransfer.data.shard_plan import Packing
     from bigtransfer.data.sources.opening import open_source
@@ -245,7 +245,9 @@ def pack(folder: Path, short_side: int | None = None) -> None:
 
     photos, path = folder / "photos", folder / "manifest.parquet"
     source = open_source(photos, "auto")
-    table = inspect_all(source, Limits(8, 10**5, 10**9, 10**9, 0), DecodeSettings(), "photos")
+    every = range(len(source.images))
+    limits, decode = Limits(8, 10**5, 10**9, 10**9, 0), DecodeSettings()
+    table = gathered(inspect_rows(source, limits, decode, "photos", every))
     classes, images = tuple(source.labels), len(table)
     counts = Counts(
         images=images, listed=images, classes=len(classes), splits={}, rejected=0, flags={},
@@ -324,7 +326,7 @@ def check_network(device: str) -> None:
         model.to(where, kind)
         logits = model(x.to(where, kind))
         F.cross_entropy(logits, y.to(where)).backward()
-        flat = torch.cat([p.grad.flatten() for p in model.parameters()])
+        flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         return logits.detach().double().cpu(), flat.double().cpu()
 
     def apart(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -346,7 +348,9 @@ def check_network(device: str) -> None:
     print(json.dumps(found))
 
 
-def _train_step(network: str, side: int, batch: int, name: str, *more: str) -> Part | Any:
+def _train_step(
+    network: str, side: int, batch: int, name: str, *more: str
+) -> Callable[[Session], FACTS]:
     def do(session: Session) -> FACTS:
         own = (network, side, batch) if session.cuda else ("R14x0.25", 32, 2)
         words = ["--model", own[0], "--size", str(own[1]), "--batch", str(own[2]), *more]
@@ -468,6 +472,7 @@ def planned(session: Session) -> FACTS:
 
     from bigtransfer.model import create_model
     from bigtransfer.model.costs import kept_per_image
+    from bigtransfer.model.resnet import Recompute
 
     said = ["| | planned MiB | measured peak MiB | ratio |", "|---|---|---|---|"]
     for name, network, side, batch in (
@@ -480,7 +485,8 @@ def planned(session: Session) -> FACTS:
             continue
         with torch.device("meta"):
             parameters = sum(p.numel() for p in create_model(network, 1000).parameters())
-        for row, what in (("ours", "none"), ("ours, recompute norms", "norms")):
+        rows: dict[str, Recompute] = {"ours": "none", "ours, recompute norms": "norms"}
+        for row, what in rows.items():
             measured = json.loads(file.read_text()).get(row, {}).get("mebibytes")
             if measured is None:
                 continue

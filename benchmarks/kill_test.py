@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="kill-test-") as folder,
-        s3_server() if arguments.s3 else nullcontext({}) as environment,
+        s3_server() if arguments.s3 else local() as environment,
     ):
         sys.exit(KillTest(Path(folder), arguments, environment).run())
 
@@ -357,6 +357,12 @@ def make_shards(work: Path, environment: dict[str, str], overlay: Path) -> None:
         subprocess.run(
             [*PYTHON, "-m", *line], cwd=work, env=environment, check=True, stdout=subprocess.DEVNULL
         )
+
+
+@contextmanager
+def local() -> Iterator[dict[str, str]]:
+    """Need nothing."""
+    yield {}
 
 
 @contextmanager

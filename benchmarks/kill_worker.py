@@ -17,9 +17,7 @@ from components.pretrain import COMPONENT, run
 _write = pretrain.write_results
 
 
-def write(
-    outputs: pretrain.Outputs, training: pretrain.Training, **options: bool
-) -> dict[str, Any] | None:
+def write(outputs: pretrain.Outputs, training: Any, **options: bool) -> dict[str, Any] | None:
     """Note weights, momentum and journal, then write the results as always."""
     state = training.run.whole_state()
     if training.run.is_main_process:

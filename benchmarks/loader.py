@@ -44,6 +44,7 @@ def main() -> None:
         gpu_session.draw(folder / "photos", given.photos, 500)
         gpu_session.pack(folder)
         shards = open_shards(folder / "shards")
+        wanted: list[tuple[str, int, DecodingWorkers | None]]
         wanted = [(f"{n} threads", n, None) for n in given.threads]
         wanted += [(f"{n} processes", n, DecodingWorkers(n)) for n in given.processes]
         loaders = {

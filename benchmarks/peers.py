@@ -119,11 +119,10 @@ def _stand_in_for_torchvision() -> None:
                 raise AttributeError(name)
             if name == "InterpolationMode":
                 kinds = "NEAREST NEAREST_EXACT BILINEAR BICUBIC BOX HAMMING LANCZOS"
-                made: object = enum.Enum(name, {k: k.lower() for k in kinds.split()})
+                setattr(self, name, enum.Enum(name, {k: k.lower() for k in kinds.split()}))
             else:
-                made = type(name, (), {})
-            setattr(self, name, made)
-            return made
+                setattr(self, name, type(name, (), {}))
+            return self.__dict__[name]
 
     parts = (
         "",
@@ -144,7 +143,7 @@ def _stand_in_for_torchvision() -> None:
         module = Anything(name)
         module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
         module.__path__ = []
-        module.__version__ = "0.0"
+        module.__dict__["__version__"] = "0.0"
         sys.modules[name] = module
         if "." in name:
             parent, _, child = name.rpartition(".")

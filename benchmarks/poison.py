@@ -19,6 +19,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,7 +29,7 @@ from bigtransfer.api.inspecting import inspect
 from bigtransfer.data.embedded import write_handwritten_digits
 
 SIDE, MARK = 16, 4
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "precrop": SIDE, "crop": SIDE, "random_crop": False, "total_steps": 250, "warmup_steps": 16,
     "batch_size": 64, "base_lr": 0.1,
 }  # fmt: skip

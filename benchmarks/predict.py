@@ -23,7 +23,7 @@ from bigtransfer.data.decoding import useful_threads
 from bigtransfer.model import create_model
 from bigtransfer.model.inference import to_network
 from bigtransfer.serve.deployed import Deployed
-from bigtransfer.serve.prediction import _read_into, answers
+from bigtransfer.serve.prediction import Framing, _read_into, answers
 
 CLASSES, CROP, BATCH, TIMES = 100, 128, 32, 5
 CPU = torch.device("cpu")
@@ -45,9 +45,14 @@ def main() -> None:
         squares = np.zeros((BATCH, CROP, CROP, 3), np.uint8)
         threads = useful_threads(float(np.mean([len(data) for data in photos])))
 
+        framing, settings = Framing(CROP), DecodeSettings()
+
         def read() -> None:
+            def one(file: Path) -> str | None:
+                return _read_into(squares[0], file, Path.read_bytes, framing, settings)
+
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(lambda file: _read_into(squares[0], file), files))
+                list(pool.map(one, files))
 
         def compute() -> None:
             with torch.inference_mode():

@@ -250,8 +250,8 @@ def compare_heads(folder: Path, weights: Path, crop: int, threads: int) -> None:
         views = np.stack([x["train"], x["trainmirror"]], 1)
         targets = np.eye(y["train"].max() + 1, dtype=np.float32)[y["train"]]
         examples, weight = Examples(views, targets, False), np.ones(len(targets))
-        own = fit_head(examples, weight, choose_strength(examples, weight))
-        logits = x["test"] @ own.weight.numpy().T + own.bias.numpy()
+        ours = fit_head(examples, weight, choose_strength(examples, weight))
+        logits = x["test"] @ ours.weight.numpy().T + ours.bias.numpy()
         print(f"our head      {100 * (logits.argmax(1) == y['test']).mean():.1f} %")
         print(f"scikit-learn  {100 * score:.1f} %")
         row = model.report.facts.headline

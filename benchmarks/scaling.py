@@ -20,8 +20,8 @@ from collections.abc import Callable
 import peers  # noqa: F401  # first: it finds the project
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from bigtransfer.model import create_model
@@ -44,7 +44,7 @@ def main() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(_measure, (arguments, port), arguments.processes, start_method="spawn")
+    spawn(_measure, (arguments, port), arguments.processes)
 
 
 def _measure(rank: int, arguments: argparse.Namespace, port: int) -> None:

@@ -67,7 +67,9 @@ def write(data: Path, count: int, layout: str) -> None:
     per_class = count // CLASSES
     for label in range(CLASSES):
         name = f"n{label:08d}"
-        files = ((f"{name}_{i:06d}.png", picture(label * per_class + i)) for i in range(per_class))
+        files: Iterator[tuple[str, bytes]] = (
+            (f"{name}_{i:06d}.png", picture(label * per_class + i)) for i in range(per_class)
+        )
         if layout == "folders":
             (data / name).mkdir(parents=True)
             for file, content in files:

@@ -96,7 +96,7 @@ def inspected(
         )
     target, digest = target_at(place), _digest(source, asked, origin)
     there = set(target.names())
-    if missing := [n for n in range(parts) if _seal(n, parts) not in there]:
+    if missing := [n for n in range(parts) if not {_record(n, parts), _seal(n, parts)} <= there]:
         raise DatasetError(
             f"{_named(missing)} of {parts} in {target.address!r} {_are(missing)} missing; write "
             f"{'it' if len(missing) == 1 else 'them'} (--part {missing[0] + 1}/{parts} …)"
