@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterable
+from itertools import count, islice
 from typing import TypeVar
 
+from bigtransfer.errors import InfrastructureError, StoppedError
+
 _T = TypeVar("_T")
+_TRIES = 5
+_PAUSE_SECONDS = 15.0
 
 
 def retry(
@@ -49,3 +55,26 @@ def doubling(first: float, *, longest: float) -> Iterable[float]:
     while True:
         yield min(pause, longest)
         pause *= 2
+
+
+def run_again(run: Callable[[], _T], say: Callable[[str], None]) -> _T:
+    """Call `run` again when something outside failed that may work the next time.
+
+    Kubeflow's own retry cannot tell exit codes apart, and would repeat a wrong value as well; that
+    of a Job would not end.
+
+    Raises:
+        InfrastructureError: If it fails five times, or was stopped from outside.
+        BigTransferError: At once, if it is no such failure.
+    """
+    attempts = count(2)
+    return retry(
+        run,
+        may_help=lambda error: (
+            isinstance(error, InfrastructureError) and not isinstance(error, StoppedError)
+        ),
+        pauses=islice(doubling(_PAUSE_SECONDS, longest=math.inf), _TRIES - 1),
+        tell=lambda error, seconds: say(
+            f"{error}; attempt {next(attempts)} of {_TRIES} in {seconds:.0f} s"
+        ),
+    )

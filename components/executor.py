@@ -11,15 +11,11 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError, StoppedError
-from bigtransfer.retry import doubling, retry
+from bigtransfer.errors import BigTransferError, ConfigError
 
-_TRIES = 5
-_PAUSE_SECONDS = 15.0
 _LONGEST_TEXT = 200
 _SOURCES = Path(__file__).parents[1]
 
@@ -190,25 +186,3 @@ def _figures(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif type(value) in (int, float) and math.isfinite(value):
             flat[prefix + key] = float(value)
     return flat
-
-
-def run_again(run: Callable[[], None], say: Callable[[str], None]) -> None:
-    """Call `run` again when something outside failed that may work the next time.
-
-    KFP's own retry cannot tell exit codes apart; it would repeat a wrong value as well.
-
-    Raises:
-        InfrastructureError: If it fails five times, or was stopped from outside.
-        BigTransferError: At once, if it is no such failure.
-    """
-    attempts = count(2)
-    retry(
-        run,
-        may_help=lambda error: (
-            isinstance(error, InfrastructureError) and not isinstance(error, StoppedError)
-        ),
-        pauses=islice(doubling(_PAUSE_SECONDS, longest=math.inf), _TRIES - 1),
-        tell=lambda error, seconds: say(
-            f"{error}; attempt {next(attempts)} of {_TRIES} in {seconds:.0f} s"
-        ),
-    )

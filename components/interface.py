@@ -237,7 +237,9 @@ def _execute(
             held.enter_context(lock(lock_file, f"the output of {stage_name} ({outputs[0]})"))
         paths = {**reads, **writes, **options}
         if executor is None:
-            _run_tracked(component, run, params, paths, stage_name, tracked=tracked)
+            # The join of the parts is the run in MLflow; a thousand pods are none.
+            is_run = tracked and not (part and JOB in os.environ)
+            _run_tracked(component, run, params, paths, stage_name, tracked=is_run)
         else:
             _run_for(executor, component, run, params, paths, stage_name, tracked=tracked)
 
@@ -261,7 +263,8 @@ def _run_for(
     tracked: bool,
 ) -> None:
     """Run as a task of Kubeflow Pipelines."""
-    from components.executor import refusing_once, run_again, unpacked
+    from bigtransfer.retry import run_again
+    from components.executor import refusing_once, unpacked
 
     say = partial(print, f"{name}:", file=sys.stderr, flush=True)
     told: dict[str, str] = {}

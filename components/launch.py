@@ -4,6 +4,9 @@
 
 What follows `--` is what the task would run itself. Its inputs are addresses, or small folders that
 stand for one; what it writes is brought here from the bucket, checked, when all pods are done.
+
+Where the pods do the work in parts (`validate`, `shard`), its inputs are sent to the bucket for
+them, and what they leave there is joined by another task.
 """
 
 from __future__ import annotations
@@ -11,17 +14,25 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bigtransfer.arguments import Parser
-from bigtransfer.config import LaunchParams, PretrainParams, from_json
+from bigtransfer.config import DatasetParams, LaunchParams, PretrainParams, from_json, parts_at
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError, StorageError
 from bigtransfer.kubeflow.job import Launch, out
 from components.interface import Component, Stage, main
+
+if TYPE_CHECKING:
+    from bigtransfer.kubeflow.objects import Objects
+    from bigtransfer.storage.places import Target
+
+
+_DONE = "done"
+"""Name of what lies beside the inputs of parts when all are done."""
 
 
 def launch_line(argv: Sequence[str]) -> NoReturn:
@@ -55,14 +66,24 @@ def _parsed(argv: Sequence[str]) -> tuple[LaunchParams, str, list[str]]:
     return pods, line[2], line[3:]
 
 
-def _run(
-    pods: LaunchParams, component: Component, stage: Stage, params: PretrainParams, **paths: Any
+def _run(pods: LaunchParams, component: Component, stage: Stage, params: Any, **paths: Any) -> None:
+    """Launch it and wait."""
+    if pods.parts is None:
+        _run_together(pods, component, stage, params, paths)
+    else:
+        _run_in_parts(pods, component, stage, params, paths)
+
+
+def _run_together(
+    pods: LaunchParams,
+    component: Component,
+    stage: Stage,
+    params: PretrainParams,
+    paths: Mapping[str, Any],
 ) -> None:
     """Launch it, wait, and bring here what it wrote."""
-    from bigtransfer.kubeflow import kube
     from bigtransfer.kubeflow.launcher import clear, launch
     from bigtransfer.kubeflow.node import is_sent
-    from bigtransfer.kubeflow.objects import Objects
     from bigtransfer.storage.copying import copy_here
     from bigtransfer.storage.places import target_at
     from bigtransfer.storage.s3 import S3Path
@@ -73,11 +94,7 @@ def _run(
             "give s3://…"
         )
     what = launch_of(pods, component, params, paths, params.checkpoint_mirror)
-    found, why = kube.at_hand()
-    if found is None:
-        raise InfrastructureError(f"Kubernetes cannot be reached: {why}")
-    objects = Objects(found, kube.namespace_here())
-    say = partial(print, f"{stage.name}:", file=sys.stderr, flush=True)
+    objects, say = _cluster(), _sayer(stage)
     results = target_at(S3Path.parse(what.results))
     if is_sent(results):  # a waiter before was lost with it in its hands: no pod is asked for
         say(f"it was done before: {what.results}")
@@ -91,6 +108,97 @@ def _run(
     checkpoint = f"{what.results}/checkpoint"
     stage.told.update(job=what.name, address=checkpoint, sent_digest=digest)
     print(f"{component.name}: {checkpoint}, sha256 of all that it wrote {digest[:16]}")
+
+
+def _run_in_parts(
+    pods: LaunchParams,
+    component: Component,
+    stage: Stage,
+    params: DatasetParams,
+    paths: Mapping[str, Any],
+) -> None:
+    """Send what the pods read, launch them and wait; what they leave is joined by another task."""
+    from bigtransfer.kubeflow.launcher import clear, launch
+    from bigtransfer.storage.places import target_at
+    from bigtransfer.storage.s3 import S3Path
+
+    if params.shards_at is None:
+        raise ConfigError(
+            f"parts of {component.name} meet in a bucket, and datasets.{params.name}.shards_at is "
+            "null; give data.shards_at=s3://…"
+        )
+    what = parts_of(pods, component, params, paths, params.shards_at)
+    objects, say = _cluster(), _sayer(stage)
+    sent = target_at(S3Path.parse(what.results) / what.name)
+    sent.remove(_DONE)
+    for flag in component.reads:
+        _send(paths[flag], flag, sent)
+    launch(objects, what, say, is_done=lambda: sent.get(_DONE) is not None)
+    sent.put_bytes(_DONE, b"done\n")  # for who waits for the same, and finds it removed
+    clear(objects, what, say)
+    stage.told.update(job=what.name)
+    print(f"{component.name}: {pods.parts} parts of dataset {params.name!r} are done")
+
+
+def _cluster() -> Objects:
+    from bigtransfer.kubeflow import kube
+    from bigtransfer.kubeflow.objects import Objects
+
+    found, why = kube.at_hand()
+    if found is None:
+        raise InfrastructureError(f"Kubernetes cannot be reached: {why}")
+    return Objects(found, kube.namespace_here())
+
+
+def _sayer(stage: Stage) -> Callable[[str], None]:
+    return partial(print, f"{stage.name}:", file=sys.stderr, flush=True)
+
+
+def parts_of(
+    pods: LaunchParams,
+    component: Component,
+    params: DatasetParams,
+    paths: Mapping[str, Any],
+    bucket: str,
+) -> Launch:
+    """Return what is launched to do a dataset in parts, under the fingerprint of the work.
+
+    Args:
+        pods: That do it.
+        component: Whose line each runs.
+        params: Of the dataset.
+        paths: Of its inputs, here.
+        bucket: Prefix at which the dataset's shards lie.
+    """
+    from bigtransfer.kubeflow.job import brought
+    from bigtransfer.storage import digest_of, sha256_json
+
+    seen = {flag: digest_of(paths[flag]) for flag in component.reads}
+    key = {"params": params.model_dump(mode="json"), "data": seen, "code": pods.image,
+           "parts": pods.parts}  # fmt: skip
+    name = f"{component.name}-{sha256_json(key)[:16]}"
+    place = f"{bucket.rstrip('/')}/launched"
+    line = ["-m", f"components.{component.name}", "--params-json", params.model_dump_json()]
+    brings = {}
+    for flag in component.reads:
+        brings[brought(flag)] = f"{place}/{name}/{flag}"
+        folder = paths[flag].is_dir()
+        line += [f"--{flag}", brought(flag) if folder else f"{brought(flag)}/{paths[flag].name}"]
+        if not folder:
+            brings[brought(flag)] += f"/{paths[flag].name}"
+    for flag in component.writes:
+        line += [f"--{flag}", out(flag)]
+    if "parts" in component.options:
+        line += ["--parts", parts_at(bucket)]
+    return Launch(name, pods, tuple(line), place, _run_id(), brings)
+
+
+def _send(path: Path, flag: str, place: Target) -> None:
+    """Send an input, a file or a folder, to where the pods bring it from."""
+    files = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
+    for one in files:
+        own = one.name if one == path else one.relative_to(path).as_posix()
+        place.put(f"{flag}/{own}", one)
 
 
 def launch_of(
@@ -117,9 +225,13 @@ def launch_of(
     recipe = {key: getattr(params, key) for key in (*params.RECIPE, *params.SCHEDULE)}
     code = None if params.resume == "any_code" else pods.image
     name = f"{component.name}-{sha256_json({'recipe': recipe, 'data': seen, 'code': code})[:16]}"
-    how = sha256_json({"pods": pods.model_dump(mode="json", exclude={"told"}), "line": line})[:16]
+    how = sha256_json({"pods": pods.identity(), "line": line})[:16]
     results = f"{mirror.rstrip('/')}/launched/{name}/{how}"
-    return Launch(name, pods, tuple(line), results, os.environ.get("KFP_RUN_ID", "").strip())
+    return Launch(name, pods, tuple(line), results, _run_id())
+
+
+def _run_id() -> str:
+    return os.environ.get("KFP_RUN_ID", "").strip()
 
 
 def _address(flag: str, given: Any) -> tuple[str, str]:

@@ -7,11 +7,13 @@ annotations as objects, so this file does without postponed ones.)
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import HTML, ClassificationMetrics, Dataset, Input, Metrics, Model, Output
+
+from bigtransfer.kubeflow.job import out
 
 
 class Kind(NamedTuple):
@@ -74,7 +76,15 @@ KINDS = {
 }  # fmt: skip
 
 
-def component(name: str, image: str, processes: int = 1, launch: str | None = None) -> Any:
+def component(
+    name: str,
+    image: str,
+    processes: int = 1,
+    launch: str | None = None,
+    *,
+    options: Sequence[str] = (),
+    in_parts: bool = False,
+) -> Any:
     """Return a component for a pipeline.
 
     Args:
@@ -82,6 +92,9 @@ def component(name: str, image: str, processes: int = 1, launch: str | None = No
         image: That holds it.
         processes: On its node, by `torchrun`.
         launch: The pods on which `components.launch` runs it, as JSON; None: its task's own.
+        options: Further words of its line.
+        in_parts: Whether those pods do it in parts: then the task itself writes nothing, and
+            another one joins them.
     """
     kind = KINDS[name]
     launcher: list[str] = []
@@ -93,20 +106,22 @@ def component(name: str, image: str, processes: int = 1, launch: str | None = No
         ]  # fmt: skip
     annotations: dict[str, Any] = {"params": str}
     annotations |= {flag: Input[artifact] for flag, artifact in kind.reads.items()}
-    annotations |= {flag: Output[artifact] for flag, artifact in kind.writes.items()}
+    if not in_parts:
+        annotations |= {flag: Output[artifact] for flag, artifact in kind.writes.items()}
 
     def line(*given: Any) -> dsl.ContainerSpec:
         values = dict(zip(annotations, given, strict=True))
         arguments: list[Any] = ["--params-json", values["params"]]
         for flag in (*kind.reads, *kind.writes):
-            arguments += [f"--{flag}", values[flag].path]
-        arguments += ["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
+            arguments += [f"--{flag}", values[flag].path if flag in values else out(flag)]
+        arguments += [*options, "--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
         return dsl.ContainerSpec(
             image=image, command=["python", *launcher, "-m", f"components.{name}"], args=arguments
         )
 
     # kfp reads name, docstring and signature, and passes everything by position.
-    line.__name__, line.__doc__ = name, kind.summary
+    line.__name__ = f"{name}_parts" if in_parts else name
+    line.__doc__ = kind.summary
     line.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(key, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation)

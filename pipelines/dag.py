@@ -7,7 +7,8 @@ turn 20 into 20.0). Tasks carry DVC's stage names, so both engines show the same
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pipelines.placement import (
     launcher_image,
     let_long_tasks_be_retried,
     paced,
+    parts_of,
     place,
     processes_of,
 )
@@ -47,6 +49,9 @@ def build(name: str, overlay: Path | None = None, *, pretrained: str | None = No
     """
     submission = current()
     params = config.load(PROJECT / "params.yaml", overlay, submission.changes)
+    if submission.here:  # where no cluster launches anything
+        alone = params.cluster.model_copy(update={"launcher": "task", "nodes": {}, "parts": {}})
+        params = replace(params, cluster=alone)
     tag = submission.tag or source_tag(PROJECT)
     wiring = _Wiring(params, submission, tag, pretrained)
 
@@ -139,10 +144,10 @@ class _Wiring:
                 source = fetched.outputs["index"]
             else:
                 source = self._folder(name, arguments[_key("uri", name)])
-            validated = self._task(f"validate@{name}", params=section, dataset=source)
+            validated = self._in_parts("validate", name, params=section, dataset=source)
             manifests[name] = validated.outputs["manifest"]
-            shards[name] = self._task(
-                f"shard@{name}", params=section, dataset=source, manifest=manifests[name]
+            shards[name] = self._in_parts(
+                "shard", name, params=section, dataset=source, manifest=manifests[name]
             ).outputs["shards"]
         if self._pretrained is None:
             upstream = self._task(
@@ -187,13 +192,36 @@ class _Wiring:
             )
             registered.set_caching_options(False)  # it speaks of MLflow, not of its inputs alone
 
-    def _task(self, stage: str, **inputs: Any) -> Any:
+    def _in_parts(self, component: str, name: str, **inputs: Any) -> Any:
+        """Return the task of a component; where its work is done in parts, the one that joins them.
+
+        The parts are pods of a Job, for which another task waits: their work costs it nothing.
+        """
+        stage, parts = f"{component}@{name}", self._params.parts_of(component, name)
+        if parts == 1:
+            return self._task(stage, **inputs)
+        cluster, told = self._params.cluster, self._submission.told
+        own = f"{component}-parts@{name}"
+        pods = parts_of(component, own, cluster, self._tag, told, parts)
+        image = launcher_image(cluster, self._tag)
+        made = containers.component(component, image, launch=pods.model_dump_json(), in_parts=True)(
+            **inputs
+        )
+        made.set_display_name(own)
+        place(made, component, own, cluster, told, waits=True)
+        options = ["--join", str(parts)]
+        if component == "validate":
+            bucket = self._params.datasets[name].shards_at
+            options += ["--parts", config.parts_at(bucket or "")]
+        return self._task(stage, options, **inputs).after(made)
+
+    def _task(self, stage: str, options: Sequence[str] = (), **inputs: Any) -> Any:
         name = stage.partition("@")[0]
         cluster, told = self._params.cluster, self._submission.told
         pods = launch_of(name, stage, self._params, self._tag, told)
         if pods is None:
             image = image_of(name, cluster, self._tag)
-            made = containers.component(name, image, processes_of(name, cluster))
+            made = containers.component(name, image, processes_of(name, cluster), options=options)
         else:
             image = launcher_image(cluster, self._tag)
             made = containers.component(name, image, launch=pods.model_dump_json())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from kfp import kubernetes
 from kfp.dsl.structures import ResourceSpec
@@ -18,7 +18,7 @@ from bigtransfer.config import (
     PretrainParams,
     TaskParams,
 )
-from bigtransfer.kubeflow.preflight import WAITER
+from bigtransfer.kubeflow.launch_faults import WAITER
 from pipelines.containers import KINDS
 
 _Trains = TypeVar("_Trains", PretrainParams, TaskParams)
@@ -62,11 +62,29 @@ def launch_of(
         tag: Of the images.
         told: Environment that the submission adds.
     """
-    cluster = params.cluster
     launcher = params.launcher_of(component)
     if launcher is None:
         return None
-    pool = cluster.pool_of(component)
+    grace = round(params.pretrain.stop_seconds) + _UPLOAD_SECONDS + _END_SECONDS
+    return _pods(component, stage, params.cluster, tag, told, launcher, grace)
+
+
+def parts_of(
+    component: str, stage: str, cluster: ClusterParams, tag: str, told: Mapping[str, str],
+    parts: int,
+) -> LaunchParams:  # fmt: skip
+    """Return the pods that do a component's work in so many parts; the rest as `launch_of`.
+
+    Always those of a Job: no pod waits for another, so none of Trainer's services is of use.
+    """
+    made = _pods(component, stage, cluster, tag, told, "job", _END_SECONDS)
+    return made.model_copy(update={"parts": parts})
+
+
+def _pods(
+    component: str, stage: str, cluster: ClusterParams, tag: str, told: Mapping[str, str],
+    launcher: Literal["job", "trainjob"], grace_seconds: int,
+) -> LaunchParams:  # fmt: skip
     image = image_of(component, cluster, tag)
     return LaunchParams(
         launcher=launcher,
@@ -74,7 +92,7 @@ def launch_of(
         image=image,
         nodes=cluster.nodes_of(component),
         processes=processes_of(component, cluster),
-        pool=pool,
+        pool=cluster.pool_of(component),
         env=_environment(stage, image, cluster),
         told=dict(told),
         secrets=cluster.secrets,
@@ -86,7 +104,7 @@ def launch_of(
         runtime=cluster.training_runtime,
         losses=cluster.attempts_of(component) - 1,
         hours=cluster.timeout_hours.get(component),
-        grace_seconds=round(params.pretrain.stop_seconds) + _UPLOAD_SECONDS + _END_SECONDS,
+        grace_seconds=grace_seconds,
     )
 
 

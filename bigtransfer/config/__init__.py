@@ -3,6 +3,7 @@
 from bigtransfer.config.base import Section
 from bigtransfer.config.cluster import (
     GPU,
+    IN_PARTS,
     LAUNCHED,
     PLACED,
     TPU,
@@ -10,6 +11,7 @@ from bigtransfer.config.cluster import (
     LaunchParams,
     PoolParams,
     looks_secret,
+    parts_at,
 )
 from bigtransfer.config.reading import (
     from_json,
@@ -50,6 +52,7 @@ __all__ = [
     "EvaluateParams",
     "FinetuneParams",
     "GPU",
+    "IN_PARTS",
     "LAUNCHED",
     "LAYOUTS",
     "LaunchParams",
@@ -71,6 +74,7 @@ __all__ = [
     "laid_over",
     "load",
     "looks_secret",
+    "parts_at",
     "read_yaml",
     "resolve",
     "typed_value",

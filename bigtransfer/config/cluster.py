@@ -19,6 +19,8 @@ _AS_OTHERS = {"fetch_weights": "fetch", "predict": "evaluate"}
 """Components that a placement from before them need not name -> whose pool they get."""
 LAUNCHED = ("pretrain",)
 """Components that may run on several pods, in a Job that the task waits for."""
+IN_PARTS = ("validate", "shard")
+"""Components whose work may be done in parts, each by a pod of a Job; a task joins them."""
 _SPOT_RETRIES = 20
 _RESERVED = ("KFP_RUN_ID", "KFP_RETRY_INDEX", "BIGTRANSFER_")
 GPU, TPU = "nvidia.com/gpu", "google.com/tpu"
@@ -32,6 +34,11 @@ _SECRET_NAME = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|ACCESS_KEY|A
 _SECRET_TEXT = re.compile(
     r"\bAKIA[0-9A-Z]{16}\b|://[^/\s:@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
+
+
+def parts_at(bucket: str) -> str:
+    """Return where the parts of `validate` meet, given where shards lie."""
+    return f"{bucket.rstrip('/')}/parts"
 
 
 def looks_secret(name: str, value: str) -> bool:
@@ -120,7 +127,10 @@ class ClusterParams(Section):
     """What upstream training runs in: an Indexed Job or a TrainJob of its own, for which the task
     waits, or the task's own pod; auto: a Job where shards and checkpoints lie in a bucket."""
     nodes: dict[str, Positive] = {}
-    """Pods of a component, `pretrain: 8`; each takes what its pool says."""
+    """Pods of a component at once, `pretrain: 8`; each takes what its pool says."""
+    parts: dict[str, Positive] = {}
+    """Parts that `validate` and `shard` are done in, `validate: 100`; as many as pods where it is
+    not said. A pod does one part, so a lost one costs no more."""
     queue: Dns | None = None
     """Of Kueue, which starts those pods together."""
     priority_class: Dns | None = None
@@ -137,6 +147,12 @@ class ClusterParams(Section):
     def nodes_of(self, component: str) -> int:
         """Return how many pods a component runs on."""
         return self.nodes.get(component, 1)
+
+    def parts_of(self, component: str) -> int:
+        """Return in how many parts a component's work is done; 1: it is not parted."""
+        if component not in IN_PARTS:
+            return 1
+        return self.parts.get(component, self.nodes_of(component))
 
     def attempts_of(self, component: str) -> int:
         """Return how often a component is tried at most, where the cluster does as it is asked."""
@@ -158,11 +174,20 @@ class ClusterParams(Section):
         wanted = [name for name in PLACED if name not in _AS_OTHERS]
         if missing := [name for name in wanted if name not in self.placement]:
             raise ValueError(f"placement lacks {', '.join(missing)}")
-        for component in self.nodes:
-            if component not in LAUNCHED:
+        for key, named, possible in (
+            ("nodes", self.nodes, (*LAUNCHED, *IN_PARTS)), ("parts", self.parts, IN_PARTS),
+        ):  # fmt: skip
+            for component in named:
+                if component not in possible:
+                    raise ValueError(
+                        f"{key} names {component!r}, which runs on one pod; on several: "
+                        f"{', '.join(possible)}"
+                    )
+        for component, parts in self.parts.items():
+            if parts < self.nodes_of(component):
                 raise ValueError(
-                    f"nodes names {component!r}, which runs on one pod; on several: "
-                    f"{', '.join(LAUNCHED)}"
+                    f"parts.{component} is {parts}, fewer than nodes.{component}: "
+                    f"{self.nodes_of(component)}; a pod does at least one part"
                 )
         for component in self.timeout_hours:
             if component not in PLACED:
@@ -208,3 +233,11 @@ class LaunchParams(Section):
     """In all; None: no limit."""
     grace_seconds: Positive
     """Between the signal to a pod and its end."""
+    parts: Positive | None = None
+    """Parts of the work, a pod for each, `nodes` at once; None: all pods do one work together."""
+
+    def identity(self) -> dict[str, object]:
+        """Return what decides how pods run, without what belongs to one submission alone."""
+        # A Job of before, in flight, has no `parts`, and must stay the same.
+        left_out = {"told"} if self.parts is not None else {"told", "parts"}
+        return self.model_dump(mode="json", exclude=left_out)

@@ -23,7 +23,7 @@ from bigtransfer.config.base import (
     Share,
     Shots,
 )
-from bigtransfer.config.cluster import LAUNCHED, ClusterParams
+from bigtransfer.config.cluster import IN_PARTS, LAUNCHED, ClusterParams
 from bigtransfer.errors import ConfigError, did_you_mean
 
 SplitName = Literal["train", "val", "test"]
@@ -456,6 +456,22 @@ class Params:
         if self.cluster.nodes_of(component) > 1 or self.can_be_launched:
             return "job"
         return None
+
+    def parts_of(self, component: str, dataset: str) -> int:
+        """Return in how many parts a component does a dataset on a cluster; 1: in one task.
+
+        Data that are no listing of an address lie in a task, where no other pod sees them.
+        """
+        data = self.datasets[dataset]
+        if data.source is None or data.mirror or self.cluster.launcher == "task":
+            return 1
+        return self.cluster.parts_of(component)
+
+    @property
+    def launches(self) -> bool:
+        """Say whether any task on a cluster launches pods of its own."""
+        parted = (self.parts_of(one, name) for one in IN_PARTS for name in self.datasets)
+        return any(parts > 1 for parts in parted) or self.launcher_of("pretrain") is not None
 
     @property
     def can_be_launched(self) -> bool:

@@ -8,6 +8,7 @@ whether a file of the same size was changed.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -28,6 +29,8 @@ from bigtransfer.version import __version__
 
 _ROWS = 1024
 _SHOWN = 8
+_DIGITS = 16
+_PART = re.compile(r"\binspected-\d+-of-\d+\.json$")
 _DECODERS = ("pillow", "pi-heif", "simplejpeg")
 
 
@@ -41,7 +44,8 @@ def write_part(
         name: Of the dataset, for the progress.
         asked: Of it.
         origin: What is known of which version of the data it is; empty: nothing.
-        place: Folder or `s3://` prefix, the same for all parts.
+        place: Folder or `s3://` prefix, the same for all parts: they lie below it under a digest of
+            all that decides what is found.
         number: Of this part, from 0.
         parts: In all.
 
@@ -55,7 +59,7 @@ def write_part(
     """
     source = without(source, asked.exclude)
     rows = range_of(len(source.images), number, parts)
-    target = target_at(place)
+    target = target_at(place / _digest(source, asked, origin))
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "part")
         found = inspect_rows(source, asked.limits, asked.decode, name, rows)
@@ -66,7 +70,7 @@ def write_part(
                 writer.write_batch(batch)
         with explained(path):
             writer.close()
-        seal = {"inspection": _digest(source, asked, origin), "sha256": sha256_file(path)}
+        seal = {"sha256": sha256_file(path)}
         target.put(_record(number, parts), path)
     target.put_bytes(_seal(number, parts), as_json(seal).encode())
     return len(rows)
@@ -85,7 +89,7 @@ def inspected(
         parts: In all.
 
     Raises:
-        DatasetError: If parts are missing, or one is damaged, or of another listing or other rules.
+        DatasetError: If parts are missing (of this listing and these rules), or one is damaged.
         StorageError: If the place cannot be read.
         InfrastructureError: If a disk is full, or the storage does not answer.
     """
@@ -94,24 +98,20 @@ def inspected(
             f"there are no parts in {str(place)!r}; write them (--part 1/{parts} to "
             f"{parts}/{parts}), or correct the path (--parts)"
         )
-    target, digest = target_at(place), _digest(source, asked, origin)
+    own = _digest(source, asked, origin)
+    target = target_at(place / own)
     there = set(target.names())
     if missing := [n for n in range(parts) if not {_record(n, parts), _seal(n, parts)} <= there]:
         raise DatasetError(
             f"{_named(missing)} of {parts} in {target.address!r} {_are(missing)} missing; write "
             f"{'it' if len(missing) == 1 else 'them'} (--part {missing[0] + 1}/{parts} …)"
+            + _beside(place, own, parts)
         )
     seals = {number: _read_seal(target, number, parts) for number in range(parts)}
-    if others := [number for number, seal in seals.items() if seal["inspection"] != digest]:
-        raise DatasetError(
-            f"{_named(others)} of {parts} in {target.address!r} {_are(others)} of another listing, "
-            "of other rules, or were decoded by other versions of bigtransfer or its decoders; "
-            f"write {'it' if len(others) == 1 else 'them'} again (--part {others[0] + 1}/{parts} …)"
-        )
     with tempfile.TemporaryDirectory() as scratch:
-        for number, seal in seals.items():
+        for number, sha256 in seals.items():
             path = target.as_file(_record(number, parts), Path(scratch))
-            if path is None or sha256_file(path) != seal["sha256"]:
+            if path is None or sha256_file(path) != sha256:
                 raise _damaged(target, number, parts)
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(_ROWS):
@@ -121,7 +121,7 @@ def inspected(
 
 
 def _digest(source: Source, asked: Asked, origin: str) -> str:
-    """Return a digest of all that decides what is found, as far as it shows beforehand."""
+    """Return the folder of what is found: a digest of all that decides it, as far as it shows."""
     listing = source.images if isinstance(source.images, Listing) else Listing(source.images)
     return sha256_json(
         {
@@ -132,6 +132,17 @@ def _digest(source: Source, asked: Asked, origin: str) -> str:
             "limits": asdict(asked.limits),
             "decode": asked.decode.model_dump(mode="json"),
         }
+    )[:_DIGITS]
+
+
+def _beside(place: Place, own: str, parts: int) -> str:
+    """Say what else lies there, for who wrote parts and is told that there are none."""
+    wanted = {f"{own}/{_seal(number, parts)}" for number in range(parts)}
+    if not any(_PART.search(name) for name in target_at(place).names() if name not in wanted):
+        return ""
+    return (
+        "; parts beside are of another listing, of other rules or another number, or were decoded "
+        "by other versions of bigtransfer or its decoders"
     )
 
 
@@ -150,10 +161,9 @@ def _seal(number: int, parts: int) -> str:
     return f"inspected-{number:05d}-of-{parts:05d}.json"
 
 
-def _read_seal(target: Target, number: int, parts: int) -> dict[str, str]:
+def _read_seal(target: Target, number: int, parts: int) -> str:
     try:
-        found = json.loads(target.get(_seal(number, parts)) or b"")
-        return {name: str(found[name]) for name in ("inspection", "sha256")}
+        return str(json.loads(target.get(_seal(number, parts)) or b"")["sha256"])
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(target, number, parts) from error
 

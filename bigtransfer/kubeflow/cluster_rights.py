@@ -56,11 +56,11 @@ def rights(cluster: Kube, namespace: str, params: Params | None) -> Iterator[Loo
     if own is None or params is None:
         return
     if own.service_account is not None:
-        needed = NEEDED if params.launcher_of("pretrain") is not None else ()
+        needed = NEEDED if params.launches else ()
         if params.launcher_of("pretrain") == "trainjob":
             needed = (*needed, *TRAIN_JOB)
         yield from _of(cluster, namespace, own.service_account, needed, "cluster.service_account")
-    elif params.launcher_of("pretrain") is not None:
+    elif params.launches:
         yield Look(
             "rights",
             False,

@@ -1,14 +1,15 @@
 """The objects of a launched component: an Indexed Job and its headless Service, or a TrainJob.
 
-Pure: from what `components.launch` is told to what Kubernetes is sent. Each pod runs
-`bigtransfer.kubeflow.node`, which is process 1 there. Pods are admitted under the Pod Security
-Standard `restricted`, with a root that cannot be written.
+Pure: from what `components.launch` is told to what Kubernetes is sent. Process 1 of each pod is
+`bigtransfer.kubeflow.node`, or `bigtransfer.kubeflow.one_part` where the work is done in parts, by
+pods that know nothing of each other. Pods are admitted under the Pod Security Standard
+`restricted`, with a root that cannot be written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bigtransfer.config import LaunchParams
@@ -24,6 +25,7 @@ _QUEUE = "kueue.x-k8s.io/queue-name"
 _NO_MESH = "sidecar.istio.io/inject"
 _TTL_SECONDS = 7 * 24 * 3600
 _OUT = "/tmp/out"
+_IN = "/tmp/in"
 _DISK = "20Gi"
 """Of a node's disk, for logs and /tmp, where the pool does not say."""
 _USER = 65532
@@ -39,9 +41,16 @@ class Launch:
     line: Sequence[str]
     """Of the component after `python`, with addresses for inputs and `out()` for outputs."""
     results: str
-    """Where node 0 sends what was written, `s3://…`."""
+    """Where node 0 sends what was written, `s3://…`; of parts, where each leaves its own."""
     run: str
     """Of Kubeflow Pipelines; empty where there is none."""
+    brings: Mapping[str, str] = field(default_factory=dict)
+    """Path within a pod -> address of the file or folder that is brought there first."""
+
+
+def brought(flag: str) -> str:
+    """Return where a component's input is brought to within a pod."""
+    return f"{_IN}/{flag}"
 
 
 def out(flag: str) -> str:
@@ -67,12 +76,13 @@ def objects_of(launch: Launch) -> list[dict[str, Any]]:
     """Return what is created, in order; what belongs to the first comes after it."""
     made = _train_job(launch) if launch.pods.launcher == "trainjob" else _job(launch)
     made["metadata"]["annotations"] = {DIGEST: digest_of(launch)}
-    return [made] if launch.pods.launcher == "trainjob" else [made, _service(launch)]
+    alone = launch.pods.launcher == "trainjob" or launch.pods.parts is not None
+    return [made] if alone else [made, _service(launch)]
 
 
 def digest_of(launch: Launch) -> str:
     """Return a digest of how it runs, without what belongs to one submission alone."""
-    pods = launch.pods.model_dump(mode="json", exclude={"told"})
+    pods = launch.pods.identity()
     return sha256_json({"pods": pods, "line": list(launch.line), "results": launch.results})[:16]
 
 
@@ -109,7 +119,7 @@ def _job(launch: Launch) -> dict[str, Any]:
     labels = _labels(launch)
     spec: dict[str, Any] = {
         "completionMode": "Indexed",
-        "completions": pods.nodes,
+        "completions": pods.parts or pods.nodes,
         "parallelism": pods.nodes,
         # For each node alone: the pause before a pod is made anew doubles with each one that ended,
         # counted or not, and never shrinks.
@@ -156,11 +166,12 @@ def _pod(launch: Launch) -> dict[str, Any]:
     spec: dict[str, Any] = {
         **_shared(pods),
         "restartPolicy": "Never",
-        "subdomain": launch.name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "containers": [_container(launch)],
     }
+    if pods.parts is None:
+        spec["subdomain"] = launch.name
     if pods.priority_class is not None:
         spec["priorityClassName"] = pods.priority_class
     return spec
@@ -208,11 +219,16 @@ _CONTAINER_SECURITY = {
 
 def _container(launch: Launch) -> dict[str, Any]:
     pods = launch.pods
+    if pods.parts is not None:
+        module, arguments = "one_part", part_arguments(launch, pods.parts)
+    else:
+        module = "node"
+        arguments = node_arguments(launch, f"{launch.name}-{{}}.{launch.name}")
     return {
         "name": "main",
         "image": pods.image,
-        "command": ["python", "-m", "bigtransfer.kubeflow.node"],
-        "args": node_arguments(launch, f"{launch.name}-{{}}.{launch.name}"),
+        "command": ["python", "-m", f"bigtransfer.kubeflow.{module}"],
+        "args": arguments,
         "env": _environment(launch),
         "resources": _resources(pods),
         "securityContext": _CONTAINER_SECURITY,
@@ -233,6 +249,13 @@ def node_arguments(launch: Launch, host: str) -> list[str]:
         "--results", launch.results, "--out", _OUT, "--grace", str(pods.grace_seconds),
         "--", *launch.line,
     ]  # fmt: skip
+
+
+def part_arguments(launch: Launch, parts: int) -> list[str]:
+    """Return the arguments of process 1 of a pod that does one of so many parts."""
+    brings = [f"{path}={address}" for path, address in launch.brings.items()]
+    return ["--parts", str(parts), *(w for one in brings for w in ("--bring", one)), "--",
+            *launch.line]  # fmt: skip
 
 
 def _environment(launch: Launch) -> list[dict[str, Any]]:

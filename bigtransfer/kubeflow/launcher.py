@@ -23,6 +23,7 @@ from bigtransfer.kubeflow.job import (
 from bigtransfer.kubeflow.objects import Objects
 from bigtransfer.kubeflow.pod_words import part
 from bigtransfer.kubeflow.waiter import Patience, Say, Waiter, ending_of, is_going
+from bigtransfer.progress import counted
 
 
 def launch(
@@ -88,7 +89,10 @@ def _begin(objects: Objects, what: Launch, say: Say) -> None:
             made = objects.create(first)
     if made is not None:
         run = f" for run {what.run}" if what.run else ""
-        say(f"{kind} {what.name} was made{run}: {what.pods.nodes} pods in {objects.namespace!r}")
+        parts = f"{what.pods.parts} parts, " if what.pods.parts else ""
+        once = " at once" if what.pods.parts else ""
+        pods = f"{parts}{counted(what.pods.nodes, 'pod')}{once}"
+        say(f"{kind} {what.name} was made{run}: {pods} in {objects.namespace!r}")
     else:
         made = known or objects.read(kind, what.name) or {}
         _adopt(objects, what, made, say)

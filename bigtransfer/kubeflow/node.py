@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
 from bigtransfer.kubeflow.torchrun import LOST
@@ -273,7 +274,7 @@ def main() -> None:
     """Do what the command line says, and end with a code that Kubernetes can judge by."""
     arguments = _parser().parse_args()
     line = arguments.line[1:] if arguments.line[:1] == ["--"] else arguments.line
-    number = _number(arguments.nodes)
+    number = number_of(arguments.nodes)
 
     def say(text: str) -> None:
         print(f"node {number}: {text}", file=sys.stderr, flush=True)
@@ -283,11 +284,16 @@ def main() -> None:
     except BigTransferError as error:
         say(f"{error} [exit {error.exit_code}]")
         code = error.exit_code
+    leave(code, say)
+
+
+def leave(code: int, say: Callable[[str], None]) -> NoReturn:
+    """End process 1 at once: threads that serve would hold it."""
     if code == _KILLED:
         say("a process was killed (SIGKILL): out of memory, most likely")
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # threads that serve would hold the process
+    os._exit(code)
 
 
 def _take_part(
@@ -331,11 +337,12 @@ def _take_part(
     return 0
 
 
-def _number(nodes: int) -> int:
+def number_of(pods: int) -> int:
+    """Return which of so many pods of a Job this is; where nothing says so, end."""
     text = next(filter(None, map(os.environ.get, _RANKS)), "")
-    if not text.isdecimal() or int(text) >= nodes:
+    if not text.isdecimal() or int(text) >= pods:
         names = " or ".join(_RANKS)
-        print(f"{names} must say which of {nodes} nodes this is, not {text!r}", file=sys.stderr)
+        print(f"{names} must say which of {pods} pods this is, not {text!r}", file=sys.stderr)
         sys.exit(ConfigError.exit_code)
     return int(text)
 

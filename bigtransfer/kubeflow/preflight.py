@@ -13,23 +13,25 @@ from urllib.parse import urlsplit
 
 from bigtransfer.config import (
     GPU,
+    IN_PARTS,
+    LAUNCHED,
     PLACED,
     TPU,
     ClusterParams,
     Params,
-    PoolParams,
     WeightsParams,
     from_json,
 )
 from bigtransfer.errors import ConfigError
 from bigtransfer.kubeflow.cluster_check import provider_lines
-from bigtransfer.kubeflow.cluster_nodes import topology_fault
 from bigtransfer.kubeflow.forecast import examples_of, forecast
+from bigtransfer.kubeflow.launch_faults import WAITER, launch_faults, parted
 from bigtransfer.progress import counted
 
-_BYTES_PER_IMAGE = 1_500
-"""Memory of a process that reads a whole manifest, as `audit` does: 1,498 bytes an image were seen
-for 300,000 rows, read and planned. `validate` takes less (`benchmarks/validate_memory.py`)."""
+_BYTES_PER_IMAGE = {"validate": 350, "shard": 800, "audit": 1_500}
+"""Memory of a process for each image of a dataset: `benchmarks/validate_memory.py` printed 343 for
+`validate`; with 300,000 rows 753 were seen for the plan of `shard`, 1,498 for a whole manifest, as
+`audit` reads two of."""
 _UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _PAUSE_SECONDS = 60
 _START_SECONDS = 60
@@ -40,8 +42,6 @@ _NO_MLFLOW = (
     "all the work; give cluster.tracking_uri=http://… (with a password: MLFLOW_TRACKING_URI under "
     "cluster.secrets)"
 )
-WAITER = "register"
-"""Component as which a task is placed that waits for pods of its own."""
 _DEVICES = {"pretrain": ("cuda", "tpu"), "finetune": ("cuda",), "evaluate": ("cuda",)}
 """Component -> what it can train or score on, besides the CPU."""
 
@@ -91,13 +91,24 @@ def said_beforehand(params: Params, tasks_of: Iterable[str], root: str | None) -
     components = Counter(tasks_of)
     pools: Counter[str] = Counter()
     for component, tasks in components.items():
-        pools[_pool_name(cluster, component)] += tasks * cluster.nodes_of(component)
+        in_parts = parted(params, component) if component in IN_PARTS else {}
+        waiting = len(in_parts)  # a task each that waits, on the pool of those that do
+        pools[_pool_name(cluster, WAITER)] += waiting
+        pods = cluster.nodes_of(component) if component in LAUNCHED else 1
+        pools[_pool_name(cluster, component)] += (tasks - waiting) * pods
+        for name, parts in in_parts.items():
+            pools[_pool_name(cluster, component)] += cluster.nodes_of(component)
+            yield (
+                f"launch   {component}@{name}: {parts} parts, {_launched_as(params, component)} at "
+                f"once, beside this run; they meet at {params.datasets[name].shards_at}"
+            )
         if params.launcher_of(component) is not None:
             yield (
                 f"launch   {component}: {_launched_as(params, component)}, beside this run "
                 "(`bigtransfer cluster list`); checkpoints and results go to "
                 f"{params.pretrain.checkpoint_mirror} (pretrain.checkpoint_mirror)"
             )
+    pools = +pools  # without those that nothing is placed on
     for name, tasks in sorted(pools.items()):
         pool = cluster.pools[name]
         what = f"{pool.cpu} CPU, {pool.memory}"
@@ -166,7 +177,7 @@ def notes(params: Params, components: Collection[str]) -> Iterator[str]:
             yield f"{component} is placed on {pool.accelerator}, and its device is cpu"
     endpoint = params.cluster.env.get("AWS_ENDPOINT_URL", "")
     port = urlsplit(endpoint).port or (443 if endpoint.startswith("https") else 80)
-    if params.launcher_of("pretrain") is not None and endpoint and port != 443:
+    if params.launches and endpoint and port != 443:
         yield (
             f"AWS_ENDPOINT_URL is at port {port}: the NetworkPolicy bigtransfer-launched lets "
             "launched pods out to 443 alone; add the port in your overlay"
@@ -290,7 +301,7 @@ def _faults(params: Params, components: set[str]) -> Iterator[str]:
     yield from _device_faults(params, components)
     yield from _spot_faults(params, components)
     yield from _size_faults(params, components)
-    yield from _launch_faults(params, components)
+    yield from launch_faults(params, components)
 
 
 def _device_faults(params: Params, components: set[str]) -> Iterator[str]:
@@ -342,71 +353,21 @@ def _spot_faults(params: Params, components: set[str]) -> Iterator[str]:
             )
 
 
-def _launch_faults(params: Params, components: set[str]) -> Iterator[str]:
-    """Yield what keeps a training from running on pods of its own."""
-    cluster, recipe = params.cluster, params.pretrain
-    if "pretrain" not in components:
-        return
-    nodes, pool = cluster.nodes_of("pretrain"), cluster.pool_of("pretrain")
-    if cluster.launcher == "task" and nodes > 1:
-        yield (
-            f"cluster.nodes.pretrain is {nodes}, and cluster.launcher is task: a task has one pod; "
-            "give cluster.launcher=job, or cluster.nodes.pretrain=1"
-        )
-    if params.launcher_of("pretrain") is None:
-        return
-    for name in dict.fromkeys((recipe.dataset, recipe.probe.dataset)):
-        if params.datasets[name].shards_at is None:
-            yield (
-                f"pretrain runs on pods of its own, which see no shards of dataset {name!r}; give "
-                "data.shards_at=s3://…, or cluster.launcher=task"
-            )
-    if recipe.checkpoint_mirror is None:
-        yield (
-            "pretrain runs on pods of its own, and what they write would be lost with them; give "
-            "pretrain.checkpoint_mirror=s3://…, or cluster.launcher=task"
-        )
-    if pool.accelerator == TPU and nodes > 1:
-        yield (
-            "pretrain on TPUs runs on one host: give a slice of one host (cluster.pools.<pool>: "
-            "count, cloud.google.com/gke-tpu-topology) and cluster.nodes.pretrain=1"
-        )
-    if fault := topology_fault(pool, nodes):
-        yield f"{fault}: correct cluster.pools.{cluster.placement['pretrain']}"
-    processes = nodes * (pool.count if pool.accelerator == GPU else 1)
-    if recipe.batch_size % processes:
-        yield (
-            f"pretrain.batch_size {recipe.batch_size} does not divide by {processes} processes "
-            f"({nodes} nodes of {processes // nodes}); give another cluster.nodes.pretrain"
-        )
-    waits_on = cluster.pool_of(WAITER)
-    if waits_on.spot or waits_on.accelerator is not None:
-        yield (
-            f"the task that waits for pretrain is placed as register is, on {_kind(waits_on)}; "
-            "give cluster.placement.register a pool of CPUs that stay"
-        )
-
-
-def _kind(pool: PoolParams) -> str:
-    return "nodes that may vanish" if pool.spot else f"nodes of {pool.accelerator}"
-
-
 def _size_faults(params: Params, components: set[str]) -> Iterator[str]:
-    if "validate" not in components:
-        return
-    memory = _bytes(params.cluster.pool_of("validate").memory)
     for name, dataset in params.datasets.items():
         own = params.pretrain.examples if name == params.pretrain.dataset else None
         examples = dataset.examples or (own if "pretrain" in components else None)
-        if examples is not None and examples * _BYTES_PER_IMAGE > memory:
-            needed = examples * _BYTES_PER_IMAGE / 1e9
-            yield (
-                f"dataset {name!r} has {examples:,} images, too many for tasks of "
-                f"{params.cluster.pool_of('validate').memory} that read its manifest: they take "
-                f"about {needed:,.0f} GB; place validate, shard and audit on a pool with that much "
-                "(cluster.placement.validate=…), or validate and pack it in parts beforehand "
-                "(docs/guide/odd-data.md#large-sets)"
-            )
+        if examples is None:
+            continue
+        for component, each in _BYTES_PER_IMAGE.items():
+            memory = params.cluster.pool_of(component).memory
+            if component in components and examples * each > _bytes(memory):
+                yield (
+                    f"dataset {name!r} has {examples:,} images, too many for {component} in "
+                    f"{memory}: it takes about {examples * each / 1e9:,.0f} GB; give it a pool "
+                    f"with that much (cluster.placement.{component}=…; "
+                    "docs/guide/odd-data.md#large-sets)"
+                )
 
 
 def _bytes(text: str) -> float:

@@ -27,6 +27,8 @@ from bigtransfer.progress import duration
 Say = Callable[[str], None]
 _BY_CODE = {2: ConfigError, 3: GateError, 4: LockError, 75: InfrastructureError}
 _TERMINATED = 143
+_SAID_OF_PARTS = 20
+"""Lines in all that say how many parts are done."""
 _STUCK_SECONDS = 60.0
 """After the end of its grace, from which on a pod that is being removed is worth a word."""
 _EXIT_CODE = re.compile(r"exit code (\d{1,3})")
@@ -96,6 +98,8 @@ class Waiter:
     _hopeless: str = ""
     _began: bool = False
     """Whether a pod has ever run: from then on nothing is given up for an outage."""
+    _done: int = 0
+    """Parts that were done when it was last said."""
 
     def wait(self) -> None:
         """Return when it is complete."""
@@ -119,8 +123,8 @@ class Waiter:
                     return  # another waiter was first
                 if job is None:
                     raise StoppedByHandError(
-                        f"{kind} {name} is gone: somebody stopped it; submit again to go on from "
-                        "its last checkpoint"
+                        f"{kind} {name} is gone: somebody stopped it; submit again"
+                        + (" to go on from its last checkpoint" if self._parts == 1 else "")
                     )
                 self._look(job, pods)
                 state, reason, message = ending_of(job)
@@ -143,6 +147,11 @@ class Waiter:
         finally:
             log.stop()
 
+    @property
+    def _parts(self) -> int:
+        """In how many parts pods do the work that know nothing of each other; 1: all together."""
+        return self.what.pods.parts or 1
+
     def _pods(self) -> list[dict[str, Any]]:
         return self.objects.list("Pod", selector_of(self.what.pods, self.what.name))
 
@@ -154,7 +163,12 @@ class Waiter:
         active = status.get("active")
         if spec.get("suspend"):
             self._tell("queue", "waits for its queue to admit it")
-        if active != self.what.pods.nodes and not ending_of(job)[0]:
+        done = int(status.get("succeeded") or 0)
+        if self._parts > 1 and (done - self._done) * _SAID_OF_PARTS >= self._parts:
+            self._done = done
+            self.say(f"{done} of {self._parts} parts are done")
+        wanted = min(self.what.pods.nodes, self._parts - done) if self._parts > 1 else None
+        if active != (wanted or self.what.pods.nodes) and not ending_of(job)[0]:
             self._events()
 
     def _look_at(self, pod: Mapping[str, Any]) -> None:
@@ -241,8 +255,10 @@ class Waiter:
         if memory is not None and code not in _BY_CODE:
             raise ConfigError(
                 f"{kind} {name}: a pod ran out of memory ({memory}); give its pool more: "
-                "cluster.pools.<pool>.memory, or a smaller pretrain.micro_batch_size"
-            )
+                "cluster.pools.<pool>.memory, or "
+                + ("a smaller pretrain.micro_batch_size" if self._parts == 1
+                   else f"more parts: cluster.parts.{self.what.pods.component}")
+            )  # fmt: skip
         last = next((_why(e) for e in reversed([*self._ends.values()]) if e.code), message)
         raise _BY_CODE.get(code, FailedError)(
             f"{kind} {name} failed ({reason or 'Failed'}): {last}; its pods are there for a week: "

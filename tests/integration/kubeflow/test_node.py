@@ -220,5 +220,5 @@ def test_a_node_must_know_its_number(nodes: Nodes) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == (
-        "JOB_COMPLETION_INDEX or PET_NODE_RANK must say which of 2 nodes this is, not '2'\n"
+        "JOB_COMPLETION_INDEX or PET_NODE_RANK must say which of 2 pods this is, not '2'\n"
     )

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bigtransfer.errors import ConfigError, InfrastructureError, StoppedError
+from bigtransfer.errors import ConfigError
 from bigtransfer.storage import digest_of, new_folder
 from bigtransfer.storage.volumes import MOST_FILES
-from components.executor import ExecutorInput, run_again, unpacked
+from components.executor import ExecutorInput, unpacked
 from fixtures.executor import given, said
 
 
@@ -70,37 +69,3 @@ def test_many_files_travel_as_few(tmp_path: Path) -> None:
 def test_nonsense_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not what Kubeflow Pipelines passes"):
         ExecutorInput(text)
-
-
-def failing(*errors: Exception) -> tuple[Callable[[], None], list[int]]:
-    waiting, calls = list(errors), [0]
-
-    def run() -> None:
-        calls[0] += 1
-        if waiting:
-            raise waiting.pop(0)
-
-    return run, calls
-
-
-def test_what_may_work_the_next_time_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-    told: list[str] = []
-    monkeypatch.setattr("bigtransfer.retry.time.sleep", pauses.append)
-    run, calls = failing(*[InfrastructureError("the bucket is away")] * 4)
-    run_again(run, told.append)
-    assert calls == [5]
-    assert all(7.5 * 2**i <= pause <= 15 * 2**i for i, pause in enumerate(pauses))
-    assert told[0].startswith("the bucket is away; attempt 2 of 5 in ")
-    run, calls = failing(*[InfrastructureError("the bucket is away")] * 5)
-    with pytest.raises(InfrastructureError):
-        run_again(run, told.append)
-    assert calls == [5]
-
-
-@pytest.mark.parametrize("error", [StoppedError("SIGTERM"), ConfigError("wrong")])
-def test_what_will_not_is_not(error: Exception) -> None:
-    run, calls = failing(error)
-    with pytest.raises(type(error)):
-        run_again(run, print)
-    assert calls == [1]

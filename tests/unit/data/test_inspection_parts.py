@@ -128,7 +128,7 @@ def test_a_part_that_does_not_fit_is_named(odd: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     outputs(odd, out, 3)
     join = Parts(out / "parts", 3)
-    record = out / "parts" / "inspected-00001-of-00003.parquet"
+    (record,) = (out / "parts").rglob("inspected-00001-of-00003.parquet")
 
     def refused(**changes: Any) -> str:
         with pytest.raises(DatasetError) as caught:
@@ -153,14 +153,25 @@ def test_a_part_that_does_not_fit_is_named(odd: Path, tmp_path: Path) -> None:
     assert "parts 1, 2, 3 of 3" in refused()
     (odd / ".." / "photos.dvc").unlink()
     record.unlink()
-    assert "part 2 of 3" in refused() and "is damaged" in refused()
+    assert "part 2 of 3" in (said := refused())
+    assert said.endswith("is missing; write it (--part 2/3 …)"), "of others nothing is there"
     seal.unlink()
-    (out / "parts" / "inspected-00002-of-00003.json").unlink()
+    (record.parent / "inspected-00002-of-00003.json").unlink()
     assert "parts 2, 3 of 3" in (said := refused())
-    assert "are missing; write them (--part 2/3 …)" in said
+    assert said.endswith("are missing; write them (--part 2/3 …)")
     outputs(odd, out, 3)
     write_image(odd / "class_1" / "new.png", 99)
     assert "parts 1, 2, 3 of 3" in (said := refused()) and "are of another listing" in said
+
+
+def test_parts_of_other_rules_lie_beside_and_replace_nothing(odd: Path, tmp_path: Path) -> None:
+    first = outputs(odd, tmp_path, 3)
+    other = outputs(odd, tmp_path, 2, orientation="ignore")
+    assert other != first
+    join = {"manifest_path": tmp_path / "again.parquet", "report": tmp_path / "again"}
+    wanted = rules(on_bad="quarantine", bad_budget=0.5)
+    validate(odd, "photos", wanted, **join, parts=Parts(tmp_path / "parts", 3))
+    assert (tmp_path / "again.parquet").read_bytes() == first["manifest.parquet"]
 
 
 def test_a_place_that_is_none_is_named(photos: Path, tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""Process 1 of a launched pod that does one part of a component's work, and its true end.
+
+The pods of such a Job know nothing of each other: Kubernetes counts them, and each takes the part
+of its number. What a part reads is brought from the bucket first; what it writes it leaves there
+itself. The task that waits joins the parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bigtransfer.errors import BigTransferError, InfrastructureError
+from bigtransfer.kubeflow.node import leave, number_of
+from bigtransfer.kubeflow.torchrun import LOST
+from bigtransfer.retry import run_again
+from bigtransfer.storage.copying import copy_here
+
+_SIGNALS = 128
+
+
+class Part:
+    """The component's process, which may be told to end."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self.asked_to_end = False
+        signal.signal(signal.SIGTERM, self._end)
+
+    def run(self, line: list[str]) -> int:
+        """Return its code; 128 + n for signal n, as the shell says it.
+
+        Raises:
+            InfrastructureError: If it says that the same may work the next time.
+        """
+        self._process = subprocess.Popen([sys.executable, *line])
+        if self.asked_to_end:  # just before
+            self._process.terminate()
+        code = self._process.wait()
+        self._process = None
+        if code == LOST and not self.asked_to_end:
+            raise InfrastructureError("the world outside failed")
+        return code if code >= 0 else _SIGNALS - code
+
+    def _end(self, *_: object) -> None:
+        """Hand SIGTERM on; where nothing runs, end: for process 1 the kernel has no default."""
+        self.asked_to_end = True
+        if self._process is None:
+            os._exit(LOST)
+        self._process.send_signal(signal.SIGTERM)
+
+
+def main() -> None:
+    """Do what the command line says, and end with a code that Kubernetes can judge by."""
+    arguments = _parser().parse_args()
+    line = arguments.line[1:] if arguments.line[:1] == ["--"] else arguments.line
+    number = number_of(arguments.parts)
+    part = Part()
+
+    def say(text: str) -> None:
+        print(f"part {number + 1}: {text}", file=sys.stderr, flush=True)
+
+    try:
+        began = time.monotonic()
+        run_again(lambda: _bring(arguments.bring), say)
+        line += ["--part", f"{number + 1}/{arguments.parts}"]
+        code = run_again(lambda: part.run(line), say)
+        if part.asked_to_end and code != 0:
+            say("was asked to end; another pod does this part")
+            code = LOST
+        elif code == 0:
+            say(f"done in {time.monotonic() - began:.0f} s")
+    except InfrastructureError as error:
+        # Kubernetes does not count 75: without an end it would be tried for ever.
+        say(f"{error}, each time [exit 1]")
+        code = 1
+    except BigTransferError as error:
+        say(f"{error} [exit {error.exit_code}]")
+        code = error.exit_code
+    leave(code, say)
+
+
+def _bring(listed: list[str]) -> None:
+    """Bring what a part reads: a folder, or a file into a folder of its own, by its own name."""
+    for one in listed:
+        path, _, address = one.partition("=")
+        if not Path(path).exists():
+            copy_here(address, Path(path))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bigtransfer.kubeflow.one_part",
+        description="Run one part of a component's work.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--parts", type=int, required=True, metavar="N", help="in all")
+    add("--bring", action="append", default=[], metavar="PATH=ADDRESS", help="what it reads")
+    add("line", nargs=argparse.REMAINDER, help="-- -m components.shard …")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
