@@ -75,10 +75,11 @@ def parts_of(
 ) -> LaunchParams:  # fmt: skip
     """Return the pods that do a component's work in so many parts; the rest as `launch_of`.
 
-    Always those of a Job: no pod waits for another, so none of Trainer's services is of use.
+    Always those of a Job, outside of the queue: no pod waits for another, so they need neither
+    Trainer's services nor to start together, and the queue is of the accelerators.
     """
     made = _pods(component, stage, cluster, tag, told, "job", _END_SECONDS)
-    return made.model_copy(update={"parts": parts})
+    return made.model_copy(update={"parts": parts, "queue": None, "priority_class": None})
 
 
 def _pods(

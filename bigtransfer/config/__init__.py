@@ -2,6 +2,7 @@
 
 from bigtransfer.config.base import Section
 from bigtransfer.config.cluster import (
+    FEWEST_IN_PARTS,
     GPU,
     IN_PARTS,
     LAUNCHED,
@@ -50,6 +51,7 @@ __all__ = [
     "DatasetParams",
     "DatasetRules",
     "EvaluateParams",
+    "FEWEST_IN_PARTS",
     "FinetuneParams",
     "GPU",
     "IN_PARTS",

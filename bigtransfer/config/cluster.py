@@ -19,6 +19,8 @@ _AS_OTHERS = {"fetch_weights": "fetch", "predict": "evaluate"}
 """Components that a placement from before them need not name -> whose pool they get."""
 LAUNCHED = ("pretrain",)
 """Components that may run on several pods, in a Job that the task waits for."""
+FEWEST_IN_PARTS = 100_000
+"""Images from which on a dataset is done in parts, where pods are given for it."""
 IN_PARTS = ("validate", "shard")
 """Components whose work may be done in parts, each by a pod of a Job; a task joins them."""
 _SPOT_RETRIES = 20
@@ -129,14 +131,15 @@ class ClusterParams(Section):
     nodes: dict[str, Positive] = {}
     """Pods of a component at once, `pretrain: 8`; each takes what its pool says."""
     parts: dict[str, Positive] = {}
-    """Parts that `validate` and `shard` are done in, `validate: 100`; as many as pods where it is
-    not said. A pod does one part, so a lost one costs no more."""
+    """Parts in which `validate` and `shard` do a dataset of 100,000 images or more (`examples`),
+    `validate: 100`; as many as pods where it is not said. A pod does one part, so a lost one costs
+    no more."""
     queue: Dns | None = None
-    """Of Kueue, which starts those pods together."""
+    """Of Kueue, which starts the pods of upstream training together."""
     priority_class: Dns | None = None
-    """Of those pods."""
+    """Of the pods of upstream training."""
     training_account: Dns | None = None
-    """Service account of those pods, without any right; None: the namespace's default."""
+    """Service account of launched pods, without any right; None: the namespace's default."""
     training_runtime: Dns = "torch-distributed"
     """ClusterTrainingRuntime of a TrainJob."""
 

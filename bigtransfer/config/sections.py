@@ -23,7 +23,7 @@ from bigtransfer.config.base import (
     Share,
     Shots,
 )
-from bigtransfer.config.cluster import IN_PARTS, LAUNCHED, ClusterParams
+from bigtransfer.config.cluster import FEWEST_IN_PARTS, IN_PARTS, LAUNCHED, ClusterParams
 from bigtransfer.errors import ConfigError, did_you_mean
 
 SplitName = Literal["train", "val", "test"]
@@ -460,12 +460,19 @@ class Params:
     def parts_of(self, component: str, dataset: str) -> int:
         """Return in how many parts a component does a dataset on a cluster; 1: in one task.
 
-        Data that are no listing of an address lie in a task, where no other pod sees them.
+        Pods take longer to start than a task takes for a small dataset, so only one that is known
+        to be large is parted. Data that are no listing of an address lie in a task, where no other
+        pod sees them.
         """
-        data = self.datasets[dataset]
+        data, examples = self.datasets[dataset], self.examples_of(dataset) or 0
         if data.source is None or data.mirror or self.cluster.launcher == "task":
             return 1
-        return self.cluster.parts_of(component)
+        return self.cluster.parts_of(component) if examples >= FEWEST_IN_PARTS else 1
+
+    def examples_of(self, dataset: str) -> int | None:
+        """Return how many images a dataset has, where the params say so."""
+        upstream = self.pretrain.examples if dataset == self.pretrain.dataset else None
+        return self.datasets[dataset].examples or upstream
 
     @property
     def launches(self) -> bool:

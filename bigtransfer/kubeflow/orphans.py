@@ -66,7 +66,7 @@ def _of(kind: str, one: Mapping[str, Any], labels: Mapping[str, Any]) -> Launche
     meta, spec = part(one.get("metadata")), part(one.get("spec"))
     over = ending_of(one)[0]
     state = over.lower() or ("waiting" if spec.get("suspend") else "running")
-    nodes = spec.get("completions") or part(spec.get("trainer")).get("numNodes") or 1
+    nodes = spec.get("parallelism") or part(spec.get("trainer")).get("numNodes") or 1
     try:
         made = datetime.fromisoformat(str(meta.get("creationTimestamp", "")))
         seconds = (datetime.now(UTC) - made).total_seconds()

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bigtransfer.config import (
+    FEWEST_IN_PARTS,
     GPU,
     IN_PARTS,
     LAUNCHED,
@@ -99,8 +100,9 @@ def said_beforehand(params: Params, tasks_of: Iterable[str], root: str | None) -
         for name, parts in in_parts.items():
             pools[_pool_name(cluster, component)] += cluster.nodes_of(component)
             yield (
-                f"launch   {component}@{name}: {parts} parts, {_launched_as(params, component)} at "
-                f"once, beside this run; they meet at {params.datasets[name].shards_at}"
+                f"launch   {component}@{name}: a Job of {parts} parts, "
+                f"{counted(cluster.nodes_of(component), 'pod')} at once, beside this run; they "
+                f"meet at {params.datasets[name].shards_at}"
             )
         if params.launcher_of(component) is not None:
             yield (
@@ -175,6 +177,14 @@ def notes(params: Params, components: Collection[str]) -> Iterator[str]:
         pool = params.cluster.pool_of(component)
         if pool.accelerator is not None and "cpu" in _asked(params)[component]:
             yield f"{component} is placed on {pool.accelerator}, and its device is cpu"
+    for component in IN_PARTS:
+        if component in components and params.cluster.parts_of(component) > 1:
+            if not parted(params, component) and params.cluster.launcher != "task":
+                yield (
+                    f"cluster.nodes.{component}: no dataset with a source is known to have "
+                    f"{FEWEST_IN_PARTS:,} images or more (datasets.<name>.examples), so each is "
+                    "done in one task"
+                )
     endpoint = params.cluster.env.get("AWS_ENDPOINT_URL", "")
     port = urlsplit(endpoint).port or (443 if endpoint.startswith("https") else 80)
     if params.launches and endpoint and port != 443:
@@ -355,8 +365,7 @@ def _spot_faults(params: Params, components: set[str]) -> Iterator[str]:
 
 def _size_faults(params: Params, components: set[str]) -> Iterator[str]:
     for name, dataset in params.datasets.items():
-        own = params.pretrain.examples if name == params.pretrain.dataset else None
-        examples = dataset.examples or (own if "pretrain" in components else None)
+        examples = params.examples_of(name) if "pretrain" in components else dataset.examples
         if examples is None:
             continue
         for component, each in _BYTES_PER_IMAGE.items():

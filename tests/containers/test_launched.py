@@ -1,4 +1,5 @@
-"""Upstream training in two pods as a Job makes them: containers with their names, user and root.
+"""Upstream training in two pods, and a dataset in parts, as a Job makes them: containers with their
+names, user and root.
 
 The Job is the launcher's own, accepted by the stand-in of a cluster; a kubelet of some lines runs
 its pods by Docker, and makes both anew where one is lost, as the Job's controller does.
@@ -18,7 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bigtransfer import config
 from bigtransfer.kubeflow.image_tag import source_tag
@@ -108,7 +111,7 @@ class Kubelet:
         """Run a Job to its end; `lose` is a pod that is killed once, after a checkpoint."""
         job = self.cluster.wait_for("jobs")
         began = time.monotonic()
-        names = {index: self._start(job, index) for index in (0, 1)}
+        names = {index: self._start(job, index) for index in range(job["spec"]["completions"])}
         if lose is not None:
             self._lose(job, names[lose])
             self._end(job, lose, names.pop(lose))
@@ -252,3 +255,60 @@ def test_what_is_refused_in_a_pod_ends_the_task_with_its_words(
     assert 2 in [codes[0] for codes in kubelet.codes.values()], kubelet.logs
     assert done.returncode == 2
     assert "batch_size 1 is too small for 2 processes" in done.stderr
+
+
+def test_parts_of_a_dataset_are_those_of_one_process(
+    bucket: dict[str, str], tmp_path: Path
+) -> None:
+    """The image `data` holds all that a part needs; its root cannot be written."""
+    given = {**environment(), **bucket, "PYTHONPATH": str(PROJECT), "KFP_RUN_ID": "run-9"}
+    for number in range(6):
+        folder = tmp_path / "photos" / f"class_{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    subprocess.run(
+        [sys.executable, "-c", SEND, str(tmp_path / "photos")], env=given, cwd=tmp_path, check=True
+    )
+    section = config.load(PROJECT / "params.yaml").datasets["digits"].model_copy(
+        update={"name": "photos", "path": "artifacts/sources/photos",
+                "source": "s3://launched/photos", "shards_at": "s3://launched/shards"}
+    )  # fmt: skip
+    pods = pods_of(
+        component="validate", nodes=2, parts=2, processes=1, pool=POOL, queue=None, env={},
+        secrets={}, image=f"bigtransfer-data:{source_tag(PROJECT)}",
+    )  # fmt: skip
+    cluster = ClusterApi()
+    given["KUBECONFIG"] = str(cluster.kubeconfig(tmp_path / "kubeconfig"))
+    kubelet = Kubelet(cluster, bucket)
+    thread = threading.Thread(target=kubelet.run, daemon=True)
+    thread.start()
+    words = ["--params-json", section.model_dump_json(), "--dataset", "index"]
+    outputs = ["--manifest", "manifest", "--validation", "report"]
+    component = ["-m", "components.validate", *words]
+    launch = ["-m", "components.launch", "--pods", pods.model_dump_json(), "--", "python"]
+    lines = [
+        [*launch, *component, "--manifest", "no", "--validation", "no"],
+        [*component, *outputs, "--join", "2", "--parts", "s3://launched/shards/parts"],
+    ]
+    for line in lines:
+        done = subprocess.run(
+            [sys.executable, *line], env=given, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr + "\n".join(kubelet.logs)
+    thread.join(60)
+    cluster.close()
+    assert kubelet.codes == {0: [0], 1: [0]}
+    assert "photos: 6 images of 2 classes pass" in done.stdout
+
+
+SEND = """
+import sys
+from pathlib import Path
+from bigtransfer.storage.s3 import client
+from bigtransfer.storage.trees import write_index
+for path in Path(sys.argv[1]).rglob("*.png"):
+    key = "photos/" + path.relative_to(sys.argv[1]).as_posix()
+    client().put_object(Bucket="launched", Key=key, Body=path.read_bytes())
+write_index("s3://launched/photos", Path("index"), mirror=False)
+"""

@@ -90,6 +90,9 @@ def test_eight_nodes_of_eight_gpus_are_accepted_and_waited_for(
     said = capsys.readouterr().out
     assert "launch   pretrain: a Job of 8 pods in queue trainings, beside this run" in said
     assert "pool     h100: 8 pods of 192 CPU, 1200Gi, 8 nvidia.com/gpu" in said
+    parted = "launch   shard@upstream: a Job of 256 parts, 16 pods at once, beside this run"
+    assert f"{parted}; they meet at s3://bigtransfer/shards" in said
+    assert "pool     data: 42 pods of 16 CPU, 244Gi" in said
     spec = api.runs[0]["pipeline_spec"]["pipeline_spec"]
     box = spec["deploymentSpec"]["executors"]["exec-pretrain"]["container"]
     assert box["image"].endswith(f"-launch:{source_tag(PROJECT)}")
@@ -107,6 +110,24 @@ def test_eight_nodes_of_eight_gpus_are_accepted_and_waited_for(
         if "pretrain" in task.get("dependentTasks", [])
     }
     assert after == {"finetune@cifar10", "finetune@cifar100", "finetune@flowers", "finetune@pets"}
+    for component in ("validate", "shard"):
+        waits, joins = (
+            next(
+                (key, spec["deploymentSpec"]["executors"][f"exec-{key}"]["container"], task)
+                for key, task in spec["root"]["dag"]["tasks"].items()
+                if task["taskInfo"]["name"] == name
+            )
+            for name in (f"{component}-parts@upstream", f"{component}@upstream")
+        )
+        pods = json.loads(waits[1]["command"][waits[1]["command"].index("--pods") + 1])
+        assert (pods["parts"], pods["nodes"], pods["queue"]) == (256, 16, None)
+        assert pods["image"].endswith(f"-data:{source_tag(PROJECT)}")
+        assert waits[1]["resources"]["memoryLimit"] < joins[1]["resources"]["memoryLimit"]
+        assert "outputDefinitions" not in spec["components"][waits[2]["componentRef"]["name"]]
+        assert waits[0] in joins[2]["dependentTasks"]
+        assert "--join" in joins[1]["args"] and "256" in joins[1]["args"]
+    small = {task["taskInfo"]["name"] for task in spec["root"]["dag"]["tasks"].values()}
+    assert "validate@pets" in small and "validate-parts@pets" not in small
 
 
 def test_without_a_mirror_a_note_says_what_is_lost(
