@@ -237,17 +237,18 @@ def pack(folder: Path, short_side: int | None = None) -> None:
     from bigtransfer.artifacts.decoding import DecodeSettings
     from bigtransfer.artifacts.validation import Counts, ManifestFacts
     from bigtransfer.data.inspection import Limits
-    from bigtransfer.data.manifest import gathered, inspect_rows, write_manifest
+    from bigtransfer.data.manifest import INSPECTED, inspect_rows, write_manifest
     from bigtransfer.data.packing import write_shards
     from bigtransfer.data.shard_plan import Packing
     from bigtransfer.data.sources.opening import open_source
+    from bigtransfer.data.tables import collect
     from bigtransfer.storage import sha256_json
 
     photos, path = folder / "photos", folder / "manifest.parquet"
     source = open_source(photos, "auto")
     every = range(len(source.images))
     limits, decode = Limits(8, 10**5, 10**9, 10**9, 0), DecodeSettings()
-    table = gathered(inspect_rows(source, limits, decode, "photos", every))
+    table = collect(inspect_rows(source, limits, decode, "photos", every), INSPECTED)
     classes, images = tuple(source.labels), len(table)
     counts = Counts(
         images=images, listed=images, classes=len(classes), splits={}, rejected=0, flags={},

@@ -183,12 +183,10 @@ def parser(component: Component) -> argparse.ArgumentParser:
 
 def _place(text: str) -> Any:
     """Return a path, or the place in a bucket that an address names."""
-    if "://" not in text:
-        return Path(text)
-    from bigtransfer.storage.s3 import S3Path
+    from bigtransfer.storage.places import place_at
 
     try:
-        return S3Path.parse(text)
+        return place_at(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -69,15 +69,16 @@ def check(images: str | PathLike[str], *, layout: str = "auto", quarantine: floa
         DatasetError: If nothing can be read there.
     """
     from bigtransfer.data.checking import check as look
-    from bigtransfer.data.manifest import each, faulty
+    from bigtransfer.data.manifest import faulty
     from bigtransfer.data.sources.opening import open_source
+    from bigtransfer.data.tables import iter_rows
 
     path = Path(images)
     source = open_source(path, layout, flat_allowed=True)
     checked = look(source, path.name or str(path), asked_of_images(quarantine))
     table = checked.table
     counts = dict.fromkeys(source.labels, 0)
-    for labels, fault in each(table, "labels", "fault"):
+    for labels, fault in iter_rows(table, "labels", "fault"):
         for label in labels if fault is None else ():
             counts[label] += 1
     return Check(
@@ -89,7 +90,7 @@ def check(images: str | PathLike[str], *, layout: str = "auto", quarantine: floa
         unusable=dict(faulty(table)),
         leaks={
             name: leak
-            for name, leak in zip(each(table, "path"), checked.leaks, strict=True)
+            for name, leak in zip(iter_rows(table, "path"), checked.leaks, strict=True)
             if leak
         },
         details=checked,

@@ -150,8 +150,8 @@ def _verdict(checked: Checked, place: Path) -> str:
 def _lacks(checked: Checked) -> list[str]:
     """Return what `finetune` asks for by its defaults and these images do not have."""
     from bigtransfer.data.checking import of_classes
-    from bigtransfer.data.manifest import each
     from bigtransfer.data.sources.listing import SPLITS
+    from bigtransfer.data.tables import iter_rows
 
     source, counts, asked = checked.source, checked.counts, asked_of_a_task().rules
     if source.layout == "flat":
@@ -159,7 +159,9 @@ def _lacks(checked: Checked) -> list[str]:
     held: Counter[str] = Counter()
     distinct: dict[str, set[int]] = {label: set() for label in source.labels}
     groups = checked.copies.groups.tolist()
-    for (labels, fault), group in zip(each(checked.table, "labels", "fault"), groups, strict=True):
+    for (labels, fault), group in zip(
+        iter_rows(checked.table, "labels", "fault"), groups, strict=True
+    ):
         for label in labels if fault is None else ():
             held[label] += 1
             distinct[label].add(group)
@@ -198,17 +200,17 @@ def _check_targets(data: Path, json: Path | None, report: Path | None) -> None:
 
 
 def _as_json(checked: Checked) -> dict[str, object]:
-    from bigtransfer.data.manifest import Cells, each
+    from bigtransfer.data.tables import LazyColumn, iter_rows
 
     files = []
     table = checked.table
-    rows = each(table, "path", "fault", "flags")
+    rows = iter_rows(table, "path", "fault", "flags")
     for (path, fault, flags), leak in zip(rows, checked.leaks, strict=True):
         reasons = [fault] if fault else []
         reasons += [f"leak: {leak}"] if leak else []
         verdict = "reject" if reasons else "flag" if flags else "pass"
         files.append({"path": path, "verdict": verdict, "reasons": [*reasons, *flags]})
-    paths = Cells(table, "path")
+    paths = LazyColumn(table, "path")
     return {
         "address": checked.source.address,
         "layout": checked.source.layout,
@@ -225,7 +227,8 @@ def _as_json(checked: Checked) -> dict[str, object]:
 
 def _print(checked: Checked, place: Path) -> None:
     from bigtransfer.data.copies import LABEL_CONFLICT, SAME_PIXELS
-    from bigtransfer.data.manifest import each, faulty
+    from bigtransfer.data.manifest import faulty
+    from bigtransfer.data.tables import iter_rows
     from bigtransfer.progress import counted
 
     table, counts, source = checked.table, checked.counts, checked.source
@@ -240,7 +243,7 @@ def _print(checked: Checked, place: Path) -> None:
         print(f"  passed over: {source.ignored:,} hidden or system files and folders")
     _print_classes(checked)
     _print_files("unusable", list(faulty(table)))
-    flags = [(path, own) for path, own in each(table, "path", "flags") if own]
+    flags = [(path, own) for path, own in iter_rows(table, "path", "flags") if own]
     told = ("orientation:", "transparent:", LABEL_CONFLICT)  # above, or under a heading of its own
     odd = [
         (path, [flag for flag in own if "_other_label" not in flag and not flag.startswith(told)])
@@ -257,18 +260,18 @@ def _print(checked: Checked, place: Path) -> None:
     exact = sum(pair.how == SAME_PIXELS for pair in checked.copies.pairs)
     near = len(checked.copies.pairs) - exact
     print(f"\ncopies: {counted(exact, 'pair')} with the same pixels, {near:,} that look the same")
-    leaks = zip(each(table, "path"), checked.leaks, strict=True)
+    leaks = zip(iter_rows(table, "path"), checked.leaks, strict=True)
     _print_files("leaks across splits", [(path, leak) for path, leak in leaks if leak])
 
 
 def _print_classes(checked: Checked) -> None:
-    from bigtransfer.data.manifest import each
     from bigtransfer.data.sources.names import in_order
+    from bigtransfer.data.tables import iter_rows
     from bigtransfer.progress import counted
 
     table, source = checked.table, checked.source
     by_class: dict[str, Counter[str]] = {label: Counter() for label in source.labels}
-    for labels, split, fault in each(table, "labels", "split", "fault"):
+    for labels, split, fault in iter_rows(table, "labels", "split", "fault"):
         for label in labels:
             by_class[label].update(["unusable"] if fault else ["images", split])
     width = min(48, max([5, *map(len, by_class)]))

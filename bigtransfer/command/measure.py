@@ -32,14 +32,13 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from bigtransfer.api.measuring import measure
     from bigtransfer.extras import require
-    from bigtransfer.storage.s3 import S3Path
+    from bigtransfer.storage.places import place_at
     from bigtransfer.track.versions import split_address
 
     require("mlflow", "measure")
     name, wanted = split_address(arguments.model)
-    text = arguments.shards
-    shards = S3Path.parse(text) if text and text.startswith("s3://") else text and Path(text)
-    one = measure(Path.cwd(), name, wanted, shards=shards or None, device=arguments.device)
+    shards = place_at(arguments.shards) if arguments.shards else None
+    one = measure(Path.cwd(), name, wanted, shards=shards, device=arguments.device)
     own, other, left_out = f"v{one.version}", f"v{one.champion}", one.found.left_out
     about = (
         "which of them it was trained on is not noted"

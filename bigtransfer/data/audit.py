@@ -26,7 +26,8 @@ from bigtransfer.data.fingerprint import (
     Fingerprints,
     nearest_pair,
 )
-from bigtransfer.data.manifest import column, comparable, fingerprints, read_manifest
+from bigtransfer.data.manifest import comparable, fingerprints, read_manifest
+from bigtransfer.data.tables import column
 from bigtransfer.errors import ConfigError, GateError
 from bigtransfer.report import page
 from bigtransfer.storage import as_json, new_folder, sha256_file

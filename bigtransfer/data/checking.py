@@ -18,9 +18,10 @@ from bigtransfer.data import expectations, manifest
 from bigtransfer.data.copies import MOST_COMPARED, Copies, describe, find_copies, first_of_equal
 from bigtransfer.data.expectations import Rules
 from bigtransfer.data.inspection import Limits
-from bigtransfer.data.manifest import Cells, each, gathered, with_column
+from bigtransfer.data.manifest import INSPECTED
 from bigtransfer.data.sources.listing import SPLITS, Listing, Source
 from bigtransfer.data.splits import TEST, TRAIN, VAL, Shares, make_splits
+from bigtransfer.data.tables import LazyColumn, collect, iter_rows, with_column
 from bigtransfer.errors import DatasetError
 from bigtransfer.progress import counted
 
@@ -86,7 +87,7 @@ class Checked:
     source: Source
     table: pa.Table
     """Every listed image but the excluded ones, with splits, flags and faults. Of many images it
-    lies in a file: read it by `manifest.each`, not as lists."""
+    lies in a file: read it by `tables.iter_rows`, not as lists."""
     made: tuple[str, ...]
     """The splits that the source did not bring."""
     leaks: list[str | None]
@@ -124,7 +125,7 @@ def judge(source: Source, inspected: Iterable[pa.RecordBatch], asked: Asked) -> 
         inspected: A row per image of it, in its order, as `manifest.inspect_rows` yields them.
         asked: Of the dataset.
     """
-    table = gathered(inspected)
+    table = collect(inspected, INSPECTED)
     digests, known = manifest.pixel_digests(table)
     firsts, ranks = first_of_equal(digests, known)
     copies = find_copies(
@@ -139,14 +140,14 @@ def judge(source: Source, inspected: Iterable[pa.RecordBatch], asked: Asked) -> 
         codes = _made_splits(table, copies, (digests, ranks), asked, made, several=several)
         table = with_column(table, "split", (SPLITS[code] for code in codes))
     del digests, known, firsts, ranks
-    names = {name: Cells(table, name) for name in ("path", "labels", "split")}
+    names = {name: LazyColumn(table, name) for name in ("path", "labels", "split")}
     found, leaks = describe(copies, names["path"], names["labels"], names["split"])
-    flags = enumerate(each(table, "flags"))
+    flags = enumerate(iter_rows(table, "flags"))
     table = with_column(table, "flags", ([*own, *found.get(row, ())] for row, own in flags))
     by_class: Counter[str] = Counter()
     by_split: Counter[str] = Counter()
     found_in: Counter[tuple[str, str]] = Counter()
-    for labels, split, fault in each(table, "labels", "split", "fault"):
+    for labels, split, fault in iter_rows(table, "labels", "split", "fault"):
         if fault is None or not asked.quarantine:
             by_class.update(labels)
             by_split[split] += 1
@@ -235,7 +236,7 @@ def _unmeasured(
     shares = sum(share > 0 for share in (asked.val, asked.test)) or len(SPLITS) - 1
     distinct: dict[str, set[int]] = defaultdict(set)
     for names, group, fault in zip(
-        each(table, "labels"), copies.groups, each(table, "fault"), strict=True
+        iter_rows(table, "labels"), copies.groups, iter_rows(table, "fault"), strict=True
     ):
         for label in names if fault is None else ():
             if len(distinct[label]) <= shares:
@@ -275,7 +276,7 @@ def of_classes(names: Sequence[str]) -> str:
 def _contradicted(table: pa.Table, copies: Copies) -> int:
     """Return how many usable images are there with another label, too."""
     several = np.bincount(copies.groups, minlength=len(table))[copies.groups] > 1
-    labels, faults = Cells(table, "labels"), Cells(table, "fault")
+    labels, faults = LazyColumn(table, "labels"), LazyColumn(table, "fault")
     said: dict[int, set[tuple[str, ...]]] = defaultdict(set)
     usable = [row for row in np.flatnonzero(several).tolist() if faults[row] is None]
     for row in usable:
@@ -336,7 +337,7 @@ def _made_splits(
     whole = "test" in made
     result = np.full(len(table), TRAIN, np.int8)
     if not whole:
-        result[:] = [SPLITS.index(split) for split in each(table, "split")]
+        result[:] = [SPLITS.index(split) for split in iter_rows(table, "split")]
     # Unusable images take no place in a split: adding one must not move the others.
     usable = np.flatnonzero((result == TRAIN) & table["fault"].is_null().to_numpy())
     least = np.full(len(table), len(table), np.int64)  # group -> rank of its least digest
@@ -345,7 +346,7 @@ def _made_splits(
     row_of[ranks] = np.arange(len(table))
     known: dict[str, int] = {}
     labels = np.fromiter(
-        (known.setdefault("\n".join(names), len(known)) for names in each(table, "labels")),
+        (known.setdefault("\n".join(names), len(known)) for names in iter_rows(table, "labels")),
         np.int64,
         len(table),
     )
@@ -369,7 +370,7 @@ def _made_splits(
 
 def _kinds(table: pa.Table) -> Counter[str]:
     """Return how often there is a flag of each kind."""
-    return Counter(flag.partition(":")[0] for own in each(table, "flags") for flag in own)
+    return Counter(flag.partition(":")[0] for own in iter_rows(table, "flags") for flag in own)
 
 
 def _counts(source: Source, table: pa.Table, splits: Mapping[str, int]) -> Counts:

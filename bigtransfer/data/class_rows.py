@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigtransfer.data.checking import Checked
-from bigtransfer.data.manifest import each
 from bigtransfer.data.sources.listing import SPLITS
+from bigtransfer.data.tables import iter_rows
 from bigtransfer.data.thumbnails import Thumbnails, sizes_of_training
 from bigtransfer.report import page
 
@@ -48,7 +48,7 @@ def class_rows(checked: Checked, thumbnails: Thumbnails) -> page.Shown:
         too), `splits` (names of those there are), `equal` (whether all are of one size).
     """
     classes = {label: _Class() for label in checked.source.labels}
-    for labels, split, fault in each(checked.table, "labels", "split", "fault"):
+    for labels, split, fault in iter_rows(checked.table, "labels", "split", "fault"):
         for label in labels if fault is None else ():
             found = classes[label]
             found.images += 1
@@ -86,7 +86,7 @@ def _pictured(checked: Checked, counts: Mapping[str, int]) -> dict[str, list[int
     wanted = {label: set(spread(range(count), PICTURES)) for label, count in counts.items()}
     found: dict[str, list[int]] = {label: [] for label in counts}
     seen: Counter[str] = Counter()
-    for row, (labels, fault) in enumerate(each(checked.table, "labels", "fault")):
+    for row, (labels, fault) in enumerate(iter_rows(checked.table, "labels", "fault")):
         for label in labels if fault is None else ():
             if label in wanted:
                 if seen[label] in wanted[label]:

@@ -8,17 +8,15 @@ twenty million rows, one row per part of the manifest instead: its extremes and 
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bigtransfer.artifacts.validation import Outcome
-from bigtransfer.data.manifest import each
+from bigtransfer.data.gate import NAMED_ROWS, Gate
 from bigtransfer.data.repeated import repeated
 from bigtransfer.data.sources.names import alike
-from bigtransfer.errors import ConfigError, did_you_mean
+from bigtransfer.data.tables import iter_rows
 from bigtransfer.progress import counted
 
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ SUMMARY_ROWS = 100_000
 PIECE_ROWS = 10_000
 _MOST_PIECES = 100
 """A rule takes a tenth of a second to hold over any piece."""
-_NAMED_ROWS = 20
 _MOST = 0.5
 """Share of images from which on a fault is one of the dataset."""
 _NUMBERS = ("height", "width", "bytes", "brightness", "contrast", "orientation")
@@ -91,10 +88,10 @@ def check(
     """
     import pandas as pd
 
-    gate = _Gate()
+    gate = Gate()
     bad_count = len(table) - table["fault"].null_count
     share = bad_count / max(1, len(table))
-    twice = repeated(lambda: each(table, "path"))
+    twice = repeated(lambda: iter_rows(table, "path"))
     outcomes = [
         _of_parts(
             gate.expect_null(part, "fault", "path", "every file is a usable image")
@@ -155,14 +152,14 @@ def check(
     return outcomes
 
 
-def _of_most(gate: _Gate, table: pa.Table, contradicted: int) -> list[Outcome]:
+def _of_most(gate: Gate, table: pa.Table, contradicted: int) -> list[Outcome]:
     """Hold what need not be true of every image, but must be of most."""
     import pandas as pd
 
     usable = table["fault"].null_count
     blank = sum(
         fault is None and any(flag.startswith("blank") for flag in own)
-        for own, fault in each(table, "flags", "fault")
+        for own, fault in iter_rows(table, "flags", "fault")
     )
     return [
         gate.expect_between(
@@ -258,7 +255,7 @@ def _of_parts(found: Iterable[Outcome]) -> Outcome:
                 "success": first.success and other.success,
                 "checked": first.checked + other.checked,
                 "failed": first.failed + other.failed,
-                "failures": (first.failures + other.failures)[:_NAMED_ROWS],
+                "failures": (first.failures + other.failures)[:NAMED_ROWS],
             }
         )
     return first
@@ -270,10 +267,12 @@ def _that_repeat(table: pa.Table, twice: set[str]) -> pd.DataFrame:
         return next(_parts(table, ["path"]))
     import pandas as pd
 
-    return pd.DataFrame({"path": [path for path in each(table, "path") if path in twice] or [""]})
+    return pd.DataFrame(
+        {"path": [path for path in iter_rows(table, "path") if path in twice] or [""]}
+    )
 
 
-def _own_rules(gate: _Gate, table: pa.Table, wanted: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+def _own_rules(gate: Gate, table: pa.Table, wanted: Sequence[Mapping[str, Any]]) -> list[Outcome]:
     import pandas as pd
 
     many = table["fault"].null_count > PIECE_ROWS
@@ -337,106 +336,3 @@ def summary_rows(table: pa.Table) -> pd.DataFrame:
             row[f"{name}_min"], row[f"{name}_max"] = extremes["min"], extremes["max"]
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-class _Gate:
-    """Great Expectations without its files, its progress bars and its telemetry."""
-
-    def __init__(self) -> None:
-        os.environ["GX_ANALYTICS_ENABLED"] = "false"
-        import great_expectations as gx
-
-        self._gx = gx
-        context = gx.get_context(mode="ephemeral")
-        context.variables.progress_bars = {"globally": False}
-        self._source = context.data_sources.add_pandas("manifest")
-        self._batches = 0
-
-    def expect_null(self, frame: pd.DataFrame, column: str, key: str, rule: str) -> Outcome:
-        expectation = self._gx.expectations.ExpectColumnValuesToBeNull(column=column)
-        return self._run(frame, expectation, column, key, rule)
-
-    def expect_unique(self, frame: pd.DataFrame, column: str, rule: str) -> Outcome:
-        expectation = self._gx.expectations.ExpectColumnValuesToBeUnique(column=column)
-        return self._run(frame, expectation, column, column, rule)
-
-    def expect_between(
-        self, frame: pd.DataFrame, column: str, key: str, rule: str, **bounds: float
-    ) -> Outcome:
-        expectation = self._gx.expectations.ExpectColumnValuesToBeBetween(column=column, **bounds)
-        return self._run(frame, expectation, column, key, rule)
-
-    def expect_own(self, frame: pd.DataFrame, rule: Mapping[str, Any]) -> Outcome:
-        """Run a rule of the user's."""
-        given = dict(rule)
-        name = str(given.pop("expect", ""))
-        kinds = {
-            _snake(kind): kind for kind in dir(self._gx.expectations) if kind.startswith("Expect")
-        }
-        wanted = name if name.startswith("expect_") else f"expect_{name}"
-        if wanted not in kinds:
-            short = [known.removeprefix("expect_") for known in kinds]
-            raise ConfigError(
-                f"'data.expectations': Great Expectations knows no {name!r}"
-                f"{did_you_mean(name.removeprefix('expect_'), short)}"
-            )
-        column = str(given.get("column", "path"))
-        if column not in frame.columns:
-            raise ConfigError(
-                f"'data.expectations': {name}: the manifest has no column {column!r}"
-                f"{did_you_mean(column, list(frame.columns))}; it has {', '.join(frame.columns)}"
-            )
-        try:
-            expectation = getattr(self._gx.expectations, kinds[wanted])(**given)
-        except (TypeError, ValueError) as error:
-            fault = str(error).splitlines()
-            raise ConfigError(f"'data.expectations': {name}: {' '.join(fault[1:3])}") from error
-        words = ", ".join(f"{key} {value}" for key, value in given.items() if key != "column")
-        text = f"{column}: {wanted.removeprefix('expect_').replace('_', ' ')} {words}".strip()
-        return self._run(frame, expectation, column, "path", text)
-
-    def _run(
-        self, frame: pd.DataFrame, expectation: Any, column: str, key: str, rule: str
-    ) -> Outcome:
-        self._batches += 1
-        asset = self._source.add_dataframe_asset(f"{column}-{self._batches}")
-        batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
-        result = batch.validate(
-            expectation,
-            result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [key]},
-        ).to_json_dict()
-        # It keeps every frame that it has seen.
-        known = self._source.get_execution_engine().batch_manager
-        known._batch_cache.clear()
-        known._batch_data_cache.clear()
-        details = result["result"]
-        failed = details.get("unexpected_index_list") or []
-        names = [
-            str(row[key]) if column == key else f"{row[key]!r} ({row[column]})"
-            for row in failed[:_NAMED_ROWS]
-        ]
-        success = bool(result["success"])
-        if not success and not failed and "observed_value" in details:
-            names = [f"observed: {details['observed_value']}"]
-        if not success and (fault := _exception(result.get("exception_info") or {})):
-            raise ConfigError(f"'data.expectations': {rule}: cannot be checked: {fault}")
-        return Outcome(
-            rule=rule,
-            expectation=result["expectation_config"]["type"],
-            success=success,
-            checked=int(details.get("element_count", len(frame))),
-            failed=len(failed) or int(not success),
-            failures=tuple(names),
-        )
-
-
-def _exception(info: Mapping[str, Any]) -> str | None:
-    """Return why a rule could not be run; Great Expectations nests it by metric, or does not."""
-    for found in (info, *(v for v in info.values() if isinstance(v, Mapping))):
-        if found.get("exception_message"):
-            return " ".join(str(found["exception_message"]).split())
-    return None
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

@@ -1,24 +1,15 @@
-"""The dataset manifest: one row per image, as Parquet; it exists only if the dataset passed.
-
-A table of many images lies in a file and is mapped; its pages are let go of again and again, so
-memory holds only what is computed of them.
-"""
+"""The dataset manifest: one row per image, as Parquet; it exists only if the dataset passed."""
 
 from __future__ import annotations
 
 import json
-import mmap
-import tempfile
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from itertools import chain, islice
+from itertools import islice
 from math import inf
 from pathlib import Path
 from statistics import mean
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +23,8 @@ from bigtransfer.data.decoding import useful_threads
 from bigtransfer.data.fingerprint import THUMB_SIDE, Fingerprints
 from bigtransfer.data.inspection import ImageFacts, Limits, inspect_image
 from bigtransfer.data.sources.listing import ListedImage, Source
-from bigtransfer.errors import DatasetError, InfrastructureError
+from bigtransfer.data.tables import CHUNK_ROWS, iter_rows, mapped_above
+from bigtransfer.errors import DatasetError
 from bigtransfer.progress import tracked
 from bigtransfer.storage import new_file
 
@@ -63,15 +55,8 @@ SCHEMA = pa.schema(
 INSPECTED = pa.schema([*SCHEMA, ("fault", pa.string())])
 """What `inspect_rows` yields: the manifest's columns, and why an image cannot be used."""
 _SCHEMA_VERSION = b"2"
-_CHUNK_ROWS = 8192
-"""Of a table. Another number would change the bytes of manifests: Parquet ends its pages there."""
 _INSPECTED_ROWS = 1024
 """That are Python objects at a time."""
-_IN_MEMORY_ROWS = 2 * _CHUNK_ROWS
-"""A larger table lies in a file: some 500 bytes an image."""
-_PAGES_SECONDS = 0.01
-_mapped_pages: WeakSet[mmap.mmap] = WeakSet()
-_mapping = threading.Lock()
 
 
 def inspect_rows(
@@ -130,146 +115,9 @@ def _map_of(pool: ThreadPoolExecutor, source: Source, images: Sequence[ListedIma
     return pool.map if useful_threads(size) > 1 else map
 
 
-def gathered(batches: Iterable[pa.RecordBatch]) -> pa.Table:
-    """Return rows as one table; a large one lies in a file without a name, and is mapped.
-
-    Args:
-        batches: Of any lengths: the table's chunks are of `_CHUNK_ROWS`, whatever they were.
-
-    Raises:
-        InfrastructureError: If the disk is full.
-    """
-    return _table(_in_chunks(batches))
-
-
-def _in_chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield the same rows, so many at a time."""
-    some: list[pa.RecordBatch] = []
-    count = 0
-    for batch in batches:
-        while count + len(batch) >= _CHUNK_ROWS:
-            taken = _CHUNK_ROWS - count
-            yield _joined([*some, batch.slice(0, taken)])
-            some, count, batch = [], 0, batch.slice(taken)
-        if len(batch):
-            some.append(batch)
-            count += len(batch)
-    if some:
-        yield _joined(some)
-
-
-def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    return pa.Table.from_batches(batches, INSPECTED).combine_chunks().to_batches()[0]
-
-
-def _table(batches: Iterator[pa.RecordBatch]) -> pa.Table:
-    """Return batches as the chunks of a table, in memory or mapped."""
-    some, count = [], 0
-    for batch in batches:
-        some.append(batch)
-        count += len(batch)
-        if count > _IN_MEMORY_ROWS:
-            return _mapped(chain(some, batches))
-    return pa.Table.from_batches(some, INSPECTED)
-
-
-def _mapped(batches: Iterable[pa.RecordBatch]) -> pa.Table:
-    with _explained():
-        file = tempfile.TemporaryFile()  # it has no name: it ends with the process
-    try:
-        writer = pa.ipc.new_file(file, INSPECTED)
-        for batch in batches:  # that fails for reasons of its own
-            with _explained():
-                writer.write_batch(batch)
-        with _explained():
-            writer.close()
-            file.flush()
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    finally:
-        with suppress(OSError):  # of a disk that is full: said already
-            file.close()
-    with _mapping:
-        _mapped_pages.add(pages)
-    return pa.ipc.open_file(pa.py_buffer(pages)).read_all()
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InfrastructureError(
-            f"the table of what was inspected cannot be written to {tempfile.gettempdir()!r} "
-            f"({error.strerror or error}); make room there, some 500 bytes an image, or set TMPDIR"
-        ) from error
-
-
-@contextmanager
-def pages_let_go() -> Iterator[None]:
-    """Within the block, give back again and again what was read of mapped tables.
-
-    The system would do so only when memory is short; until then they would count as ours.
-    """
-    ended = threading.Event()
-
-    def let_go() -> None:
-        while not ended.wait(_PAGES_SECONDS):
-            with _mapping:
-                known = list(_mapped_pages)
-            for pages in known:
-                pages.madvise(mmap.MADV_DONTNEED)
-
-    if not hasattr(mmap, "MADV_DONTNEED"):  # Windows
-        yield
-        return
-    thread = threading.Thread(target=let_go, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def column(table: pa.Table, name: str) -> list[Any]:
-    """Return a column as Python values: of few rows, for it takes a hundred bytes each."""
-    values: list[Any] = table[name].to_pylist()
-    return values
-
-
-def each(table: pa.Table, *names: str) -> Iterator[Any]:
-    """Yield the values of a column, or of several as tuples, some rows at a time."""
-    for batch in table.select(list(names)).to_batches(_CHUNK_ROWS):
-        columns = [values.to_pylist() for values in batch.columns]
-        yield from columns[0] if len(names) == 1 else zip(*columns, strict=True)
-
-
 def faulty(table: pa.Table) -> Iterator[tuple[str, str]]:
     """Yield path and fault of each image that cannot be used."""
-    yield from ((path, fault) for path, fault in each(table, "path", "fault") if fault)
-
-
-class Cells(Sequence[Any]):
-    """A column by row number, read where it is asked for."""
-
-    def __init__(self, table: pa.Table, name: str) -> None:
-        self._values = table[name]
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getitem__(self, row: Any) -> Any:
-        return self._values[int(row)].as_py()
-
-
-def with_column(table: pa.Table, name: str, values: Iterable[Any]) -> pa.Table:
-    """Return the table with a column replaced."""
-    kind, left = INSPECTED.field(name).type, iter(values)
-    chunks = []
-    while some := list(islice(left, _CHUNK_ROWS)):
-        chunks.append(pa.array(some, kind))
-    made = pa.chunked_array(chunks, kind)
-    return table.set_column(table.schema.get_field_index(name), name, made)
+    yield from ((path, fault) for path, fault in iter_rows(table, "path", "fault") if fault)
 
 
 class _Thumbs:
@@ -295,7 +143,7 @@ def pixel_digests(table: pa.Table) -> tuple[NDArray[np.uint8], NDArray[np.bool_]
     """Return the digests of the pixels, uint8 (N, 32), and which images have one."""
     digests = np.zeros((len(table), 32), np.uint8)
     known = np.zeros(len(table), bool)
-    for row, text in enumerate(each(table, "pixel_sha256")):
+    for row, text in enumerate(iter_rows(table, "pixel_sha256")):
         if text:
             digests[row] = np.frombuffer(bytes.fromhex(text), np.uint8)
             known[row] = True
@@ -316,8 +164,8 @@ def write_manifest(path: Path, table: pa.Table, facts: ManifestFacts) -> None:
     texts = {k.encode(): json.dumps(v, ensure_ascii=False).encode() for k, v in said.items()}
     schema = SCHEMA.with_metadata({b"schema": _SCHEMA_VERSION, **texts})
     if "fault" in table.schema.names and table["fault"].null_count < len(table):
-        chunks = (table.slice(at, _CHUNK_ROWS) for at in range(0, len(table), _CHUNK_ROWS))
-        table = _table(found for chunk in chunks for found in _usable(chunk))
+        chunks = (table.slice(at, CHUNK_ROWS) for at in range(0, len(table), CHUNK_ROWS))
+        table = mapped_above((found for chunk in chunks for found in _usable(chunk)), INSPECTED)
     with new_file(path) as partial:
         pq.write_table(table.select(SCHEMA.names).cast(schema), partial)
 
@@ -363,5 +211,5 @@ def read_manifest(
 
 def rows_of(table: pa.Table, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     """Yield rows of some columns without holding all of them as Python objects."""
-    for batch in table.select(list(names)).to_batches(_CHUNK_ROWS):
+    for batch in table.select(list(names)).to_batches(CHUNK_ROWS):
         yield from batch.to_pylist()

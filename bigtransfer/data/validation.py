@@ -17,6 +17,7 @@ from bigtransfer.data import manifest, validation_page
 from bigtransfer.data.checking import Asked, Checked, asked_of, check, judge, without
 from bigtransfer.data.inspection_parts import inspected, write_part
 from bigtransfer.data.sources.opening import open_source
+from bigtransfer.data.tables import releasing_pages
 from bigtransfer.errors import GateError
 from bigtransfer.storage import MANIFEST_NAME, new_folder, sha256_file, sha256_json
 from bigtransfer.storage.dvc_file import dvc_revision
@@ -86,7 +87,7 @@ def validate(
         DatasetError: If it cannot be read as a dataset at all.
         GateError: If a rule is broken; names the rows. The report is written before.
     """
-    with manifest.pages_let_go():
+    with releasing_pages():
         return _validate(root, name, rules, manifest_path, report, parts)
 
 

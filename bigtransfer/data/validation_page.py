@@ -13,7 +13,7 @@ from bigtransfer.data import manifest
 from bigtransfer.data.checking import Asked, Checked
 from bigtransfer.data.class_rows import class_rows, image_sizes, spread
 from bigtransfer.data.copies import LABEL_CONFLICT
-from bigtransfer.data.manifest import Cells, each
+from bigtransfer.data.tables import LazyColumn, iter_rows
 from bigtransfer.data.thumbnails import Thumbnails, augmented
 from bigtransfer.report import page
 from bigtransfer.storage import as_json
@@ -77,7 +77,7 @@ def _rules(verdict: ValidationReport, own: Sequence[Mapping[str, Any]]) -> list[
 
 
 def _rejected(checked: Checked, thumbnails: Thumbnails) -> list[page.Shown]:
-    rows = enumerate(each(checked.table, "path", "fault"))
+    rows = enumerate(iter_rows(checked.table, "path", "fault"))
     found = ((i, path, fault) for i, (path, fault) in rows if fault)
     return [
         {"path": path, "fault": fault, "picture": thumbnails.uri(i, 64)}
@@ -86,7 +86,7 @@ def _rejected(checked: Checked, thumbnails: Thumbnails) -> list[page.Shown]:
 
 
 def _copy_pictures(checked: Checked, thumbnails: Thumbnails) -> list[page.Shown]:
-    paths, splits = Cells(checked.table, "path"), Cells(checked.table, "split")
+    paths, splits = LazyColumn(checked.table, "path"), LazyColumn(checked.table, "split")
     pairs = sorted(checked.copies.pairs, key=lambda p: splits[p.first] == splits[p.second])
     return [
         {

@@ -12,9 +12,10 @@ import pytest
 
 from bigtransfer.artifacts.validation import ManifestFacts
 from bigtransfer.data.checking import asked_of, judge
-from bigtransfer.data.manifest import INSPECTED, each, read_manifest, write_manifest
+from bigtransfer.data.manifest import INSPECTED, read_manifest, write_manifest
 from bigtransfer.data.parts import parse_part, parse_parts, range_of
 from bigtransfer.data.sources.listing import ListedImage, Listing, Source
+from bigtransfer.data.tables import iter_rows
 from bigtransfer.data.validation import Parts, inspect_part, validate
 from bigtransfer.errors import (
     ConfigError,
@@ -64,7 +65,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def cut() -> None:
         for name, rows in (
-            ("manifest._CHUNK_ROWS", 3), ("manifest._IN_MEMORY_ROWS", 5),
+            ("tables.CHUNK_ROWS", 3), ("tables._IN_MEMORY_ROWS", 5),
             ("sources.listing._ROWS", 4), ("expectations.PIECE_ROWS", 4),
             ("inspection_parts._ROWS", 2),
         ):  # fmt: skip
@@ -217,7 +218,7 @@ def test_bytes_of_a_large_manifest_do_not_depend_on_how_its_rows_came(tmp_path: 
     table = rows_of_many(20_000)
     images = [
         ListedImage(path, tuple(labels), None, 1, path)
-        for path, labels in each(table, "path", "labels")
+        for path, labels in iter_rows(table, "path", "labels")
     ]
     source = Source(
         "x", "folders", Listing(images), [f"class_{i}" for i in range(7)], False, False, 0,
@@ -281,7 +282,7 @@ def test_a_full_disk_is_said(
         raise OSError(28, "No space left on device")
 
     small_pieces()
-    monkeypatch.setattr("bigtransfer.data.manifest.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("bigtransfer.data.tables.tempfile.TemporaryFile", full)
     with pytest.raises(InfrastructureError, match="No space left on device.*; make room there"):
         outputs(photos, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.parquet").exists()

@@ -15,7 +15,7 @@ from PIL import Image
 from bigtransfer.artifacts.decoding import DecodeSettings
 from bigtransfer.data.batches import Squares
 from bigtransfer.data.decoding import decode_rgb
-from bigtransfer.data.manifest import column, read_manifest, with_column, write_manifest
+from bigtransfer.data.manifest import read_manifest, write_manifest
 from bigtransfer.data.packing import (
     join_parts,
     write_part,
@@ -23,6 +23,7 @@ from bigtransfer.data.packing import (
 )
 from bigtransfer.data.shard_plan import Packing
 from bigtransfer.data.shards import Shards, open_shards
+from bigtransfer.data.tables import column, with_column
 from bigtransfer.errors import DatasetError
 from bigtransfer.storage import digest_of, seal
 from fixtures.datasets import pack, plan, validate_table, validated

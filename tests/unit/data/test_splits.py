@@ -13,9 +13,9 @@ from bigtransfer.config import DatasetRules, read_yaml
 from bigtransfer.data import embedded
 from bigtransfer.data import splits as dealing
 from bigtransfer.data.checking import asked_of, check
-from bigtransfer.data.manifest import column
 from bigtransfer.data.sources.listing import SPLITS
 from bigtransfer.data.sources.opening import open_source
+from bigtransfer.data.tables import column
 from fixtures.project import PROJECT
 
 
