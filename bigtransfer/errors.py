@@ -21,6 +21,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
+LAST_FAILURE = ".work/last-failure.json"
+"""Below where a component runs: what one that failed leaves of its end."""
+
 
 class BigTransferError(Exception):
     """An error whose message alone tells the user what to mend."""

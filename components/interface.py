@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bigtransfer.arguments import Parser
 from bigtransfer.errors import (
+    LAST_FAILURE,
     BigTransferError,
     ConfigError,
     InfrastructureError,
@@ -40,7 +41,6 @@ STAGE = "BIGTRANSFER_STAGE"
 """Environment variable by which a cluster says which stage this is; sections need not know."""
 JOB = "BIGTRANSFER_JOB"
 """Environment variable of a pod that a task launched (`components.launch`)."""
-LAST_FAILURE = WORK / "last-failure.json"
 _INTERRUPTED = 130
 
 
@@ -365,7 +365,7 @@ def _fail(stage: str, code: int, message: str) -> NoReturn:
         BigTransferError
     ):  # the message above counts; a read-only folder must not hide it
         if _leads():
-            write_text(LAST_FAILURE, as_json(facts))
+            write_text(Path(LAST_FAILURE), as_json(facts))
     _leave(code)
 
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from bigtransfer.storage.places import Target
 
 
-_DONE = "done"
-"""Name of what lies beside the inputs of parts when all are done."""
+_TOLD = "BIGTRANSFER_KFP_"
+"""Beginning of the variables by which a task knows its run."""
 
 
 def launch_line(argv: Sequence[str]) -> NoReturn:
@@ -59,6 +59,8 @@ def _parsed(argv: Sequence[str]) -> tuple[LaunchParams, str, list[str]]:
         parser.error("-- python -m components.<name> … is missing")
     try:
         pods = from_json(arguments.pods, LaunchParams, "--pods")
+        told = {key: text for key, text in os.environ.items() if key.startswith(_TOLD)}
+        pods = pods.model_copy(update={"told": {**pods.told, **told}})
     except BigTransferError as error:
         parser.error(str(error))
     if line[2] != f"components.{pods.component}":
@@ -96,15 +98,16 @@ def _run_together(
     what = launch_of(pods, component, params, paths, params.checkpoint_mirror)
     objects, say = _cluster(), _sayer(stage)
     results = target_at(S3Path.parse(what.results))
+    uid = ""
     if is_sent(results):  # a waiter before was lost with it in its hands: no pod is asked for
         say(f"it was done before: {what.results}")
     else:
-        launch(objects, what, say, is_done=partial(is_sent, results))
+        uid = launch(objects, what, say, is_done=lambda _: is_sent(results))
     scratch = stage.work / "launched" / what.name
     digest = copy_here(what.results, scratch)
     for flag in component.writes:
         _place(scratch / flag, paths[flag])
-    clear(objects, what, say)
+    clear(objects, what, uid, say)
     checkpoint = f"{what.results}/checkpoint"
     stage.told.update(job=what.name, address=checkpoint, sent_digest=digest)
     print(f"{component.name}: {checkpoint}, sha256 of all that it wrote {digest[:16]}")
@@ -130,14 +133,18 @@ def _run_in_parts(
     what = parts_of(pods, component, params, paths, params.shards_at)
     objects, say = _cluster(), _sayer(stage)
     sent = target_at(S3Path.parse(what.results) / what.name)
-    sent.remove(_DONE)
     for flag in component.reads:
         _send(paths[flag], flag, sent)
-    launch(objects, what, say, is_done=lambda: sent.get(_DONE) is not None)
-    sent.put_bytes(_DONE, b"done\n")  # for who waits for the same, and finds it removed
-    clear(objects, what, say)
+    uid = launch(objects, what, say, is_done=lambda uid: sent.get(_done(uid)) is not None)
+    sent.put_bytes(_done(uid), b"")  # for who waits for the same Job, and finds it removed
+    clear(objects, what, uid, say)
     stage.told.update(job=what.name)
     print(f"{component.name}: {pods.parts} parts of dataset {params.name!r} are done")
+
+
+def _done(uid: str) -> str:
+    """Return the name of what lies beside the inputs of parts when a Job has done them."""
+    return f"done-{uid}"
 
 
 def _cluster() -> Objects:
@@ -171,9 +178,10 @@ def parts_of(
         bucket: Prefix at which the dataset's shards lie.
     """
     from bigtransfer.kubeflow.job import brought
-    from bigtransfer.storage import digest_of, sha256_json
+    from bigtransfer.storage import sha256_json
+    from bigtransfer.storage.copying import digest_when_copied
 
-    seen = {flag: digest_of(paths[flag]) for flag in component.reads}
+    seen = {flag: digest_when_copied(paths[flag]) for flag in component.reads}
     key = {"params": params.model_dump(mode="json"), "data": seen, "code": pods.image,
            "parts": pods.parts}  # fmt: skip
     name = f"{component.name}-{sha256_json(key)[:16]}"
@@ -181,11 +189,9 @@ def parts_of(
     line = ["-m", f"components.{component.name}", "--params-json", params.model_dump_json()]
     brings = {}
     for flag in component.reads:
-        brings[brought(flag)] = f"{place}/{name}/{flag}"
-        folder = paths[flag].is_dir()
-        line += [f"--{flag}", brought(flag) if folder else f"{brought(flag)}/{paths[flag].name}"]
-        if not folder:
-            brings[brought(flag)] += f"/{paths[flag].name}"
+        below = "" if paths[flag].is_dir() else f"/{paths[flag].name}"
+        brings[brought(flag)] = (seen[flag], f"{place}/{name}/{flag}{below}")
+        line += [f"--{flag}", brought(flag) + below]
     for flag in component.writes:
         line += [f"--{flag}", out(flag)]
     if "parts" in component.options:

@@ -80,10 +80,8 @@ class _Wiring:
     ) -> None:
         self._params, self._pretrained = params, pretrained
         self._submission, self._tag = submission, tag
-        wanted = {task.dataset for task in params.tasks.values()}
-        if pretrained is None:
-            wanted |= {params.pretrain.dataset, params.pretrain.probe.dataset}
-        self._datasets = {name: d for name, d in params.datasets.items() if name in wanted}
+        needed = params.datasets_of(upstream=pretrained is None)
+        self._datasets = {name: params.datasets[name] for name in needed}
         self._embedded = {
             name: EMBEDDED[d.path]
             for name, d in self._datasets.items()
@@ -202,13 +200,15 @@ class _Wiring:
             return self._task(stage, **inputs)
         cluster, told = self._params.cluster, self._submission.told
         own = f"{component}-parts@{name}"
-        pods = parts_of(component, own, cluster, self._tag, told, parts)
+        pods = parts_of(component, own, cluster, self._tag, parts)
         image = launcher_image(cluster, self._tag)
         made = containers.component(component, image, launch=pods.model_dump_json(), in_parts=True)(
             **inputs
         )
         made.set_display_name(own)
         place(made, component, own, cluster, told, waits=True)
+        # What it left may be gone from the bucket, though KFP remembers that it was done.
+        made.set_caching_options(not self._submission.fresh)
         options = ["--join", str(parts)]
         if component == "validate":
             bucket = self._params.datasets[name].shards_at
@@ -218,7 +218,7 @@ class _Wiring:
     def _task(self, stage: str, options: Sequence[str] = (), **inputs: Any) -> Any:
         name = stage.partition("@")[0]
         cluster, told = self._params.cluster, self._submission.told
-        pods = launch_of(name, stage, self._params, self._tag, told)
+        pods = launch_of(name, stage, self._params, self._tag)
         if pods is None:
             image = image_of(name, cluster, self._tag)
             made = containers.component(name, image, processes_of(name, cluster), options=options)

@@ -50,9 +50,7 @@ def launcher_image(cluster: ClusterParams, tag: str) -> str:
     return f"{cluster.image}-launch:{tag}"
 
 
-def launch_of(
-    component: str, stage: str, params: Params, tag: str, told: Mapping[str, str]
-) -> LaunchParams | None:
+def launch_of(component: str, stage: str, params: Params, tag: str) -> LaunchParams | None:
     """Return the pods on which a component runs beside its task; None: it runs in the task's own.
 
     Args:
@@ -60,30 +58,28 @@ def launch_of(
         stage: Its name among all.
         params: Of the pipeline.
         tag: Of the images.
-        told: Environment that the submission adds.
     """
     launcher = params.launcher_of(component)
     if launcher is None:
         return None
     grace = round(params.pretrain.stop_seconds) + _UPLOAD_SECONDS + _END_SECONDS
-    return _pods(component, stage, params.cluster, tag, told, launcher, grace)
+    return _pods(component, stage, params.cluster, tag, launcher, grace)
 
 
 def parts_of(
-    component: str, stage: str, cluster: ClusterParams, tag: str, told: Mapping[str, str],
-    parts: int,
-) -> LaunchParams:  # fmt: skip
+    component: str, stage: str, cluster: ClusterParams, tag: str, parts: int
+) -> LaunchParams:
     """Return the pods that do a component's work in so many parts; the rest as `launch_of`.
 
     Always those of a Job, outside of the queue: no pod waits for another, so they need neither
     Trainer's services nor to start together, and the queue is of the accelerators.
     """
-    made = _pods(component, stage, cluster, tag, told, "job", _END_SECONDS)
+    made = _pods(component, stage, cluster, tag, "job", _END_SECONDS)
     return made.model_copy(update={"parts": parts, "queue": None, "priority_class": None})
 
 
 def _pods(
-    component: str, stage: str, cluster: ClusterParams, tag: str, told: Mapping[str, str],
+    component: str, stage: str, cluster: ClusterParams, tag: str,
     launcher: Literal["job", "trainjob"], grace_seconds: int,
 ) -> LaunchParams:  # fmt: skip
     image = image_of(component, cluster, tag)
@@ -95,7 +91,8 @@ def _pods(
         processes=processes_of(component, cluster),
         pool=cluster.pool_of(component),
         env=_environment(stage, image, cluster),
-        told=dict(told),
+        # Not what the submission adds: in the line of a task it would be part of its cache's key.
+        told={},
         secrets=cluster.secrets,
         pull_secrets=cluster.pull_secrets,
         run_as=cluster.run_as,

@@ -19,11 +19,11 @@ from bigtransfer.command.dvc_lock import make_way
 from bigtransfer.command.params_file import check_params
 from bigtransfer.command.stages import Told
 from bigtransfer.config import Params
+from bigtransfer.errors import LAST_FAILURE
 from bigtransfer.extras import require
 from bigtransfer.storage import read_json
 from bigtransfer.track.address import forgot_everything
 
-_LAST_FAILURE = Path(".work") / "last-failure.json"
 _REPORT = Path("artifacts") / "report"
 _EVALUATIONS = Path("artifacts") / "evaluate"
 _REGISTRATIONS = Path("artifacts") / "register"
@@ -45,7 +45,7 @@ def repro(project: Path, targets: list[str], *, verbose: bool = False) -> int:
     for package in ("dvc", "mlflow", "sklearn"):
         require(package, "the workflow")
     params = check_params(project / "params.yaml")
-    failure = project / _LAST_FAILURE
+    failure = project / LAST_FAILURE
     make_way(project)
     failure.unlink(missing_ok=True)
     if forgot_everything(project):

@@ -474,11 +474,22 @@ class Params:
         upstream = self.pretrain.examples if dataset == self.pretrain.dataset else None
         return self.datasets[dataset].examples or upstream
 
-    @property
-    def launches(self) -> bool:
-        """Say whether any task on a cluster launches pods of its own."""
-        parted = (self.parts_of(one, name) for one in IN_PARTS for name in self.datasets)
-        return any(parts > 1 for parts in parted) or self.launcher_of("pretrain") is not None
+    def datasets_of(self, *, upstream: bool) -> list[str]:
+        """Return the datasets that a pipeline needs.
+
+        Args:
+            upstream: Whether it trains upstream; else weights are given.
+        """
+        needed = {task.dataset for task in self.tasks.values()}
+        if upstream:
+            needed |= {self.pretrain.dataset, self.pretrain.probe.dataset}
+        return [name for name in self.datasets if name in needed]
+
+    def launches(self, *, upstream: bool) -> bool:
+        """Say whether any task of a pipeline on a cluster launches pods of its own."""
+        names = self.datasets_of(upstream=upstream)
+        parted = any(self.parts_of(one, name) > 1 for one in IN_PARTS for name in names)
+        return parted or (upstream and self.launcher_of("pretrain") is not None)
 
     @property
     def can_be_launched(self) -> bool:

@@ -56,11 +56,11 @@ def rights(cluster: Kube, namespace: str, params: Params | None) -> Iterator[Loo
     if own is None or params is None:
         return
     if own.service_account is not None:
-        needed = NEEDED if params.launches else ()
+        needed = NEEDED if params.launches(upstream=True) else ()
         if params.launcher_of("pretrain") == "trainjob":
             needed = (*needed, *TRAIN_JOB)
         yield from _of(cluster, namespace, own.service_account, needed, "cluster.service_account")
-    elif params.launches:
+    elif params.launches(upstream=True):
         yield Look(
             "rights",
             False,

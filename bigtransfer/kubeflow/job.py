@@ -44,8 +44,8 @@ class Launch:
     """Where node 0 sends what was written, `s3://…`; of parts, where each leaves its own."""
     run: str
     """Of Kubeflow Pipelines; empty where there is none."""
-    brings: Mapping[str, str] = field(default_factory=dict)
-    """Path within a pod -> address of the file or folder that is brought there first."""
+    brings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Path within a pod -> digest and address of the file or folder that is brought there first."""
 
 
 def brought(flag: str) -> str:
@@ -253,7 +253,7 @@ def node_arguments(launch: Launch, host: str) -> list[str]:
 
 def part_arguments(launch: Launch, parts: int) -> list[str]:
     """Return the arguments of process 1 of a pod that does one of so many parts."""
-    brings = [f"{path}={address}" for path, address in launch.brings.items()]
+    brings = [f"{path}={sha256}={address}" for path, (sha256, address) in launch.brings.items()]
     return ["--parts", str(parts), *(w for one in brings for w in ("--bring", one)), "--",
             *launch.line]  # fmt: skip
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
-from bigtransfer.config import GPU, IN_PARTS, LAUNCHED, TPU, Params, PoolParams
+from bigtransfer.config import GPU, IN_PARTS, LAUNCHED, TPU, ClusterParams, Params, PoolParams
 from bigtransfer.kubeflow.cluster_nodes import topology_fault
 
 WAITER = "register"
 """Component as which a task is placed that waits for pods of its own."""
 
 
-def parted(params: Params, component: str) -> dict[str, int]:
-    """Return dataset -> in how many parts a component does it, of those that are used."""
-    used = {params.pretrain.dataset, *(task.dataset for task in params.tasks.values())}
-    found = {name: params.parts_of(component, name) for name in params.datasets if name in used}
+def parted(params: Params, component: str, components: Collection[str]) -> dict[str, int]:
+    """Return dataset -> in how many parts a component does it, of those that a pipeline needs.
+
+    Args:
+        params: Of the pipeline.
+        component: That may do its work in parts.
+        components: That are in the pipeline.
+    """
+    if component not in components or component not in IN_PARTS:
+        return {}
+    names = params.datasets_of(upstream="pretrain" in components)
+    found = {name: params.parts_of(component, name) for name in names}
     return {name: parts for name, parts in found.items() if parts > 1}
 
 
@@ -22,21 +30,27 @@ def launch_faults(params: Params, components: set[str]) -> Iterator[str]:
     """Yield what keeps a component from running on pods of its own."""
     cluster, recipe = params.cluster, params.pretrain
     for component in (*LAUNCHED, *IN_PARTS):
-        nodes = max(cluster.nodes_of(component), cluster.parts_of(component))
-        if component in components and cluster.launcher == "task" and nodes > 1:
+        key = f"cluster.parts.{component}" if component in cluster.parts else ""
+        key, count = (
+            (key, cluster.parts_of(component))
+            if key
+            else (f"cluster.nodes.{component}", cluster.nodes_of(component))
+        )
+        alone = " and ".join(_alone(cluster, component))
+        if component in components and cluster.launcher == "task" and count > 1:
             yield (
-                f"cluster.nodes.{component} is {nodes}, and cluster.launcher is task: a task has "
-                f"one pod; give cluster.launcher=job, or cluster.nodes.{component}=1"
+                f"{key} is {count}, and cluster.launcher is task: a task has one pod; give "
+                f"cluster.launcher=job, or {alone}"
             )
-    for component in IN_PARTS:
-        for name in parted(params, component) if component in components else ():
+        for name in parted(params, component, components):
             if params.datasets[name].shards_at is None:
                 yield (
                     f"{component} of dataset {name!r} is done in parts, which meet in a bucket; "
-                    f"give data.shards_at=s3://…, or cluster.nodes.{component}=1"
+                    f"give data.shards_at=s3://…, or {alone}"
                 )
     waits_on = cluster.pool_of(WAITER)
-    if params.launches and (waits_on.spot or waits_on.accelerator is not None):
+    launches = params.launches(upstream="pretrain" in components)
+    if launches and (waits_on.spot or waits_on.accelerator is not None):
         yield (
             "tasks that wait for pods of their own are placed as register is, on "
             f"{_kind(waits_on)}; give cluster.placement.register a pool of CPUs that stay"
@@ -68,6 +82,13 @@ def launch_faults(params: Params, components: set[str]) -> Iterator[str]:
             f"pretrain.batch_size {recipe.batch_size} does not divide by {processes} processes "
             f"({nodes} nodes of {processes // nodes}); give another cluster.nodes.pretrain"
         )
+
+
+def _alone(cluster: ClusterParams, component: str) -> Iterator[str]:
+    """Yield what lets one pod do all."""
+    for key, given in (("nodes", cluster.nodes), ("parts", cluster.parts)):
+        if component in given:
+            yield f"cluster.{key}.{component}=1"
 
 
 def _kind(pool: PoolParams) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from bigtransfer.errors import ConfigError, InfrastructureError
@@ -31,8 +32,8 @@ def launch(
     what: Launch,
     say: Say,
     patience: Patience | None = None,
-    is_done: Callable[[], bool] = lambda: False,
-) -> None:
+    is_done: Callable[[str], bool] = lambda uid: False,
+) -> str:
     """Run a component on pods of its own, and return when its results are in the bucket.
 
     What ran stays until `clear`: whoever is lost in between finds it complete.
@@ -42,7 +43,10 @@ def launch(
         what: Runs.
         say: Prints a line.
         patience: How long to wait for what; None: as for real.
-        is_done: Says whether the results are in the bucket, where the Job is gone.
+        is_done: Says whether the results are in the bucket, where the Job of a uid is gone.
+
+    Returns:
+        The uid of the Job.
 
     Raises:
         ConfigError: If it is refused, or is there already with other pods.
@@ -52,10 +56,10 @@ def launch(
     """
     losses = what.pods.losses if what.pods.launcher == "trainjob" else 0
     while True:
-        _begin(objects, what, say)
+        uid = _begin(objects, what, say)
         try:
-            Waiter(objects, what, say, patience or Patience(), is_done).wait()
-            return
+            Waiter(objects, what, say, patience or Patience(), partial(is_done, uid)).wait()
+            return uid
         except InfrastructureError as error:
             if losses == 0:
                 raise
@@ -63,14 +67,20 @@ def launch(
             say(f"{error}; it begins again, {losses} more losses are allowed")
 
 
-def clear(objects: Objects, what: Launch, say: Say) -> None:
-    """Remove what ran, with its pods."""
-    if objects.delete(kind_of(what.pods), what.name):
-        say(f"{kind_of(what.pods)} {what.name} and its pods are removed")
+def clear(objects: Objects, what: Launch, uid: str, say: Say) -> None:
+    """Remove what ran, with its pods; not what another submission began under its name since."""
+    kind = kind_of(what.pods)
+    if not uid:  # done before: what is left of that is over
+        left = objects.read(kind, what.name) or {}
+        if not ending_of(left)[0]:
+            return
+        uid = str(part(left.get("metadata")).get("uid", ""))
+    if objects.delete(kind, what.name, uid):
+        say(f"{kind} {what.name} and its pods are removed")
 
 
-def _begin(objects: Objects, what: Launch, say: Say) -> None:
-    """Create it, or adopt what is there.
+def _begin(objects: Objects, what: Launch, say: Say) -> str:
+    """Create it, or adopt what is there; return its uid.
 
     Raises:
         ConfigError: If other pods than these do the same work.
@@ -109,6 +119,7 @@ def _begin(objects: Objects, what: Launch, say: Say) -> None:
         except ConfigError:
             objects.delete(kind, what.name)  # its pods would look for each other for ever
             raise
+    return str(owner.get("uid", ""))
 
 
 def _take_over(objects: Objects, one: dict[str, Any], uid: str) -> None:

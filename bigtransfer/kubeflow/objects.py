@@ -30,6 +30,9 @@ _TRIES = 6
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 _GONE = 410
+_ABSENT = (404,)
+_NOTHING_TO_DO = {"POST": (409,), "DELETE": (404, 409)}
+"""Verb -> what says that it is there already, or that it, or the one that is meant, is not."""
 _TRANSIENT = (429, 500, 502, 503, 504)
 _REFUSED = (400, 415, 422)
 
@@ -72,9 +75,19 @@ class Objects:
             kind, "PATCH", f"{self._path(kind)}/{name}", {}, {"metadata": {"labels": labels}}
         )
 
-    def delete(self, kind: str, name: str) -> bool:
-        """Remove an object and, first, what belongs to it; say whether there was one."""
-        options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
+    def delete(self, kind: str, name: str, uid: str = "") -> bool:
+        """Remove an object and, first, what belongs to it; say whether there was one.
+
+        Args:
+            kind: Of it.
+            name: Of it.
+            uid: Where it is known, another one of the name stays.
+        """
+        options: dict[str, Any] = {
+            "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground",
+        }  # fmt: skip
+        if uid:
+            options["preconditions"] = {"uid": uid}
         found = self._call(kind, "DELETE", f"{self._path(kind)}/{name}", {}, options)
         return found is not None
 
@@ -155,7 +168,7 @@ class Objects:
             try:
                 return self._send(verb, path, query, body, _SECONDS)
             except ApiException as error:
-                if error.status == (409 if verb == "POST" else 404):
+                if error.status in _NOTHING_TO_DO.get(verb, _ABSENT):
                     return None
                 raise self._refused(error, kind, verb) from error
             except (HTTPError, OSError) as error:

@@ -15,10 +15,11 @@ import sys
 import time
 from pathlib import Path
 
-from bigtransfer.errors import BigTransferError, InfrastructureError
+from bigtransfer.errors import LAST_FAILURE, BigTransferError, InfrastructureError
 from bigtransfer.kubeflow.node import leave, number_of
 from bigtransfer.kubeflow.torchrun import LOST
 from bigtransfer.retry import run_again
+from bigtransfer.storage import read_json
 from bigtransfer.storage.copying import copy_here
 
 _SIGNALS = 128
@@ -44,7 +45,7 @@ class Part:
         code = self._process.wait()
         self._process = None
         if code == LOST and not self.asked_to_end:
-            raise InfrastructureError("the world outside failed")
+            raise InfrastructureError(_last_words())
         return code if code >= 0 else _SIGNALS - code
 
     def _end(self, *_: object) -> None:
@@ -61,9 +62,10 @@ def main() -> None:
     line = arguments.line[1:] if arguments.line[:1] == ["--"] else arguments.line
     number = number_of(arguments.parts)
     part = Part()
+    stage = os.environ.get("BIGTRANSFER_STAGE", "parts")
 
     def say(text: str) -> None:
-        print(f"part {number + 1}: {text}", file=sys.stderr, flush=True)
+        print(f"{stage}, part {number + 1}: {text}", file=sys.stderr, flush=True)
 
     try:
         began = time.monotonic()
@@ -77,7 +79,7 @@ def main() -> None:
             say(f"done in {time.monotonic() - began:.0f} s")
     except InfrastructureError as error:
         # Kubernetes does not count 75: without an end it would be tried for ever.
-        say(f"{error}, each time [exit 1]")
+        say(f"{error}, at each attempt [exit 1]")
         code = 1
     except BigTransferError as error:
         say(f"{error} [exit {error.exit_code}]")
@@ -88,9 +90,17 @@ def main() -> None:
 def _bring(listed: list[str]) -> None:
     """Bring what a part reads: a folder, or a file into a folder of its own, by its own name."""
     for one in listed:
-        path, _, address = one.partition("=")
+        path, sha256, address = one.split("=", 2)
         if not Path(path).exists():
-            copy_here(address, Path(path))
+            copy_here(address, Path(path), sha256)
+
+
+def _last_words() -> str:
+    """Return what the component left of its end."""
+    try:
+        return str(read_json(Path(LAST_FAILURE))["message"]).rpartition(" [exit ")[0]
+    except (BigTransferError, KeyError):
+        return "the world outside failed"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--parts", type=int, required=True, metavar="N", help="in all")
-    add("--bring", action="append", default=[], metavar="PATH=ADDRESS", help="what it reads")
+    add("--bring", action="append", default=[], metavar="PATH=SHA256=ADDRESS", help="what it reads")
     add("line", nargs=argparse.REMAINDER, help="-- -m components.shard …")
     return parser
 

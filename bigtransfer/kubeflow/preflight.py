@@ -92,7 +92,7 @@ def said_beforehand(params: Params, tasks_of: Iterable[str], root: str | None) -
     components = Counter(tasks_of)
     pools: Counter[str] = Counter()
     for component, tasks in components.items():
-        in_parts = parted(params, component) if component in IN_PARTS else {}
+        in_parts = parted(params, component, components)
         waiting = len(in_parts)  # a task each that waits, on the pool of those that do
         pools[_pool_name(cluster, WAITER)] += waiting
         pods = cluster.nodes_of(component) if component in LAUNCHED else 1
@@ -179,7 +179,7 @@ def notes(params: Params, components: Collection[str]) -> Iterator[str]:
             yield f"{component} is placed on {pool.accelerator}, and its device is cpu"
     for component in IN_PARTS:
         if component in components and params.cluster.parts_of(component) > 1:
-            if not parted(params, component) and params.cluster.launcher != "task":
+            if not parted(params, component, components) and params.cluster.launcher != "task":
                 yield (
                     f"cluster.nodes.{component}: no dataset with a source is known to have "
                     f"{FEWEST_IN_PARTS:,} images or more (datasets.<name>.examples), so each is "
@@ -187,7 +187,7 @@ def notes(params: Params, components: Collection[str]) -> Iterator[str]:
                 )
     endpoint = params.cluster.env.get("AWS_ENDPOINT_URL", "")
     port = urlsplit(endpoint).port or (443 if endpoint.startswith("https") else 80)
-    if params.launches and endpoint and port != 443:
+    if params.launches(upstream="pretrain" in components) and endpoint and port != 443:
         yield (
             f"AWS_ENDPOINT_URL is at port {port}: the NetworkPolicy bigtransfer-launched lets "
             "launched pods out to 443 alone; add the port in your overlay"

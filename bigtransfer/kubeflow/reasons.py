@@ -17,8 +17,10 @@ from bigtransfer.errors import BigTransferError, GateError, InfrastructureError
 from bigtransfer.kubeflow.refusals import Refusal
 from bigtransfer.kubeflow.run_state import RunState, Task
 
-_REST = r"(?:@[\w.,/-]+)?)(?:, process \d+)?: (?P<message>\S.*?) \[exit (?P<code>\d{1,3})\]"
-_COMPONENT = re.compile(rf"\b(?P<stage>(?:{'|'.join(PLACED)}){_REST}")
+_REST = (
+    r"(?:@[\w.,/-]+)?)(?:, (?:process|part) \d+)?: (?P<message>\S.*?) \[exit (?P<code>\d{1,3})\]"
+)
+_COMPONENT = re.compile(rf"\b(?P<stage>(?:{'|'.join(PLACED)})(?:-parts)?{_REST}")
 """Anywhere in a line: the launcher puts words before and behind."""
 _OTHER = re.compile(rf"^(?P<stage>[A-Za-z][\w.-]*{_REST}")
 """Of a component that is not ours, at the start of a line."""

@@ -175,7 +175,9 @@ class Waiter:
         meta = part(pod.get("metadata"))
         name, uid = str(meta.get("name", "")), str(meta.get("uid", ""))
         node = str(part(pod.get("spec")).get("nodeName") or "")
-        place = f"pod {index_of(pod)}" + (f" on {node}" if node else "")
+        index = index_of(pod)
+        which = f"part {index + 1} (pod {index})" if self._parts > 1 and index is not None else ""
+        place = (which or f"pod {index}") + (f" on {node}" if node else "")
         self._began = self._began or part(pod.get("status")).get("phase") not in (None, "Pending")
         if is_going(pod) and _seconds_since(str(meta["deletionTimestamp"])) > _STUCK_SECONDS:
             self._tell(
@@ -305,13 +307,13 @@ class _Log(threading.Thread):
         while not self._over.is_set():
             pod = self._newest()
             if pod is not None:
-                name, uid = pod
+                name, uid, is_over = pod
                 for when, words in self._objects.log(name, seen.get(uid, "")):
                     seen[uid] = when
                     print(words, flush=True)
                     if self._over.is_set():
                         return
-            if self._read_all.is_set():
+            if self._read_all.is_set() or (pod is not None and is_over):
                 return
             self._read_all.wait(self._objects.pause_seconds)
 
@@ -325,14 +327,23 @@ class _Log(threading.Thread):
         self._over.set()
         self._read_all.set()
 
-    def _newest(self) -> tuple[str, str] | None:
+    def _newest(self) -> tuple[str, str, bool] | None:
+        """Return name and uid of node 0's pod, and whether no other will come after it."""
         try:
             pods = self._objects.list("Pod", self._selector)
         except BigTransferError:
             return None
-        firsts = [part(pod.get("metadata")) for pod in pods if index_of(pod) == 0 and _began(pod)]
-        newest = max(firsts, key=lambda meta: str(meta.get("creationTimestamp", "")), default=None)
-        return None if newest is None else (str(newest["name"]), str(newest.get("uid", "")))
+        firsts = [pod for pod in pods if index_of(pod) == 0 and _began(pod)]
+        newest = max(firsts, key=_when, default=None)
+        if newest is None:
+            return None
+        meta = part(newest.get("metadata"))
+        is_over = part(newest.get("status")).get("phase") == "Succeeded"
+        return str(meta["name"]), str(meta.get("uid", "")), is_over
+
+
+def _when(pod: Mapping[str, Any]) -> str:
+    return str(part(pod.get("metadata")).get("creationTimestamp", ""))
 
 
 def _began(pod: Mapping[str, Any]) -> bool:

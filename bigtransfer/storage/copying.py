@@ -8,7 +8,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from bigtransfer.errors import ConfigError, StorageError, did_you_mean
-from bigtransfer.storage.local import MANIFEST_NAME, digest_of, new_folder, verify_folder
+from bigtransfer.storage.local import (
+    MANIFEST_NAME,
+    digest_of,
+    new_folder,
+    sha256_file,
+    verify_folder,
+)
 from bigtransfer.storage.tree import safe_name
 
 _THREADS = 8
@@ -53,6 +59,15 @@ def copy_here(address: str, folder: Path, sha256: str | None = None) -> str:
                 "give s3://…, https://…, or a path"
             )
         return checked(partial, address, sha256)
+
+
+def digest_when_copied(path: Path) -> str:
+    """Return the digest that `copy_here` finds of a file or a folder that is here.
+
+    Raises:
+        StorageError: If it is damaged.
+    """
+    return sha256_file(path) if path.is_file() else checked(path, str(path), None)
 
 
 def checked(folder: Path, address: str, sha256: str | None) -> str:

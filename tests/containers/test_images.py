@@ -32,7 +32,7 @@ TARGETS = {
 }
 """Image -> megabytes that it may have."""
 ABSENT = {
-    "data": ("torch", "mlflow.pyfunc.scoring", "kfp", "dvc", "matplotlib"),
+    "data": ("torch", "mlflow.pyfunc.scoring", "kfp", "matplotlib"),
     "fetch": ("torch", "numpy", "pandas", "kfp"),
     "launch": ("torch", "numpy", "pandas", "kfp", "dvc"),
     "registry": ("torch", "numpy", "pandas", "kfp", "dvc"),
@@ -84,11 +84,13 @@ def test_a_component_answers_in_its_image() -> None:
     assert "--executor-input JSON" in said
 
 
-def test_fetch_reads_dvc_repositories_without_git_and_from_s3(
+def test_dvc_repositories_are_read_without_git_and_from_s3(
     dvc_repository: Path, tmp_path: Path
 ) -> None:
+    """Both by `fetch`, which lists one, and by what reads its images where they are."""
     alone = ["run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp"]
-    docker(*alone, image("fetch"), "python", "-c", "import dvc_s3, s3fs")
+    for name in ("fetch", "data"):
+        docker(*alone, image(name), "python", "-c", "import dvc_s3, s3fs")
     address = f"dvc://{dvc_repository}@v1/data/photos"
     entry = f"photos: {{path: artifacts/sources/photos, source: '{address}'}}"
     text = (
@@ -98,11 +100,18 @@ def test_fetch_reads_dvc_repositories_without_git_and_from_s3(
     )
     (tmp_path / "params.yaml").write_text(text.replace("remote: []", "remote: [photos]"), "utf-8")
     # Git's library reads a repository of its own user's alone, and the mount has ours.
-    user = ["--user", f"{os.getuid()}:{os.getgid()}", "--volume", f"{tmp_path}:{tmp_path}:ro"]
-    said = docker(*alone, *user, image("fetch"), "python", "-m", "components.fetch",
-                  "--params", f"{tmp_path}/params.yaml", "--section", "datasets.photos",
-                  "--index", "/tmp/index")  # fmt: skip
+    out = tmp_path / "out"
+    out.mkdir()
+    mounts = ["--volume", f"{tmp_path}:{tmp_path}:ro", "--volume", f"{out}:{out}"]
+    user = ["--user", f"{os.getuid()}:{os.getgid()}", *mounts]
+    section = ["--params", f"{tmp_path}/params.yaml", "--section", "datasets.photos"]
+    said = docker(*alone, *user, image("fetch"), "python", "-m", "components.fetch", *section,
+                  "--index", f"{out}/index")  # fmt: skip
     assert said.startswith("photos: 6 files, ")
+    said = docker(*alone, *user, image("data"), "python", "-m", "components.validate", *section,
+                  "--dataset", f"{out}/index", "--part", "1/2", "--parts", "/tmp/parts",
+                  "--manifest", "/tmp/no", "--validation", "/tmp/no")  # fmt: skip
+    assert said.startswith("photos: part 1/2 looked at, 3 images")
 
 
 @pytest.mark.parametrize("target", TARGETS)

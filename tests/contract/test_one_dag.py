@@ -274,3 +274,26 @@ def test_custom_resources_on_request(tmp_path: Path) -> None:
     assert {d["metadata"]["namespace"] for d in kinds.values()} == {"kubeflow"}
     spec = kinds["PipelineVersion"]["spec"]["pipelineSpec"]
     assert spec["root"] == read_package(PROJECT / "pipelines" / "bit_s.kfp.yaml")["root"]
+
+
+def test_which_submission_it_is_stands_in_no_line(tmp_path: Path) -> None:
+    """A line is part of a task's cache key: else no launched task would come from the cache."""
+    from bigtransfer.kubeflow.submission import Submission, submitting
+    from pipelines.dag import build
+
+    overlay = read_yaml(PROJECT / "manifests" / "overlays" / "eks" / "params.yaml")
+    lines = []
+    for name in ("first", "second"):
+        told = {"BIGTRANSFER_KFP_RUN": name}
+        with submitting(Submission(changes=overlay, told=told)):
+            made = build("bit-l", PROJECT / "pipelines" / "bit_l.yaml")
+        path = tmp_path / f"{name}.yaml"
+        from kfp import compiler
+
+        compiler.Compiler().compile(made, str(path))
+        boxes = read_package(path)["deploymentSpec"]["executors"]
+        known = {key: box["container"] for key, box in boxes.items()}
+        assert {"name": "BIGTRANSFER_KFP_RUN", "value": name} in known["exec-pretrain"]["env"]
+        lines.append({key: (box["command"], box["args"]) for key, box in known.items()})
+    assert "exec-validate-parts" in lines[0]
+    assert lines[0] == lines[1]

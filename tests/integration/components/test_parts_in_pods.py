@@ -164,27 +164,36 @@ def test_what_pods_did_in_parts_is_what_one_task_does(listed: Tasks, s3: Any) ->
     data += ["--manifest", "joined.parquet"]
     done = tasks.in_parts("shard", *data, "--shards", "unused", lose=1)
     assert done.returncode == 0, (done.stderr, tasks.logs)
-    assert "pod 1 on node-1 ended: Error (exit code 137)" in done.stderr
+    assert "part 2 (pod 1) on node-1 ended: Error (exit code 137)" in done.stderr
     done = tasks.run("shard", *data, "--shards", "shards", "--join", str(PARTS))
     assert done.returncode == 0, done.stderr
     write_shards(index, whole, tasks.folder / "at-once", packing_of(tasks.section))
     assert (pointed_to(tasks.folder / "shards") or "")[1] == digest_of(tasks.folder / "at-once")
 
     names = [one["Key"] for one in s3.list_objects_v2(Bucket="photos")["Contents"]]
-    assert sum(name.endswith("/done") for name in names if "/launched/" in name) == 2
+    assert sum("/done-" in name for name in names if "/launched/" in name) == 2
     verbs = tasks.cluster.verbs("jobs")
     assert verbs == ["POST", "DELETE", "POST", "DELETE"]
 
 
 def test_what_a_part_is_refused_ends_the_task_with_its_words(listed: Tasks) -> None:
+    """And the next attempt, which Kubeflow makes whatever was wrong, asks for no pod."""
     tasks = listed
     tasks.section = tasks.section.model_copy(update={"exclude": ("no/such.png",)})
-    done = tasks.in_parts(
-        "validate", "--dataset", "index", "--manifest", "unused", "--validation", "unused"
-    )
+    told = json.dumps({"inputs": {}, "outputs": {"outputFile": str(tasks.folder / "output")}})
+    words = ["--dataset", "index", "--manifest", "unused", "--validation", "unused",
+             "--executor-input", told]  # fmt: skip
+    done = tasks.in_parts("validate", *words)
     assert done.returncode == 2
     assert "no/such.png" in done.stderr.splitlines()[-1], done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and "warning" not in done.stderr
+    asked = tasks.cluster.verbs("jobs")
+    pods = pods_of(component="validate", parts=PARTS, nodes=1).model_dump_json()
+    again = tasks.run("validate", *words, launch=pods)
+    assert again.returncode == 2
+    assert "an earlier attempt of this run was refused" in again.stderr
+    assert again.stderr.splitlines()[-1] == done.stderr.splitlines()[-1]
+    assert tasks.cluster.verbs("jobs") == asked
 
 
 def test_parts_have_nowhere_to_meet_without_a_bucket(tasks: Tasks) -> None:
@@ -230,4 +239,46 @@ def test_a_part_that_is_asked_to_end_says_that_another_pod_does_it(tasks: Tasks)
     process.terminate()
     _, said = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert said.endswith("part 2: was asked to end; another pod does this part\n")
+    assert said.endswith("of-a-test, part 2: was asked to end; another pod does this part\n")
+
+
+def test_what_may_work_the_next_time_is_tried_again_and_then_said(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bigtransfer.kubeflow import one_part
+    from bigtransfer.kubeflow.reasons import refusal_in
+
+    codes: list[int] = []
+    monkeypatch.chdir(tasks.folder)
+    monkeypatch.setattr("bigtransfer.retry.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("bigtransfer.kubeflow.one_part.signal.signal", lambda *_: None)
+    monkeypatch.setattr("bigtransfer.kubeflow.node.os._exit", codes.append)
+    for name, text in {"JOB_COMPLETION_INDEX": "0", "BIGTRANSFER_STAGE": "shard-parts@x"}.items():
+        monkeypatch.setenv(name, text)
+    script = tasks.folder / "away.py"
+    script.write_text(
+        "import json, pathlib, sys\n"
+        "where = pathlib.Path('.work/last-failure.json'); where.parent.mkdir(exist_ok=True)\n"
+        "where.write_text(json.dumps({'message': 'the bucket is away [exit 75]'}))\n"
+        "sys.exit(75)\n"
+    )
+    monkeypatch.setattr("sys.argv", ["one_part", "--parts", "2", "--", str(script)])
+    one_part.main()
+    said = capsys.readouterr().err
+    assert codes == [1], "75 is not counted, and would have no end"
+    assert "shard-parts@x, part 1: the bucket is away; attempt 5 of 5 in " in said
+    found = refusal_in(f"I0101 main.go:57] {said.splitlines()[-1]}")
+    assert found is not None and (found.exit_code, found.stage) == (1, "shard-parts@x")
+    assert found.message == "the bucket is away, at each attempt"
+
+
+def test_a_part_takes_no_other_data_than_its_job_is_of(tasks: Tasks, s3: Any) -> None:
+    s3.put_object(Bucket="photos", Key="in/manifest", Body=b"other")
+    bring = f"{tasks.folder / 'brought'}={'0' * 64}=s3://photos/in/manifest"
+    line = [sys.executable, "-m", "bigtransfer.kubeflow.one_part", "--parts", "1", "--bring", bring]
+    done = subprocess.run(
+        [*line, "--", "never.py"], cwd=tasks.folder, capture_output=True, text=True, check=False,
+        env={**tasks.environment, "JOB_COMPLETION_INDEX": "0"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "was asked for" in done.stderr and done.stderr.endswith("[exit 2]\n")

@@ -19,6 +19,7 @@ from bigtransfer.kubeflow.waiter import FailedError, Patience, StoppedByHandErro
 from fixtures.cluster_api import ClusterApi
 from fixtures.launches import launch_of
 
+IsDone = Callable[[str], bool]
 QUICK = Patience(look=0.5, rest=0.0, say_again=60, not_scheduled=0.2, hopeless=0.6, api_away=0.5)
 NAME = "pretrain-0123456789abcdef"
 
@@ -27,7 +28,7 @@ class Waiting:
     """A launch that goes on in a thread, and what it says."""
 
     def __init__(
-        self, what: Launch, patience: Patience = QUICK, is_done: Callable[[], bool] = lambda: False
+        self, what: Launch, patience: Patience = QUICK, is_done: IsDone = lambda _: False
     ) -> None:
         self.said: list[str] = []
         self.error: BaseException | None = None
@@ -37,8 +38,8 @@ class Waiting:
 
         def run() -> None:
             try:
-                launch(objects, what, self.said.append, patience, is_done)
-                clear(objects, what, self.said.append)
+                uid = launch(objects, what, self.said.append, patience, is_done)
+                clear(objects, what, uid, self.said.append)
             except BaseException as error:
                 self.error = error
 
@@ -66,7 +67,7 @@ class Waiting:
 Start = Callable[..., Waiting]
 
 
-def is_sent() -> bool:
+def is_sent(_: str) -> bool:
     """Say that the results are in the bucket: of two waiters one clears the Job first."""
     return True
 
@@ -74,7 +75,7 @@ def is_sent() -> bool:
 @pytest.fixture
 def start(cluster: ClusterApi) -> Iterator[Start]:
     def begin(
-        patience: Patience = QUICK, is_done: Callable[[], bool] = lambda: False, **changes: Any
+        patience: Patience = QUICK, is_done: IsDone = lambda _: False, **changes: Any
     ) -> Waiting:
         return Waiting(launch_of(nodes=2, **changes), patience, is_done)
 
@@ -348,7 +349,7 @@ def test_a_complete_job_on_other_pods_is_not_in_the_way(cluster: ClusterApi, sta
 def test_a_job_that_another_waiter_cleared_is_done_where_its_results_are(
     cluster: ClusterApi,
 ) -> None:
-    waiting = Waiting(launch_of(nodes=2), is_done=lambda: True)
+    waiting = Waiting(launch_of(nodes=2), is_done=lambda _: True)
     cluster.wait_for("services")
     with cluster.lock:
         cluster._delete("jobs", NAME, cluster.things["jobs", NAME])
@@ -407,3 +408,45 @@ def test_a_train_job_is_followed_alike_and_begun_again_after_a_loss(
     cluster.finish(again)
     waiting.end()
     assert not [one for one in cluster.asked if one[0] == "POST" and "services" in one[1]]
+
+
+def test_parts_are_counted_and_the_first_ones_log_is_read_once(
+    cluster: ClusterApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = Waiting(launch_of(nodes=2, parts=3, component="shard", queue=None))
+    job = cluster.wait_for("jobs", NAME)
+    assert (job["spec"]["completions"], job["spec"]["parallelism"]) == (3, 2)
+    assert cluster.verbs("services") == [], "its pods know nothing of each other"
+    cluster.logs[f"{NAME}-0-0"] = "part 1/3 written"
+    for index in (0, 1):
+        cluster.pod(job, index, phase="Running")
+    cluster.ended(job, 0, 0)
+    cluster.ended(job, 1, 1)
+    cluster.touch(job, succeeded=1)
+    waiting.until("part 2 (pod 1) on node-1 ended: Error (exit code 1)")
+    waiting.until("1 of 3 parts are done")
+    time.sleep(0.3)  # in which the log of a pod that is over would be opened again and again
+    assert sum(path.endswith("-0-0/log") for _, path in cluster.asked) <= 2
+    cluster.finish(job)
+    waiting.end()
+    assert capsys.readouterr().out == "part 1/3 written\n"
+
+
+def test_what_another_submission_began_since_stays(cluster: ClusterApi) -> None:
+    """Between a Job's end and its removal somebody may have removed and begun it again."""
+    what = launch_of(nodes=2)
+    found, why = kube.at_hand()
+    assert found is not None, why
+    objects = Objects(found, kube.namespace_here(), pause_seconds=0.02)
+    waiting = Waiting(what)
+    old = cluster.wait_for("jobs", NAME)["metadata"]["uid"]
+    objects.delete("Job", NAME)
+    waiting.end(StoppedByHandError)
+    Waiting(what)
+    new = cluster.wait_for("jobs", NAME)["metadata"]["uid"]
+    said: list[str] = []
+    clear(objects, what, old, said.append)
+    clear(objects, what, "", said.append)
+    assert cluster.things["jobs", NAME]["metadata"]["uid"] == new != old
+    assert said == []
+    cluster.finish(cluster.things["jobs", NAME])

@@ -203,3 +203,23 @@ def test_a_package_is_looked_at_as_far_as_it_says() -> None:
     with pytest.raises(ConfigError) as refused:
         refuse_package(transfer, {"pretrained": "s3://b/w.npz"})
     assert "a path of this machine" not in str(refused.value)
+
+
+def test_advice_names_what_was_given() -> None:
+    changes = {"cluster__parts": {"validate": 4}, "cluster__launcher": "task"}
+    with pytest.raises(ConfigError) as refused:
+        refuse_impossible(params(**changes), ALL)
+    said = str(refused.value)
+    assert "cluster.parts.validate is 4" in said
+    assert said.endswith("give cluster.launcher=job, or cluster.parts.validate=1")
+    refuse_impossible(params(**{**changes, "cluster__parts": {"validate": 1}}), ALL)
+
+
+def test_parts_are_of_the_datasets_that_the_pipeline_needs() -> None:
+    given = params(cluster__nodes={"validate": 4}, pretrain__examples=10**6, data__shards_at=None)
+    with pytest.raises(ConfigError, match="validate of dataset 'upstream' is done in parts"):
+        refuse_impossible(given, ALL)
+    refuse_impossible(given, ALL - {"pretrain"})
+    assert not any("launch " in line for line in said_beforehand(given, ["validate"], None))
+    (note,) = [one for one in notes(given, ALL - {"pretrain"}) if "cluster.nodes.validate" in one]
+    assert "is known to have 100,000 images or more" in note
