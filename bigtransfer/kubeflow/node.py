@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -27,17 +25,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
-from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
+from bigtransfer.errors import BigTransferError, InfrastructureError
+from bigtransfer.kubeflow.process_one import KILLED, SIGNALS, Child, leave, number_of
 from bigtransfer.kubeflow.torchrun import LOST
 from bigtransfer.storage import MANIFEST_NAME, MANIFEST_SCHEMA, FileFacts, as_json, sha256_file
 from bigtransfer.storage.places import Target, target_at
 from bigtransfer.storage.s3 import S3Path
 
 _PORT = 29500
-_RANKS = ("JOB_COMPLETION_INDEX", "PET_NODE_RANK")
-"""Where an Indexed Job and Kubeflow Trainer say which node this is."""
 _JOIN_SECONDS = 1800.0
 """After this, a node whose peers do not come gives its accelerators back, and tries again."""
 _ASK_SECONDS = 3.0
@@ -48,8 +44,6 @@ _MISSED = 5
 _SOON_SECONDS = 300.0
 _MOST_SOON = 10
 """Attempts in a row that end so soon, until it is no loss any more but a failure."""
-_KILLED = 137
-_SIGNALS = 128
 WAITING, GOING, SENDING = "waiting", "going", "sending"
 
 
@@ -206,25 +200,16 @@ class Workers:
         ]  # fmt: skip
         # Workers get all of it but a moment, in which those above them end.
         self._environment = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, grace - 2))}
-        self._process: subprocess.Popen[bytes] | None = None
-        self.asked_to_end = False
-        signal.signal(signal.SIGTERM, self._end)
+        self._child = Child()
+
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether the pod is."""
+        return self._child.asked_to_end
 
     def run(self, line: list[str]) -> int:
         """Return the code that tells why they ended."""
-        self._process = subprocess.Popen([*self._line, *line], env=self._environment)
-        if self.asked_to_end:  # just before
-            self._process.terminate()
-        code = self._process.wait()
-        self._process = None
-        return code if code >= 0 else _SIGNALS - code
-
-    def _end(self, *_: object) -> None:
-        """Hand SIGTERM on; where no worker runs, end: for process 1 the kernel has no default."""
-        self.asked_to_end = True
-        if self._process is None:
-            os._exit(LOST)
-        self._process.send_signal(signal.SIGTERM)
+        return self._child.run([*self._line, *line], self._environment)
 
 
 def judged(code: int, nodes: Nodes, number: int) -> int:
@@ -233,7 +218,7 @@ def judged(code: int, nodes: Nodes, number: int) -> int:
     NCCL's watchdog aborts a process whose peer is gone: a signal means a lost peer where any other
     node is not at work any more, and a failure of one's own where all are.
     """
-    if code > _SIGNALS and code != _KILLED and nodes.others_not(GOING, number):
+    if code > SIGNALS and code != KILLED and nodes.others_not(GOING, number):
         return LOST
     return code
 
@@ -287,15 +272,6 @@ def main() -> None:
     leave(code, say)
 
 
-def leave(code: int, say: Callable[[str], None]) -> NoReturn:
-    """End process 1 at once: threads that serve would hold it."""
-    if code == _KILLED:
-        say("a process was killed (SIGKILL): out of memory, most likely")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def _take_part(
     arguments: argparse.Namespace, line: list[str], number: int, say: Callable[[str], None]
 ) -> int:
@@ -335,16 +311,6 @@ def _take_part(
         say("another node is lost, or the world outside failed; all begin again when all are there")
     say(f"all of it is done already: {address}")
     return 0
-
-
-def number_of(pods: int) -> int:
-    """Return which of so many pods of a Job this is; where nothing says so, end."""
-    text = next(filter(None, map(os.environ.get, _RANKS)), "")
-    if not text.isdecimal() or int(text) >= pods:
-        names = " or ".join(_RANKS)
-        print(f"{names} must say which of {pods} pods this is, not {text!r}", file=sys.stderr)
-        sys.exit(ConfigError.exit_code)
-    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:

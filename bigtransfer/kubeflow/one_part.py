@@ -9,51 +9,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from bigtransfer.errors import LAST_FAILURE, BigTransferError, InfrastructureError
-from bigtransfer.kubeflow.node import leave, number_of
+from bigtransfer.kubeflow.process_one import Child, leave, number_of
 from bigtransfer.kubeflow.torchrun import LOST
 from bigtransfer.retry import run_again
 from bigtransfer.storage import read_json
 from bigtransfer.storage.copying import copy_here
-
-_SIGNALS = 128
-
-
-class Part:
-    """The component's process, which may be told to end."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self.asked_to_end = False
-        signal.signal(signal.SIGTERM, self._end)
-
-    def run(self, line: list[str]) -> int:
-        """Return its code; 128 + n for signal n, as the shell says it.
-
-        Raises:
-            InfrastructureError: If it says that the same may work the next time.
-        """
-        self._process = subprocess.Popen([sys.executable, *line])
-        if self.asked_to_end:  # just before
-            self._process.terminate()
-        code = self._process.wait()
-        self._process = None
-        if code == LOST and not self.asked_to_end:
-            raise InfrastructureError(_last_words())
-        return code if code >= 0 else _SIGNALS - code
-
-    def _end(self, *_: object) -> None:
-        """Hand SIGTERM on; where nothing runs, end: for process 1 the kernel has no default."""
-        self.asked_to_end = True
-        if self._process is None:
-            os._exit(LOST)
-        self._process.send_signal(signal.SIGTERM)
 
 
 def main() -> None:
@@ -61,7 +26,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     line = arguments.line[1:] if arguments.line[:1] == ["--"] else arguments.line
     number = number_of(arguments.parts)
-    part = Part()
+    child = Child()
     stage = os.environ.get("BIGTRANSFER_STAGE", "parts")
 
     def say(text: str) -> None:
@@ -71,8 +36,8 @@ def main() -> None:
         began = time.monotonic()
         run_again(lambda: _bring(arguments.bring), say)
         line += ["--part", f"{number + 1}/{arguments.parts}"]
-        code = run_again(lambda: part.run(line), say)
-        if part.asked_to_end and code != 0:
+        code = run_again(lambda: _run(child, line), say)
+        if child.asked_to_end and code != 0:
             say("was asked to end; another pod does this part")
             code = LOST
         elif code == 0:
@@ -93,6 +58,18 @@ def _bring(listed: list[str]) -> None:
         path, sha256, address = one.split("=", 2)
         if not Path(path).exists():
             copy_here(address, Path(path), sha256)
+
+
+def _run(child: Child, line: list[str]) -> int:
+    """Return the code of the component.
+
+    Raises:
+        InfrastructureError: If it says that the same may work the next time.
+    """
+    code = child.run([sys.executable, *line])
+    if code == LOST and not child.asked_to_end:
+        raise InfrastructureError(_last_words())
+    return code
 
 
 def _last_words() -> str:

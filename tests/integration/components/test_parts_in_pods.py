@@ -251,8 +251,8 @@ def test_what_may_work_the_next_time_is_tried_again_and_then_said(
     codes: list[int] = []
     monkeypatch.chdir(tasks.folder)
     monkeypatch.setattr("bigtransfer.retry.time.sleep", lambda seconds: None)
-    monkeypatch.setattr("bigtransfer.kubeflow.one_part.signal.signal", lambda *_: None)
-    monkeypatch.setattr("bigtransfer.kubeflow.node.os._exit", codes.append)
+    monkeypatch.setattr("bigtransfer.kubeflow.process_one.signal.signal", lambda *_: None)
+    monkeypatch.setattr("bigtransfer.kubeflow.process_one.os._exit", codes.append)
     for name, text in {"JOB_COMPLETION_INDEX": "0", "BIGTRANSFER_STAGE": "shard-parts@x"}.items():
         monkeypatch.setenv(name, text)
     script = tasks.folder / "away.py"
