@@ -198,6 +198,12 @@ class _Wiring:
         stage, parts = f"{component}@{name}", self._params.parts_of(component, name)
         if parts == 1:
             return self._task(stage, **inputs)
+        bucket = self._params.datasets[name].shards_at
+        if bucket is None:
+            raise ConfigError(
+                f"{component} of dataset {name!r} is done in parts, which meet in a bucket; give "
+                "data.shards_at=s3://…"
+            )
         cluster, told = self._params.cluster, self._submission.told
         own = f"{component}-parts@{name}"
         pods = parts_of(component, own, cluster, self._tag, parts)
@@ -211,8 +217,7 @@ class _Wiring:
         made.set_caching_options(not self._submission.fresh)
         options = ["--join", str(parts)]
         if component == "validate":
-            bucket = self._params.datasets[name].shards_at
-            options += ["--parts", config.parts_at(bucket or "")]
+            options += ["--parts", config.parts_at(bucket)]
         return self._task(stage, options, **inputs).after(made)
 
     def _task(self, stage: str, options: Sequence[str] = (), **inputs: Any) -> Any:

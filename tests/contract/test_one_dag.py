@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from bigtransfer import config
 from bigtransfer.config import read_yaml
+from bigtransfer.errors import ConfigError
 from bigtransfer.kubeflow.image_tag import source_tag
 from fixtures.project import PROJECT, environment
 from fixtures.stages import declaration, stages
@@ -297,3 +298,9 @@ def test_which_submission_it_is_stands_in_no_line(tmp_path: Path) -> None:
         lines.append({key: (box["command"], box["args"]) for key, box in known.items()})
     assert "exec-validate-parts" in lines[0]
     assert lines[0] == lines[1]
+    nowhere = config.laid_over(overlay, {"data": {"shards_at": None}}, whole=False)
+    with (
+        submitting(Submission(changes=nowhere)),
+        pytest.raises(ConfigError, match="validate of dataset 'upstream' is done in parts"),
+    ):
+        build("bit-l", PROJECT / "pipelines" / "bit_l.yaml")
