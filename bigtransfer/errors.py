@@ -29,6 +29,8 @@ class BigTransferError(Exception):
     """An error whose message alone tells the user what to mend."""
 
     exit_code = 2
+    is_final = False
+    """Whether it was tried often enough: another attempt would be refused, whatever the code."""
 
 
 class ConfigError(BigTransferError):

@@ -127,7 +127,8 @@ def refusing_once(
     try:
         yield
     except BigTransferError as error:
-        if why := refusals.leave(key, Refusal(stage, error.exit_code, str(error))):
+        refusal = Refusal(stage, error.exit_code, str(error))
+        if why := refusals.leave(key, refusal, is_final=error.is_final):
             say(f"warning: the next attempt will not know that this is refused: {why}")
         raise
 

@@ -77,13 +77,18 @@ class Refusals:
                 return _parsed(data)
         return None
 
-    def leave(self, fingerprint: str, refusal: Refusal) -> str | None:
+    def leave(self, fingerprint: str, refusal: Refusal, *, is_final: bool = False) -> str | None:
         """Leave a refusal at the first place that takes it.
+
+        Args:
+            fingerprint: Of what is refused.
+            refusal: Why.
+            is_final: Whether it stays wrong though its code does not say so.
 
         Returns:
             Why none did; None: one did, or there is no place, or it is nothing that stays wrong.
         """
-        if refusal.exit_code not in _REFUSED:
+        if refusal.exit_code not in _REFUSED and not is_final:
             return None
         why = "the pipeline root is not reached by S3's protocol" if self.is_of_task else None
         for place in self.places:

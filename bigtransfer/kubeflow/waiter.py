@@ -39,9 +39,10 @@ _NEVER_HEALS = (
 
 
 class FailedError(BigTransferError):
-    """A component failed by a fault of its own."""
+    """A component failed by a fault of its own, as often as its Job allows."""
 
     exit_code = 1
+    is_final = True
 
 
 class StoppedByHandError(ConfigError):

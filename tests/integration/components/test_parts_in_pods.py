@@ -92,9 +92,9 @@ class Tasks:
                 self.cluster.pod(job, index, attempt, phase="Running")
                 code = self._pod(job, index, kill=bool(killed))
                 self.cluster.ended(job, index, code, attempt)
-                if code == 2:
+                if code in (1, 2):
                     self.cluster.logs[f"{job['metadata']['name']}-{index}-0"] = self.logs[index][-1]
-                    return self.cluster.fail(job, "PodFailurePolicy", "exit code 2")
+                    return self.cluster.fail(job, "PodFailurePolicy", f"exit code {code}")
             self.cluster.touch(job, succeeded=index + 1)
         self.cluster.finish(job)
 
@@ -193,6 +193,27 @@ def test_what_a_part_is_refused_ends_the_task_with_its_words(listed: Tasks) -> N
     assert again.returncode == 2
     assert "an earlier attempt of this run was refused" in again.stderr
     assert again.stderr.splitlines()[-1] == done.stderr.splitlines()[-1]
+    assert tasks.cluster.verbs("jobs") == asked
+
+
+def test_a_job_that_failed_is_not_begun_again_by_its_run(tasks: Tasks) -> None:
+    """It had its attempts; Kubeflow's would each be as many again."""
+    (tasks.folder / "index" / "source.json").write_text("{}")
+    told = json.dumps({"inputs": {}, "outputs": {"outputFile": str(tasks.folder / "output")}})
+    words = ["--dataset", "index", "--manifest", "unused", "--validation", "unused",
+             "--executor-input", told]  # fmt: skip
+
+    def crash(job: dict[str, Any]) -> None:
+        (box,) = job["spec"]["template"]["spec"]["containers"]
+        box["args"] = ["--parts", "2", "--", "-c", "raise SystemExit(1)"]
+
+    done = tasks.in_parts("validate", *words, spoil=crash)
+    assert done.returncode == 1, done.stderr
+    asked = tasks.cluster.verbs("jobs")
+    pods = pods_of(component="validate", parts=PARTS, nodes=1).model_dump_json()
+    again = tasks.run("validate", *words, launch=pods)
+    assert again.returncode == 1
+    assert "an earlier attempt of this run was refused" in again.stderr
     assert tasks.cluster.verbs("jobs") == asked
 
 
