@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(
     not BUILT, reason="needs the container images; `.ci/containers` builds and tests them"
 )
 TARGETS = {
-    "data": 605,
-    "demo": 725,
+    "data": 710,  # DVC and what reads its S3 are a hundred of it
+    "demo": 815,
     "fetch": 330,
     "launch": 300,
     "registry": 250,
