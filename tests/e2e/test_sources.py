@@ -89,10 +89,8 @@ def test_parts_and_join_by_the_component(project: Path, photos: Path) -> None:
         "out/2",
     ]
     refused = call(project, *look, "--join", "2")
-    assert (
-        refused.returncode == 2
-        and "part 1 of 2 in 'out/again.parts/photos' is missing" in refused.stderr
-    )
+    assert refused.returncode == 2
+    assert "there are no parts in 'out/again.parts/photos'" in refused.stderr
     for part in ("2/2", "1/2"):
         assert call(project, *look, "--part", part).returncode == 0
     assert call(project, *look, "--part", "1/2", "--join", "2").returncode == 2
