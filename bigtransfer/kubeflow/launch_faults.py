@@ -30,17 +30,13 @@ def launch_faults(params: Params, components: set[str]) -> Iterator[str]:
     """Yield what keeps a component from running on pods of its own."""
     cluster, recipe = params.cluster, params.pretrain
     for component in (*LAUNCHED, *IN_PARTS):
-        key = f"cluster.parts.{component}" if component in cluster.parts else ""
-        key, count = (
-            (key, cluster.parts_of(component))
-            if key
-            else (f"cluster.nodes.{component}", cluster.nodes_of(component))
-        )
+        key = "parts" if component in cluster.parts else "nodes"
+        count = max(cluster.nodes_of(component), cluster.parts_of(component))
         alone = " and ".join(_alone(cluster, component))
         if component in components and cluster.launcher == "task" and count > 1:
             yield (
-                f"{key} is {count}, and cluster.launcher is task: a task has one pod; give "
-                f"cluster.launcher=job, or {alone}"
+                f"cluster.{key}.{component} is {count}, and cluster.launcher is task: a task has "
+                f"one pod; give cluster.launcher=job, or {alone}"
             )
         for name in parted(params, component, components):
             if params.datasets[name].shards_at is None:

@@ -258,10 +258,10 @@ class Waiter:
         if memory is not None and code not in _BY_CODE:
             raise ConfigError(
                 f"{kind} {name}: a pod ran out of memory ({memory}); give its pool more: "
-                "cluster.pools.<pool>.memory, or "
-                + ("a smaller pretrain.micro_batch_size" if self._parts == 1
-                   else f"more parts: cluster.parts.{self.what.pods.component}")
-            )  # fmt: skip
+                "cluster.pools.<pool>.memory"
+                # Each part lists the whole dataset: more of them would hardly take less.
+                + (", or a smaller pretrain.micro_batch_size" if self._parts == 1 else "")
+            )
         last = next((_why(e) for e in reversed([*self._ends.values()]) if e.code), message)
         raise _BY_CODE.get(code, FailedError)(
             f"{kind} {name} failed ({reason or 'Failed'}): {last}; its pods are there for a week: "
