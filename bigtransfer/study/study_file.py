@@ -75,10 +75,10 @@ class Study(Section):
                 raise ValueError(f"axis {name!r} holds a value twice")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds holds a value twice")
-        for what, name in (("x", self.plot.x), ("lines", self.plot.lines)):
-            if name is not None and name not in self.axes:
+        for what, axis in (("x", self.plot.x), ("lines", self.plot.lines)):
+            if axis is not None and axis not in self.axes:
                 raise ValueError(
-                    f"plot.{what} is {name!r}, which is no axis{did_you_mean(name, self.axes)}"
+                    f"plot.{what} is {axis!r}, which is no axis{did_you_mean(axis, self.axes)}"
                 )
         return self
 
