@@ -228,7 +228,7 @@ def launch_of(
         line += [f"--{flag}", address]
     for flag in component.writes:
         line += [f"--{flag}", out(flag)]
-    recipe = {key: getattr(params, key) for key in (*params.RECIPE, *params.SCHEDULE)}
+    recipe = params.recipe | {key: getattr(params, key) for key in params.SCHEDULE}
     code = None if params.resume == "any_code" else pods.image
     name = f"{component.name}-{sha256_json({'recipe': recipe, 'data': seen, 'code': code})[:16]}"
     how = sha256_json({"pods": pods.identity(), "line": line})[:16]

@@ -27,7 +27,7 @@ QUICK = {"preset": "quick", "precision": "auto"}
 """Over section `finetune`: a linear head on frozen features."""
 _OF_A_SCHEDULE = (
     "preset", "total_steps", "warmup_steps", "decay_steps", "batch_size", "base_lr", "precrop",
-    "mixup_alpha", "random_crop",
+    "mixup_alpha", "random_crop", "weight_decay",
 )  # fmt: skip
 """Values of section `finetune` that have no part in the quick way."""
 

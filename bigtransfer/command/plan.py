@@ -109,7 +109,8 @@ def run(arguments: argparse.Namespace) -> None:
     prices = [_price(text) for text in arguments.price]
     _check_nodes(arguments)
     params = config.load(arguments.params, arguments.overlay).pretrain
-    examples, classes = _data(params, arguments)
+    all_of_them, classes = _data(params, arguments)
+    examples = params.trained_on(all_of_them)
 
     from bigtransfer.train.devices import choose_device
     from bigtransfer.train.planning import plan

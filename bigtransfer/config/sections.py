@@ -150,8 +150,9 @@ class PretrainParams(Section):
     """Upstream training (section `pretrain`)."""
 
     RECIPE: ClassVar = (
-        "architecture", "root", "norm", "loss", "head_bias", "batch_size", "momentum",
-        "weight_decay", "precrop", "crop", "augmentation", "flip", "seed", "threads",
+        "architecture", "root", "norm", "norm_batch", "loss", "head_bias", "batch_size",
+        "momentum", "weight_decay", "precrop", "crop", "augmentation", "flip", "seed", "threads",
+        "train_share",
     )  # fmt: skip
     """What decides the result, beside the schedule and the data."""
     SCHEDULE: ClassVar = ("epochs", "base_lr", "warmup_steps", "decay_epochs")
@@ -211,9 +212,31 @@ class PretrainParams(Section):
     resume: Literal["same_code", "any_code"]
     stop_seconds: NotNegative
     """Seconds after SIGTERM in which the last checkpoint must be written; 0: none is written."""
+    norm_batch: Positive | None = None
+    """Images over which BatchNorm takes its statistics, as if each so many were on a device of
+    their own; None: all of a forward pass. This and what follows may be absent."""
+    train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of the train split; a larger share holds what a smaller one of the same seed holds."""
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Return the values of `RECIPE`: without those that are as before there was a choice."""
+        usual = {"norm_batch": None, "train_share": 1.0}
+        found = {key: getattr(self, key) for key in self.RECIPE}
+        return {key: own for key, own in found.items() if key not in usual or own != usual[key]}
+
+    def trained_on(self, examples: int) -> int:
+        """Return how many of so many training images are used."""
+        return max(1, round(self.train_share * examples))
 
     @model_validator(mode="after")
     def _possible(self) -> PretrainParams:
+        if self.norm_batch is not None:
+            if self.norm not in ("bn", "bn_ws"):
+                raise ValueError(f"norm_batch is for norm bn and bn_ws, not for {self.norm}")
+            for name in ("batch_size", "micro_batch_size"):
+                if (getattr(self, name) or 0) % self.norm_batch:
+                    raise ValueError(f"norm_batch {self.norm_batch} must divide {name}")
         if self.crop > self.precrop:
             raise ValueError(f"crop {self.crop} must not exceed precrop {self.precrop}")
         epochs = self.decay_epochs
@@ -288,6 +311,8 @@ class FinetuneParams(Section):
     be absent."""
     resume: Literal["same_code", "any_code"] = "same_code"
     """May be absent: a params.yaml from before it keeps working."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Of SGD, on kernels alone; None: the HyperRule's, which has none. May be absent."""
 
     @model_validator(mode="after")
     def _possible(self) -> FinetuneParams:
@@ -472,7 +497,7 @@ class Params:
     def examples_of(self, dataset: str) -> int | None:
         """Return how many images a dataset has, where the params say so."""
         upstream = self.pretrain.examples if dataset == self.pretrain.dataset else None
-        return self.datasets[dataset].examples or upstream
+        return upstream or self.datasets[dataset].examples
 
     def datasets_of(self, *, upstream: bool) -> list[str]:
         """Return the datasets that a pipeline needs.

@@ -42,8 +42,9 @@ class Forecast:
 
 
 def examples_of(params: Params) -> int | None:
-    """Return the training images of the upstream dataset, where the params say how many."""
-    return params.pretrain.examples or params.datasets[params.pretrain.dataset].examples
+    """Return how many images are trained on upstream, where the params say so."""
+    found = params.examples_of(params.pretrain.dataset)
+    return None if found is None else params.pretrain.trained_on(found)
 
 
 def forecast(params: Params, examples: int) -> Forecast:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bigtransfer.errors import ConfigError
+from bigtransfer.model.batch_norm import GroupedBatchNorm2d
 from bigtransfer.model.convolution import convolve
 from bigtransfer.model.group_norm_relu import (
     add_group_norm_relu,
@@ -187,11 +188,16 @@ class ResNetV2(nn.Module):
     """
 
     def __init__(
-        self, architecture: Architecture, num_classes: int, root: Root, norm: Norm
+        self,
+        architecture: Architecture,
+        num_classes: int,
+        root: Root,
+        norm: Norm,
+        norm_batch: int | None = None,
     ) -> None:
         super().__init__()
         self.root_kind, self.norm_kind = root, norm
-        conv, make_norm = _conv(norm), _norm(norm, architecture)
+        conv, make_norm = _conv(norm), _norm(norm, architecture, norm_batch)
         channels = architecture.width(_BLOCK_WIDTHS[0])
         if root == "small":
             self.root = conv(3, channels, 3, 1, 1)
@@ -455,6 +461,7 @@ def create_model(
     seed: int = 0,
     *,
     norm: Norm = "gn_ws",
+    norm_batch: int | None = None,
 ) -> ResNetV2:
     """Build a network by name, with fresh kernels and a zero head.
 
@@ -467,6 +474,8 @@ def create_model(
         root: `imagenet` (7x7 stride 2, max pool) or `small` (3x3 stride 1, no pool).
         seed: Of the fresh kernels; drawn on the CPU, so equal on every device.
         norm: `gn_ws` is BiT's; `gn`, `bn_ws`, `bn` are the ablation's.
+        norm_batch: Images over which BatchNorm takes its statistics in training; None: all of a
+            forward pass.
 
     Raises:
         ConfigError: If a name is unknown.
@@ -474,7 +483,7 @@ def create_model(
     for value, known, what in ((root, ROOTS, "root"), (norm, NORMS, "norm")):
         if value not in known:
             raise ConfigError(f"{what} is {value!r}; choose one of {', '.join(known)}")
-    model = ResNetV2(parse_architecture(name), num_classes, root, norm)
+    model = ResNetV2(parse_architecture(name), num_classes, root, norm, norm_batch)
     if model.head.weight.device.type != "meta":
         model.initialize(torch.Generator("cpu").manual_seed(seed))
     return model
@@ -513,9 +522,13 @@ def _conv(norm: Norm) -> Callable[..., Conv]:
     return partial(StdConv2d if norm.endswith("_ws") else PlainConv2d, bias=False)
 
 
-def _norm(norm: Norm, architecture: Architecture) -> Callable[..., nn.Module]:
+def _norm(
+    norm: Norm, architecture: Architecture, norm_batch: int | None
+) -> Callable[..., nn.Module]:
     if norm.startswith("gn"):
         return partial(nn.GroupNorm, architecture.groups, eps=GN_EPS)
+    if norm_batch is not None:
+        return partial(GroupedBatchNorm2d, group_images=norm_batch, eps=GN_EPS)
     return partial(nn.BatchNorm2d, eps=GN_EPS)
 
 

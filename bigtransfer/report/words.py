@@ -61,6 +61,8 @@ def training_in_words(verdict: Json) -> str:
         last = " steps" if decays[-1] != 1 else " step"
         parts.append(f"divided by 10 after {listing(decays)}{last}")
     parts.append("no MixUp" if alpha is None else f"MixUp with alpha {alpha:g}")
+    if decay := verdict.get("weight_decay"):
+        parts.append(f"weight decay {decay:g}")
     return ", ".join(parts)
 
 

@@ -101,6 +101,7 @@ def train_cell(
     rule: HyperRule,
     *,
     flip: bool,
+    weight_decay: float,
     compute: ComputeSettings,
     policy: CheckpointPolicy,
     scoring: Scoring,
@@ -114,6 +115,7 @@ def train_cell(
         rows: Index rows of the images that are trained on.
         rule: Schedule, resolution and MixUp.
         flip: Whether to mirror at random.
+        weight_decay: Of SGD, on kernels alone; the HyperRule has none.
         compute: What it is computed on; its micro-batch is halved when memory runs out.
         policy: Where its state is kept.
         scoring: On validation, on the way; it changes no weight.
@@ -136,7 +138,7 @@ def train_cell(
         rule.schedule,
         loss_named("sigmoid" if multi_label else "softmax"),
         momentum=MOMENTUM,
-        weight_decay=0.0,
+        weight_decay=weight_decay,
         mixup_alpha=rule.mixup_alpha,
         seed=cell.seed,
     )

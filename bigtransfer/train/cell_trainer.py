@@ -179,6 +179,7 @@ class CellTrainer:
                 grid.rows(cell),
                 verdict,
                 flip=job.flip,
+                weight_decay=job.plan.weight_decay,
                 compute=self._compute,
                 policy=CheckpointPolicy(
                     state, job.checkpoint_seconds, interrupts, job.code, mirror
@@ -193,9 +194,11 @@ class CellTrainer:
             figures = figures_of(calibration)
             curve = thinned(found.curve)
             curve[-1] |= {name: figures[name] for name in _SCORES if name in figures}
+            decay = job.plan.weight_decay
+            told = asdict(verdict) | ({"weight_decay": decay} if decay else {})
             write_cell(
                 job, cell, self._initial, grid, found.model, curve=curve,
-                crop=verdict.crop, verdict=asdict(verdict), calibration=calibration,
+                crop=verdict.crop, verdict=told, calibration=calibration,
             )  # fmt: skip
             shutil.rmtree(state, ignore_errors=True)
         effort = Effort.since(began, device, job.machine.threads)

@@ -250,6 +250,8 @@ def recipe_of(params: TaskParams) -> Json:
     recipe = params.model_dump(mode="json", include=names)
     if recipe["sampling"] == "natural":
         del recipe["sampling"]  # as before there was a choice: networks from then are the same
+    if recipe.get("weight_decay") is None:
+        recipe.pop("weight_decay", None)  # the same
     return recipe
 
 
@@ -266,6 +268,7 @@ def _plan_of(params: TaskParams) -> GridPlan:
         sampling=params.sampling,
         random_crop=params.random_crop,
         abstain_accuracy=params.abstain_accuracy,
+        weight_decay=params.weight_decay or 0.0,
     )
 
 

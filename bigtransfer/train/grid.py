@@ -36,7 +36,7 @@ OVERRIDES = (
 """Params that replace the HyperRule's own value where they are not null."""
 RECIPE = (
     *OVERRIDES, "preset", "random_crop", "flip", "trained", "train_on", "threads",
-    "abstain_accuracy", "precision", "sampling",
+    "abstain_accuracy", "precision", "sampling", "weight_decay",
 )  # fmt: skip
 """Params that decide what a cell becomes, beside the data and the upstream weights."""
 QUICK = "quick"
@@ -69,6 +69,8 @@ class GridPlan:
     """False: images are resized to the crop itself."""
     abstain_accuracy: float
     """That answers are to have where the network does not abstain."""
+    weight_decay: float = 0.0
+    """Of SGD, on kernels alone."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -217,6 +219,8 @@ class Grid:
                 + ("" if value == own[name] else f" (params; the rule says {_shown(own[name])})")
                 for name, value in used.items()
             ]
+            if self.plan.weight_decay:
+                parts.append(f"weight_decay {self.plan.weight_decay:g} (params; the rule says 0)")
             lines.append(
                 f"{self.plan.task}, {k} per class, {images:,} images, HyperRule "
                 f"'{self.plan.preset}': " + ", ".join(parts)

@@ -91,7 +91,7 @@ class LinearProbes:
             f"of the network as it is, of each image{' and its mirror image' if flip else ''} at "
             f"{self._crop} px in {self._store.precision}, computed once; then a linear head"
         )
-        unused = {name: getattr(params, name) for name in _UNUSED}
+        unused = {name: getattr(params, name) for name in (*_UNUSED, "weight_decay")}
         if given := [f"{name} {value}" for name, value in unused.items() if value is not None]:
             _say(f"{params.name}: without effect under preset quick: {', '.join(given)}")
         warn_of_another_crop(params.name, self._crop, self._upstream.crop)

@@ -13,6 +13,8 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from bigtransfer.artifacts.decoding import as_stored_line
@@ -123,8 +125,9 @@ def _training_of(
 ) -> Training:
     """Turn the section into what trains: from here on there are plain values."""
     group = compute.group
-    _require_possible(shards, group, params.batch_size, params.loss)
-    rows = shards.rows("train")
+    _require_possible(shards, group, params)
+    every = shards.rows("train")
+    rows = nested(every, params.trained_on(len(every)), params.seed)
     schedule = planned_schedule(
         len(rows),
         epochs=params.epochs,
@@ -133,13 +136,18 @@ def _training_of(
         warmup_steps=params.warmup_steps,
         decay_epochs=params.decay_epochs,
     )
-    made_by = {**{key: getattr(params, key) for key in params.RECIPE}, "schedule": repr(schedule)}
+    made_by = {**params.recipe, "schedule": repr(schedule)}
     code = code_version(__name__)
     key = fingerprint(
         code if params.resume == "same_code" else None, recipe=made_by, shards=shards.content_digest
     )
     model = create_model(
-        params.architecture, len(shards.classes), params.root, params.seed, norm=params.norm
+        params.architecture,
+        len(shards.classes),
+        params.root,
+        params.seed,
+        norm=params.norm,
+        norm_batch=params.norm_batch,
     ).recompute(compute.recompute)
     nn.init.constant_(model.head.bias, params.head_bias)
     model.to(compute.device.torch)
@@ -240,12 +248,33 @@ def write_results(
     return result
 
 
-def _require_possible(shards: Shards, group: Group, batch_size: int, loss: str) -> None:
+def nested(rows: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """Return some rows, in their order; more of them of the same seed hold fewer.
+
+    Args:
+        rows: All of them.
+        count: That are wanted.
+        seed: Of the choice.
+    """
+    if count == len(rows):
+        return rows
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+    found: NDArray[np.int64] = rows[np.sort(chosen)]
+    return found
+
+
+def _require_possible(shards: Shards, group: Group, params: PretrainParams) -> None:
     """Refuse what cannot be trained, before anything is built.
 
     Raises:
         ConfigError: Naming the value.
     """
+    batch_size, loss = params.batch_size, params.loss
+    if params.norm_batch is not None and batch_size % (group.world_size * params.norm_batch):
+        raise ConfigError(
+            f"norm_batch {params.norm_batch} does not divide the images of each of "
+            f"{group.world_size} processes, {batch_size} in all; give another of the two"
+        )
     if group.world_size > batch_size:
         raise ConfigError(
             f"batch_size {batch_size} is too small for {group.world_size} processes; raise "

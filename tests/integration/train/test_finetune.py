@@ -44,7 +44,22 @@ def test_the_log_says_whose_each_value_is(
     assert line.startswith("photos, 2 per class, 6 images, HyperRule 'paper': regime small, ")
     assert "total_steps 2 (params; the rule says 500)" in line
     assert "decay_steps 1 (params; the rule says 150/300/450)" in line
-    assert "mixup_alpha none" in line
+    assert "mixup_alpha none" in line and "weight_decay" not in line
+
+
+def test_weight_decay_is_the_rules_own_unless_it_is_given(
+    pretrained: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tune(pretrained, packed, tmp_path / "out")
+    plain = weights_of(tmp_path / "out")
+    assert "weight_decay" not in meta_of(tmp_path / "out")["hyperrule"]
+    found = tune(pretrained, packed, tmp_path / "out", weight_decay=0.5)
+    assert found.recipe["weight_decay"] == 0.5
+    assert "weight_decay 0.5 (params; the rule says 0)" in capsys.readouterr().out
+    assert meta_of(tmp_path / "out")["hyperrule"]["weight_decay"] == 0.5
+    decayed = weights_of(tmp_path / "out")
+    smaller = [k for k in plain if plain[k].dim() == 4 and decayed[k].norm() < plain[k].norm()]
+    assert len(smaller) == sum(plain[k].dim() == 4 for k in plain), "every kernel"
 
 
 def test_too_few_images_name_the_class(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ from bigtransfer.errors import (
 from bigtransfer.model import ResNetV2, load_checkpoint
 from bigtransfer.storage import read_json
 from bigtransfer.train.group import Group
-from bigtransfer.train.pretrain import uneven_lanes
+from bigtransfer.train.pretrain import nested, uneven_lanes
 from bigtransfer.train.schedule import planned_schedule
 from fixtures.datasets import pack, packed_in, validate_table
 from fixtures.project import PROJECT, environment
@@ -379,3 +381,55 @@ def test_meta_of_a_resumable_checkpoint_says_what_made_it(trained: Trained) -> N
     assert meta["recipe"]["architecture"] == small_params().architecture
     assert len(meta["shards_digest"]) == 64
     assert meta["world_size"] == 1
+
+
+def test_a_larger_share_of_the_images_holds_a_smaller_one() -> None:
+    rows = np.arange(1000) * 3
+    shares = [nested(rows, count, seed=5) for count in (1, 250, 500, 1000)]
+    assert [len(found) for found in shares] == [1, 250, 500, 1000]
+    for small, large in itertools.pairwise(shares):
+        assert set(small.tolist()) < set(large.tolist())
+        assert (np.diff(large) > 0).all(), "in their order"
+    assert set(nested(rows, 250, 6).tolist()) != set(shares[1].tolist())
+    few = small_params(train_share=1e-9)
+    assert few.trained_on(1000) == 1 and small_params(train_share=0.25).trained_on(1000) == 250
+
+
+def test_of_a_share_the_schedule_is_its_own(trained: Trained) -> None:
+    result = trained.train(train_share=0.5, epochs=8.0, decay_epochs=(4.0,), evaluation_steps=99)
+    assert result["steps"] == round(8 * 9 / 8)
+    meta = read_json(trained.outputs.checkpoint / "meta.json")
+    assert meta["recipe"]["train_share"] == 0.5
+
+
+def test_statistics_of_few_images_are_others_and_the_checkpoint_is_read_as_any(
+    trained: Trained, packed: Path, tmp_path: Path
+) -> None:
+    few = {"norm": "bn", "epochs": 2.0, "decay_epochs": (1.0,), "evaluation_steps": 99}
+    trained.train(**few)
+    other = Trained(tmp_path / "few", packed)
+    other.train(**few, norm_batch=2)
+    assert trained.weights() != other.weights()
+    left, right = (load_checkpoint(one.outputs.checkpoint)[0] for one in (trained, other))
+    assert left.state_dict().keys() == right.state_dict().keys()
+
+
+def test_what_was_no_choice_before_is_in_no_fingerprint() -> None:
+    assert not {"norm_batch", "train_share"} & small_params().recipe.keys()
+    chosen = small_params(norm="bn", norm_batch=4, train_share=0.5).recipe
+    assert (chosen["norm_batch"], chosen["train_share"]) == (4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"norm_batch": 4}, "norm_batch is for norm bn and bn_ws, not for gn_ws"),
+        ({"norm": "bn", "norm_batch": 3}, "norm_batch 3 must divide batch_size"),
+        ({"norm": "bn", "norm_batch": 4, "micro_batch_size": 2}, "must divide micro_batch_size"),
+        ({"train_share": 0.0}, "train_share"),
+        ({"train_share": 1.1}, "train_share"),
+    ],
+)
+def test_shares_and_groups_that_cannot_be_are_named(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        small_params(**changes)

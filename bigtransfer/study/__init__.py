@@ -1,0 +1,1 @@
+"""Studies: the same training many times, along a few axes."""
