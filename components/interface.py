@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bigtransfer.arguments import Parser
 from bigtransfer.errors import (
-    LAST_FAILURE,
     BigTransferError,
     ConfigError,
     InfrastructureError,
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from bigtransfer.track.journal import Journal
     from components.executor import ExecutorInput
 
-WORK = Path(".work")
 EXECUTOR_INPUT = "--executor-input"
 """The one flag that DVC's lines do not have."""
 STAGE = "BIGTRANSFER_STAGE"
@@ -231,7 +229,7 @@ def _execute(
     with ExitStack() as held:
         if _leads():
             name = sha256_json([*outputs, *([part] if part else [])])[:16]
-            lock_file = WORK / "locks" / f"{component.name}-{name}.lock"
+            lock_file = Path(".work") / "locks" / f"{component.name}-{name}.lock"
             held.enter_context(lock(lock_file, f"the output of {stage_name} ({outputs[0]})"))
         paths = {**reads, **writes, **options}
         if executor is None:
@@ -269,7 +267,7 @@ def _run_for(
 
     def attempt() -> None:
         reads = {flag: paths[flag] for flag in component.reads}
-        found = {**paths, **unpacked(reads, component.in_place, WORK)}
+        found = {**paths, **unpacked(reads, component.in_place, _work())}
         told.update(_run_tracked(component, run, params, found, name, tracked=tracked))
 
     with ExitStack() as held:
@@ -311,7 +309,7 @@ def _run_tracked(
     status = "FAILED"
     try:
         journal.params(params.model_dump(mode="json"))
-        stage = Stage(name, project, WORK / component.name, journal, is_task=_is_task())
+        stage = Stage(name, project, _work() / component.name, journal, is_task=_is_task())
         run(stage, params, **paths)
         status = "FINISHED"
     except (KeyboardInterrupt, InfrastructureError):
@@ -321,6 +319,12 @@ def _run_tracked(
         journal.close(status)
     url = journal.run_url
     return {**stage.told, **({"mlflow_run": url} if url else {})}
+
+
+def _work() -> Path:
+    from bigtransfer.storage.home import work_of
+
+    return work_of(Path.cwd())
 
 
 def _leads() -> bool:
@@ -355,6 +359,7 @@ def _check_inputs(reads: Mapping[str, Any]) -> None:
 
 def _fail(stage: str, code: int, message: str) -> NoReturn:
     from bigtransfer.storage import as_json, write_text
+    from bigtransfer.storage.home import experiment_name, failure_file
 
     who = stage if _leads() else f"{stage}, process {os.environ['RANK']}"
     if _is_task():
@@ -365,7 +370,8 @@ def _fail(stage: str, code: int, message: str) -> NoReturn:
         BigTransferError
     ):  # the message above counts; a read-only folder must not hide it
         if _leads():
-            write_text(Path(LAST_FAILURE), as_json(facts))
+            project = Path.cwd()
+            write_text(failure_file(project, experiment_name(project)), as_json(facts))
     _leave(code)
 
 

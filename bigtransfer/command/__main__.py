@@ -26,6 +26,7 @@ COMMANDS = {
     "data": "check any folder of images without a project; look into shards",
     "finetune": "from a folder of images and weights to a tested model, in one command",
     "sweep": "many tasks, subset sizes and seeds from one network; resumable, one table",
+    "study": "one training along a few axes, e.g. norm and batch size: a figure with its spread",
     "predict": "what a fine-tuned model sees in image files",
     "evaluate": "how often a model is right on labelled images from elsewhere, e.g. ObjectNet",
     "inspect": "training images of a model that may have been planted: a page to look at",

@@ -21,10 +21,9 @@ from pathlib import Path
 from bigtransfer.errors import BigTransferError
 from bigtransfer.progress import TERMINAL, counted, duration
 from bigtransfer.storage import as_json, explained, read_json, write_text
+from bigtransfer.storage.home import STAGE_SECONDS
 
 LOGS = Path(".work") / "log"
-SECONDS = Path(".work") / "stage-seconds.json"
-"""How long each stage took when it last ran, DVC's own work for it included."""
 _LOGS_KEPT = 10
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_BETWEEN_SIGNS = 60.0
@@ -130,7 +129,7 @@ class _Shown:
     def __init__(self, project: Path, told: Told, whole: bool) -> None:
         self.told = told
         self._whole = whole
-        self._file = project / SECONDS
+        self._file = project / STAGE_SECONDS
         self._seconds = _read(self._file)
         self._stages = _stages(project)
         self._left = {name: self._seconds.get(name, 0.0) for name in self._stages}
@@ -148,7 +147,7 @@ class _Shown:
         if known := sum(self._left.values()):
             print(
                 f"{stages}, about {duration(known)} by the times of their last runs here "
-                f"({SECONDS}) if nothing is up to date"
+                f"({STAGE_SECONDS}) if nothing is up to date"
             )
         else:
             print(f"{stages} (dvc.lock), all of them for the first time here")

@@ -11,9 +11,9 @@ from pathlib import Path
 from bigtransfer.data.packing import shard_name
 from bigtransfer.errors import BigTransferError, DatasetError, InfrastructureError
 from bigtransfer.storage import MANIFEST_NAME, FileFacts, new_file, sha256_file
+from bigtransfer.storage.home import work_of
 from bigtransfer.storage.s3 import S3Path, client, download
 
-CACHE = Path(".work") / "cache" / "shards"
 CACHE_BYTES = 50_000_000_000
 """What the cache of fetched shards may hold."""
 
@@ -51,7 +51,7 @@ class FetchedShardFiles(ShardFiles):
         cache: Path | None = None,
         most_bytes: int | None = None,
     ) -> None:
-        super().__init__(cache or CACHE)
+        super().__init__(cache or work_of(Path.cwd()) / "cache" / "shards")
         self._place, self._files, self._client = place, files, client()
         self._most_bytes = CACHE_BYTES if most_bytes is None else most_bytes
         self._checked: set[Path] = set()

@@ -75,10 +75,11 @@ def for_paper(tasks: Sequence[SweptTask]) -> tuple[bytes, bytes]:
     """
     finished = [task for task in tasks if task.rows]
     figure = _grid(finished) if are_curves(finished) else _dots(finished, PAPER)
-    return _written(figure, "svg"), _written(figure, "pdf")
+    return written(figure, "svg"), written(figure, "pdf")
 
 
-def _written(figure: Figure, kind: str) -> bytes:
+def written(figure: Figure, kind: str) -> bytes:
+    """Return a figure as a file, `svg` or `pdf`: the same figure gives the same bytes."""
     import matplotlib
 
     nothing = {"svg": {"Date": None, "Creator": None}}
@@ -142,7 +143,7 @@ def _draw(axes: Axes, task: SweptTask, shots: Shots, palette: Palette) -> None:
     axes.minorticks_off()
     axes.set_ylim(0, 1.03)
     axes.set_yticks([0, 0.5, 1], ["0", "50", "100 %"])
-    _plain(axes, palette)
+    plain(axes, palette)
     metric = task.rows[0].metric
     title = task.name if metric == "top1" else f"{task.name} ({METRICS[metric]})"
     axes.set_title(title, loc="left", color=palette.ink, fontsize=9)
@@ -176,7 +177,7 @@ def _dots(tasks: Sequence[SweptTask], palette: Palette) -> Figure:
     axes.set_ylim(len(tasks) - 0.5, -0.5)
     axes.set_xlim(0, 1.02)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
-    _plain(axes, palette)
+    plain(axes, palette)
     axes.grid(axis="x", color=palette.line, linewidth=0.6)
     if palette is PAPER:  # a page has its own, beside the text
         figure.legend(
@@ -195,7 +196,8 @@ def _by_init(rows: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
     }
 
 
-def _plain(axes: Axes, palette: Palette) -> None:
+def plain(axes: Axes, palette: Palette) -> None:
+    """Leave of the axes what is read: no frame, thin lines, the palette's colours."""
     axes.patch.set_alpha(0)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

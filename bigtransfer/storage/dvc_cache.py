@@ -39,7 +39,7 @@ def put_back(path: Path, project: Path) -> bool:
     if not digest or not cache:
         return False
     try:
-        files = _files(digest, cache)
+        files = files_of(digest, cache)
         if not all(file.is_file() for file in files.values()):
             return False
         if digest.endswith(".dir"):
@@ -56,19 +56,32 @@ def put_back(path: Path, project: Path) -> bool:
 
 def _digest(path: Path, project: Path) -> str:
     """Return the MD5 that `dvc.lock` has of an output; empty if it has none."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        locked: Any = YAML(typ="safe", pure=True).load((project / LOCK_FILE).read_text("utf-8"))
-    except (OSError, ValueError, YAMLError):
+        stages = read_lock((project / LOCK_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
         return ""
-    stages = locked.get("stages") if isinstance(locked, dict) else None
-    for stage in stages.values() if isinstance(stages, dict) else ():
+    for stage in stages.values():
         for out in stage.get("outs", ()) if isinstance(stage, dict) else ():
             if Path(out.get("path", "")) == path:
                 return str(out.get("md5", ""))
     return ""
+
+
+def read_lock(text: str) -> dict[str, Any]:
+    """Return the stages of a `dvc.lock`.
+
+    Raises:
+        ValueError: If it is no YAML, or something else.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        locked: Any = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise ValueError(f"no {LOCK_FILE}: {error}") from error
+    stages = locked.get("stages") if isinstance(locked, dict) else None
+    return stages if isinstance(stages, dict) else {}
 
 
 def _cache(project: Path) -> Path | None:
@@ -83,8 +96,16 @@ def _cache(project: Path) -> Path | None:
         return None
 
 
-def _files(digest: str, cache: Path) -> dict[str, Path]:
-    """Return the files of an output -> where the cache has them; its own name is empty."""
+def files_of(digest: str, cache: Path) -> dict[str, Path]:
+    """Return the files of an output -> where the cache has them; a file's own name is empty.
+
+    Args:
+        digest: MD5 of it, as `dvc.lock` names it.
+        cache: Folder of the objects.
+
+    Raises:
+        OSError: If the cache does not hold the list of a folder's files.
+    """
     own = _object(digest, cache)
     if not digest.endswith(".dir"):
         return {"": own}

@@ -1,7 +1,8 @@
 """The cells of a study: what each sets, completed, checked, and named by what it sets.
 
-A cell's name is a digest of its own values, so a study to which seeds or values are added keeps the
-cells that are there.
+A cell is one upstream training and what becomes of it downstream. Its name is a digest of the
+values that decide its result, so a study to which seeds or values are added keeps the cells that
+are there.
 """
 
 from __future__ import annotations
@@ -13,31 +14,65 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer import config
-from bigtransfer.config import Params, PretrainParams
+from bigtransfer.config import FinetuneParams, Params, PretrainParams
 from bigtransfer.errors import ConfigError, did_you_mean
 from bigtransfer.storage import sha256_json
 from bigtransfer.study.study_file import Study
 
 _DIGITS = 12
+_NOT_OF_A_NAME = ("threads", "seed")
+"""Of `pretrain.RECIPE`: how it is computed here; and what stands beside."""
+_WHAT_TO_MAKE = ("seeds", "examples_per_class", "inits")
+"""Params of `finetune` that say which networks there are, not what becomes of one."""
+_DOWNSTREAM = "finetune."
 
 
 @dataclass(frozen=True)
 class StudyCell:
-    """One training of a study."""
+    """One upstream training of a study, and its transfer to every task."""
 
+    study: str
     labels: Mapping[str, str]
     """Axis -> value, as tables show it."""
     seed: int
     """Of upstream training."""
-    changes: Mapping[str, Any]
-    """Params of `pretrain` that it sets, complete."""
+    overrides: Mapping[str, Any]
+    """`section.param` -> value: all that differs from params.yaml."""
     params: Params
     """All of them."""
+    tasks: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """Return its name, the same whatever other cells there are."""
-        return sha256_json({"changes": dict(self.changes), "seed": self.seed})[:_DIGITS]
+        """Return its name, the same whatever other cells there are: of an experiment of DVC."""
+        return f"{self.study}-{sha256_json(self._decisive())[:_DIGITS]}"
+
+    @property
+    def title(self) -> str:
+        """Return what sets it apart, for people."""
+        return f"{', '.join(f'{axis} {label}' for axis, label in self.labels.items())}" + (
+            f", seed {self.seed}"
+        )
+
+    @property
+    def targets(self) -> list[str]:
+        """Return the stages of DVC that make it."""
+        return [f"evaluate@{task}" for task in self.tasks]
+
+    def _decisive(self) -> dict[str, Any]:
+        recipe = self.params.pretrain
+        upstream = {key: own for key, own in recipe.recipe.items() if key not in _NOT_OF_A_NAME}
+        schedule = {key: getattr(recipe, key) for key in recipe.SCHEDULE}
+        tuning = {
+            key: value
+            for key, value in self.overrides.items()
+            if key.startswith((_DOWNSTREAM, "tasks.", "evaluate."))
+            and key.removeprefix(_DOWNSTREAM) not in _WHAT_TO_MAKE
+        }
+        return {
+            "dataset": recipe.dataset, "seed": self.seed, "downstream": tuning,
+            **upstream, **schedule,
+        }  # fmt: skip
 
 
 def cells_of(study: Study, params: Path) -> list[StudyCell]:
@@ -50,21 +85,24 @@ def cells_of(study: Study, params: Path) -> list[StudyCell]:
     Raises:
         ConfigError: Names each cell that is none, and why.
     """
-    raw = config.laid_over(config.read_yaml(params), study.params)
-    base = config.resolve(raw, "the study's params").pretrain
+    below = config.read_yaml(params)
+    own = config.laid_over(study.params, {"finetune": study.tuning}, whole=False)
+    raw = config.laid_over(below, own)
+    base = config.resolve(raw, f"the params of study {study.name}")
+    tasks = tuple(study.tasks_of(base.tasks))
     faults: list[str] = []
     found: dict[str, StudyCell] = {}
-    for labels, own in _points(study):
+    for labels, given in _points(study):
+        said = " ".join(f"{axis} {label}" for axis, label in labels.items())
         for seed in study.seeds:
             try:
-                changes = completed(own, base)
-                made = {"pretrain": {**changes, "seed": seed}}
-                resolved = config.resolve(config.laid_over(raw, made), "")
+                changes = {**_apart(given, base.pretrain), "pretrain.seed": seed}
+                resolved = config.resolve(config.laid_over(raw, _nested(changes)), "")
             except ConfigError as error:
-                said = " ".join(f"{axis} {label}" for axis, label in labels.items())
                 faults.append(f"cell {said}: {' '.join(str(error).split()).lstrip(': ')}")
                 break
-            cell = StudyCell(labels, seed, changes, resolved)
+            overrides = {**_flat(own), **changes}
+            cell = StudyCell(study.name, labels, seed, overrides, resolved, tasks)
             if cell.name in found:
                 faults.append(f"two cells are the same training: {dict(labels)}")
             found[cell.name] = cell
@@ -79,6 +117,10 @@ def completed(own: Mapping[str, Any], base: PretrainParams) -> dict[str, Any]:
     The learning rate follows the batch by the linear rule, and warm-up is as many images; decays
     and warm-up keep their place in a schedule of other length. So equal `epochs` are equal budgets
     in images, whatever the batch.
+
+    Args:
+        own: Params of `pretrain` that it sets.
+        base: Those of all cells.
     """
     given = dict(own)
     batch = given.get("batch_size", base.batch_size) / base.batch_size
@@ -92,14 +134,40 @@ def completed(own: Mapping[str, Any], base: PretrainParams) -> dict[str, Any]:
     return given
 
 
+def _apart(given: Mapping[str, Any], base: PretrainParams) -> dict[str, Any]:
+    """Return what a cell sets, by section and param."""
+    upstream = {key: own for key, own in given.items() if not key.startswith(_DOWNSTREAM)}
+    whole = {f"pretrain.{key}": own for key, own in completed(upstream, base).items()}
+    return whole | {key: own for key, own in given.items() if key.startswith(_DOWNSTREAM)}
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        section, _, name = key.partition(".")
+        found.setdefault(section, {})[name] = value
+    return found
+
+
+def _flat(nested: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        place = f"{above}{key}"
+        found |= _flat(value, f"{place}.") if isinstance(value, dict) else {place: value}
+    return found
+
+
 def _points(study: Study) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
     """Yield labels and params of each point: those of the product, then those beside it."""
     axes = {name: _values(name, values) for name, values in study.axes.items()}
     for chosen in product(*axes.values()):
         labels = dict(zip(axes, (label for label, _ in chosen), strict=True))
-        yield labels, _together(labels, [own for _, own in chosen])
+        yield labels, _together(labels, [one for _, one in chosen])
+    taken = [tuple(labels) for labels in product(*([label for label, _ in own] for own in axes.values()))]
     for cell in study.beside:
-        labels, parts = {}, []
+        labels: dict[str, str] = {}
+        parts: list[dict[str, Any]] = []
+        extra = {}
         for name, value in cell.items():
             known = dict(axes.get(name, ()))
             if name in axes and str(value) in known:
@@ -114,9 +182,16 @@ def _points(study: Study) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
                 parts.append({name: value})
                 if name in axes:
                     labels[name] = str(value)
+                else:
+                    extra[name] = value
         if missing := [name for name in axes if name not in labels]:
             raise ConfigError(f"beside: {cell} says nothing of {', '.join(missing)}")
-        yield labels, _together(labels, parts)
+        own = _together(labels, parts)
+        if tuple(labels[axis] for axis in axes) in taken:  # it needs a name of its own
+            axis = study.plot.lines or study.plot.x
+            labels[axis] += "".join(f", {key} {value}" for key, value in extra.items())
+        taken.append(tuple(labels[axis] for axis in axes))
+        yield labels, own
 
 
 def _values(name: str, values: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -131,11 +206,15 @@ def _values(name: str, values: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _require_param(name: str) -> None:
-    known = [key for key in PretrainParams.model_fields if key != "seed"]
-    if name == "seed":
-        raise ConfigError("seed is no axis; write seeds: [0, 1, 2]")
-    if name not in known:
-        raise ConfigError(f"{name!r} is no param of pretrain{did_you_mean(name, known)}")
+    if name in ("seed", "finetune.seeds"):
+        raise ConfigError(f"{name} is no axis; write seeds: [0, 1, 2] (of upstream training), or "
+                          "downstream: {seeds: [0, 1, 2]}")  # fmt: skip
+    section, fields = ("finetune", FinetuneParams) if name.startswith(_DOWNSTREAM) else (
+        "pretrain", PretrainParams)  # fmt: skip
+    known = [*fields.model_fields]
+    own = name.removeprefix(_DOWNSTREAM)
+    if own not in known:
+        raise ConfigError(f"{own!r} is no param of {section}{did_you_mean(own, known)}")
 
 
 def _together(labels: Mapping[str, str], parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,23 +6,9 @@ import os
 import re
 from pathlib import Path
 
+from bigtransfer.storage.home import home_of
+
 EXPERIMENT = "bigtransfer"
-_COPIES = ((".dvc", "tmp", "exps", "standalone"), (".dvc", "tmp", "exps"))
-"""Where DVC puts copies of a project."""
-
-
-def home_of(project: Path) -> Path:
-    """Return the project that a copy of it belongs to, or the project itself.
-
-    `dvc exp run --temp` and `--queue` run in a copy below `.dvc/tmp/exps`, which is removed
-    afterwards; what is said to MLflow belongs to the project.
-    """
-    project = project.resolve()
-    for copy in (project, *project.parents):
-        for place in _COPIES:
-            if copy.parent.parts[-len(place) :] == place:
-                return copy.parents[len(place)] / project.relative_to(copy)
-    return project
 
 
 def tracking_uri(project: Path) -> str:

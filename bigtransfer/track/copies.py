@@ -12,8 +12,8 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from bigtransfer.errors import StorageError, TrackingError
+from bigtransfer.storage.home import home_of
 from bigtransfer.storage.s3 import S3Path, client, create, download, names_below
-from bigtransfer.track.address import home_of
 from bigtransfer.track.records import Copy, Record
 
 _PROBE = "write-once"

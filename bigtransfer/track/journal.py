@@ -15,7 +15,8 @@ from typing import Any
 
 import psutil
 
-from bigtransfer.track.address import home_of, quiet_environment
+from bigtransfer.storage.home import home_of
+from bigtransfer.track.address import quiet_environment
 from bigtransfer.track.origin import cannot_tell_its_run, find_origin, git_commit, is_alive
 from bigtransfer.track.pods import ENGINE
 

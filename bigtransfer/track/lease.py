@@ -20,7 +20,8 @@ from typing import Any
 
 from bigtransfer.errors import LockError
 from bigtransfer.storage import lock
-from bigtransfer.track.address import home_of, tracking_uri
+from bigtransfer.storage.home import home_of
+from bigtransfer.track.address import tracking_uri
 
 _SECONDS = 120.0
 """That a lease is good for; moving aliases takes some requests."""

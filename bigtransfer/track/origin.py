@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from bigtransfer.storage import sha256_file
+from bigtransfer.storage.home import experiment_name
 
 _ALL, _BUT_RECORD = ":/", ":(exclude)dvc.lock"
 """All of the repository, of which the project may be a folder; and what is left out of it."""
@@ -17,6 +19,8 @@ _ATTEMPT = "KFP_RETRY_INDEX"
 """Set by KFP itself in every task."""
 _IMAGE = "BIGTRANSFER_IMAGE"
 """Set in every task by `pipelines/placement.py`."""
+_CELL = re.compile(r".+-[0-9a-f]{12}")
+"""A cell's name, as `study.cells` gives it."""
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish"}
 
 
@@ -38,6 +42,8 @@ class Origin:
     """The KFP run that this one starts again."""
     attempt: str = ""
     """Of this task, counted by KFP from 0."""
+    cell: str = ""
+    """Of a study: `<study>-<digest>`; all that is run for it stands in one run of MLflow."""
 
 
 def find_origin() -> Origin:
@@ -57,10 +63,16 @@ def find_origin() -> Origin:
     for parent in own.parents():
         try:
             if _is_dvc(parent):
-                return _from_process("dvc", parent)
+                return replace(_from_process("dvc", parent), cell=_cell())
         except psutil.Error:
             continue
     return _from_process("by hand", own)
+
+
+def _cell() -> str:
+    """Return the cell of a study that runs here; empty: none."""
+    name = experiment_name(Path.cwd())
+    return name if _CELL.fullmatch(name) else ""
 
 
 def cannot_tell_its_run() -> bool:

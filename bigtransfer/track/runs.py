@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from bigtransfer.errors import TrackingError
+from bigtransfer.storage.home import home_of
 from bigtransfer.track.address import (
     artifact_location,
     experiment_name,
-    home_of,
     tracking_uri,
     without_secrets,
 )
 from bigtransfer.track.origin import Origin, is_alive
 from bigtransfer.track.pods import ENGINE, agreed_parent, is_of_kfp
+from bigtransfer.track.study_runs import run_of_cell
 from bigtransfer.track.tags import JOURNAL_TAG, KEY_TAG, ORIGIN_TAG, TRAINING_TAG
 
 _RUNS_LOOKED_AT = 50
@@ -100,6 +101,8 @@ def parent_run(project: Path, client: Any, experiment: str, origin: Origin, comm
     with _only_one(project):
         if origin.engine == ENGINE:
             return agreed_parent(client, experiment, origin, commit)
+        if origin.cell:
+            return run_of_cell(client, experiment, origin, commit)
         mine = f"tags.`{ORIGIN_TAG}` != '' and tags.`{KEY_TAG}` = '{origin.key}'"
         if found := client.search_runs([experiment], mine):
             return str(found[0].info.run_id)

@@ -49,6 +49,7 @@ from bigtransfer.track.runs import (
     parent_run,
     run_of_journal,
 )
+from bigtransfer.track.study_runs import replace_stage
 from bigtransfer.track.tags import JOURNAL_TAG, KEY_TAG, PARENT_TAG, PART_TAG, STAGE_TAG
 
 _SECONDS_BETWEEN_SAMPLES = 2
@@ -210,6 +211,8 @@ class _Shipment:
             "mlflow.source.git.commit": start["commit"],
             "mlflow.source.name": " ".join(start["command"]),
         }
+        if self._origin.cell:
+            replace_stage(self._client, self._experiment, self._parent, start["stage"])
         more = {PART_TAG: part_of(start["command"]), RETRY_TAG: self._origin.attempt}
         tags |= {name: value for name, value in more.items() if value}
         run = self._client.create_run(

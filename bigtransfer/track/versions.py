@@ -29,7 +29,8 @@ from bigtransfer.errors import (
 )
 from bigtransfer.extras import require
 from bigtransfer.storage import digest_of, new_folder, verify_folder
-from bigtransfer.track.address import forgot_everything, home_of, tracking_uri
+from bigtransfer.storage.home import home_of
+from bigtransfer.track.address import forgot_everything, tracking_uri
 from bigtransfer.track.gates import Contender
 from bigtransfer.track.records import CHALLENGER
 from bigtransfer.track.runs import open_client

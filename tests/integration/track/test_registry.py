@@ -9,7 +9,8 @@ import pytest
 from bigtransfer.api.served.folder import write_served
 from bigtransfer.config import GateRules
 from bigtransfer.errors import InfrastructureError, TrackingError
-from bigtransfer.track.address import artifact_location, home_of, tracking_uri
+from bigtransfer.storage.home import home_of
+from bigtransfer.track.address import artifact_location, tracking_uri
 from bigtransfer.track.promotion import promote
 from bigtransfer.track.versions import checkpoint_uri, fetch_checkpoint
 from fixtures.models import CLASSES, write_tuned

@@ -1,0 +1,236 @@
+"""`bigtransfer study`: one training along a few axes, many times; a figure with its spread."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bigtransfer.study.cells import StudyCell
+    from bigtransfer.study.results import Result
+    from bigtransfer.study.study_file import Study
+
+_PARAMS = Path("params.yaml")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.description = (
+        "FILE is YAML: what is varied, what is drawn against what, and the paper's own figures; "
+        "studies/ holds three. Each cell is an experiment of DVC: an upstream training and its "
+        "transfer to every task. The same again goes on where it was stopped."
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    own = {
+        "plan": "the cells, and what they will take; nothing is begun",
+        "run": "run the cells that are missing, then show",
+        "show": "tables and page of what is finished",
+        "remove": "take its cells out of the queue, and its experiments and runs away",
+    }
+    for name, line in own.items():
+        action = actions.add_parser(name, allow_abbrev=False, help=line, description=line)
+        action.add_argument("file", type=Path, metavar="FILE", help="the study")
+        action.add_argument(
+            "--overlay", type=Path, metavar="FILE", help="YAML laid over it: another size of it"
+        )
+        if name == "run":
+            action.add_argument(
+                "--retry", action="store_true", help="try cells again that failed before"
+            )
+            action.add_argument(
+                "--jobs",
+                type=int,
+                metavar="N",
+                help="cells at a time (default: one for each GPU, else one)",
+            )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Plan, run, show or remove.
+
+    Raises:
+        ConfigError: If the file cannot be a study, or cells failed.
+        LockError: If another study runs in this project.
+        BigTransferError: As DVC's stages do.
+    """
+    from bigtransfer.errors import ConfigError
+    from bigtransfer.extras import require
+    from bigtransfer.study.cells import cells_of
+    from bigtransfer.study.study_file import read_study
+
+    require("dvc", "a study")
+    if not _PARAMS.is_file():
+        raise ConfigError(
+            "a study wants a project: there is no params.yaml in "
+            f"{str(Path.cwd())!r}; run it where dvc.yaml is"
+        )
+    study = read_study(arguments.file, arguments.overlay)
+    cells = cells_of(study, _PARAMS)
+    if arguments.action == "plan":
+        _plan(study, cells)
+    elif arguments.action == "run":
+        _run(study, cells, arguments)
+    elif arguments.action == "show":
+        _show(study, cells)
+    else:
+        _remove(study, cells)
+
+
+def _plan(study: Study, cells: Sequence[StudyCell]) -> None:
+    from bigtransfer.progress import counted, duration
+    from bigtransfer.storage import free_bytes
+    from bigtransfer.study.outlook import outlook
+    from bigtransfer.study.runner import states_of
+
+    project = Path.cwd()
+    states = {one.cell.name: one.state for one in states_of(project, cells)}
+    found = [(cell, outlook(project, cell)) for cell in cells]
+    width = max(len(cell.title) for cell in cells)
+    print(f"{study.name}: {study.about}\n")
+    print(f"  {'cell':<{width}}  {'steps':>9}  {'images':>12}  {'upstream':>8}  state")
+    for cell, own in found:
+        steps = "?" if own.steps is None else f"{own.steps:,}"
+        images = "?" if own.images is None else f"{own.images:,}"
+        takes = "?" if own.seconds is None else duration(own.seconds)
+        state = states[cell.name]
+        print(f"  {cell.title:<{width}}  {steps:>9}  {images:>12}  {takes:>8}  {state}")
+    left = [own for cell, own in found if states[cell.name] != "finished"]
+    tasks = ", ".join(cells[0].tasks)
+    print(f"\n{counted(len(cells), 'cell')}, {len(left)} to run; then transfer to {tasks}")
+    if all(own.seconds is not None for own in left):
+        seconds = sum(own.seconds or 0 for own in left)
+        print(f"about {duration(seconds)} of upstream training, by the last `pretrain` here; "
+              "transfer and DVC come on top")  # fmt: skip
+    else:
+        print("how long is not known before the first `make run` here")
+    if all(own.bytes is not None for own in left):
+        wanted = sum(own.bytes or 0 for own in left)
+        free = free_bytes(project)
+        print(f"about {wanted / 1e9:.2f} GB of disk; {free / 1e9:.1f} GB are free")
+
+
+def _run(study: Study, cells: Sequence[StudyCell], arguments: argparse.Namespace) -> None:
+    from bigtransfer.command.workflow import repro
+    from bigtransfer.progress import counted
+    from bigtransfer.study.clone import require_clean
+    from bigtransfer.study.outlook import outlook
+    from bigtransfer.study.runner import Runner, Told, held, require_room
+
+    project = Path.cwd()
+    require_clean(project)
+    with held(project, study.name):
+        # Made once, for all cells; DVC does nothing where they are up to date.
+        if code := repro(project, _data_stages(cells)):
+            sys.exit(code)
+        known = [outlook(project, cell).bytes for cell in cells]
+        require_room(project, max((own for own in known if own), default=0))
+        print(f"\n{study.name}: {counted(len(cells), 'cell')}", flush=True)
+        told = Told(lambda line: print(line, flush=True), lambda cell, found: _note(cell, found))
+        try:
+            Runner(project, cells, _devices(arguments.jobs), told).run(retry=arguments.retry)
+        finally:
+            _end(study)
+            _show(study, cells)
+
+
+def _data_stages(cells: Sequence[StudyCell]) -> list[str]:
+    names = [cells[0].params.pretrain.dataset, cells[0].params.pretrain.probe.dataset]
+    names += [cell.params.pretrain.dataset for cell in cells]
+    stages = [f"shard@{name}" for name in names]
+    for task in cells[0].tasks:
+        stages += [f"shard@{cells[0].params.tasks[task].dataset}", f"audit@{task}"]
+    return [*dict.fromkeys(stages)]
+
+
+def _devices(jobs: int | None) -> list[str | None]:
+    """Return the `CUDA_VISIBLE_DEVICES` of each worker; None: it sees all there is."""
+    import os
+
+    import torch
+
+    from bigtransfer.errors import ConfigError
+
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"--jobs {jobs}: one cell at a time is the least")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [*(visible.split(",") if visible else map(str, range(torch.cuda.device_count())))]
+    if not gpus:
+        return [None] * (jobs or 1)
+    if jobs is None:
+        return [*gpus]
+    return [gpus[number % len(gpus)] for number in range(jobs)]
+
+
+def _show(study: Study, cells: Sequence[StudyCell]) -> None:
+    from bigtransfer.report.study import as_markdown
+    from bigtransfer.study.runner import states_of
+    from bigtransfer.study.table import FOLDER, table_of, write
+
+    project = Path.cwd()
+    states = states_of(project, cells)
+    table = table_of(study, states)
+    print("\n" + as_markdown(table))
+    print("Made")
+    for path in write(table, states, project / FOLDER / study.name):
+        print(f"  {path.relative_to(project)}")
+
+
+def _remove(study: Study, cells: Sequence[StudyCell]) -> None:
+    import shutil
+
+    from bigtransfer.errors import BigTransferError
+    from bigtransfer.progress import counted
+    from bigtransfer.study.runner import held, remove
+    from bigtransfer.study.table import FOLDER
+    from bigtransfer.track.runs import open_client, open_experiment
+    from bigtransfer.track.study_runs import forget_cells
+
+    project = Path.cwd()
+    with held(project, study.name):
+        removed = remove(project, cells)
+        shutil.rmtree(project / FOLDER / study.name, ignore_errors=True)
+        try:
+            client = open_client(project)
+            experiment = open_experiment(project, client)
+            runs = forget_cells(client, experiment, study.name, [cell.name for cell in cells])
+        except BigTransferError as error:
+            print(f"its runs in MLflow are left: {error}", file=sys.stderr)
+            runs = 0
+    print(f"{study.name}: removed {counted(removed, 'cell')} and {counted(runs, 'run')} of MLflow; "
+          "`dvc gc --workspace --all-experiments` frees what they hold of DVC's cache")  # fmt: skip
+
+
+def _note(cell: StudyCell, found: Result) -> None:
+    """Say in MLflow what a cell found; where that does not work, the study goes on."""
+    from statistics import median
+
+    from bigtransfer.track.runs import open_client, open_experiment
+    from bigtransfer.track.study_runs import note_cell
+
+    figures = {"upstream_val_top1": found.val_top1, "steps": found.steps, "images": found.images}
+    for task, scores in found.scores.items():
+        name = f"{task}_test_{found.metrics[task]}"
+        figures |= {f"{name}_median": median(scores.values()), f"{name}_min": min(scores.values()),
+                    f"{name}_max": max(scores.values())}  # fmt: skip
+    params = {**cell.labels, "upstream_seed": cell.seed}
+    try:
+        client = open_client(Path.cwd())
+        experiment = open_experiment(Path.cwd(), client)
+        note_cell(client, experiment, cell.name, cell.title, params, figures)
+    except Exception as error:  # whatever MLflow's client raises: DVC has the result
+        print(f"  MLflow was not told of {cell.title}: {str(error).splitlines()[0]}",
+              file=sys.stderr)  # fmt: skip
+
+
+def _end(study: Study) -> None:
+    from contextlib import suppress
+
+    from bigtransfer.track.runs import open_client, open_experiment
+    from bigtransfer.track.study_runs import end_study
+
+    with suppress(Exception):  # it stands there as running, which is all that is lost
+        client = open_client(Path.cwd())
+        end_study(client, open_experiment(Path.cwd(), client), study.name, "FINISHED")

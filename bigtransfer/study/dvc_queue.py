@@ -1,0 +1,243 @@
+"""DVC's queue of experiments, and what it lacks: who of those that run is still alive.
+
+The only module that talks to DVC's Python: its command line says nothing of a queue that a program
+could read. After `kill -9` of a worker or of the process that runs an experiment, DVC calls the
+experiment "Running" for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from bigtransfer.errors import ConfigError
+from bigtransfer.storage.home import copies_of
+
+State = Literal["queued", "running", "lost", "done"]
+_SECONDS_TO_SAVE = 20.0
+"""That a stage gets after SIGTERM: `pretrain.stop_seconds`, and a little."""
+_SETUP_SECONDS = 30.0
+"""That a worker may take to make an experiment's copy, or to collect what it made."""
+_WORKER, _EXECUTOR = "queue-worker", "exec-run"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An experiment in the queue."""
+
+    name: str
+    state: State
+    """`lost`: begun, and nobody works on it any more; `done`: ended, well or not."""
+
+
+class DvcQueue:
+    """The queue of one repository."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open it.
+
+        Args:
+            folder: The repository's.
+        """
+        from dvc.repo import Repo
+
+        self._folder = folder.resolve()
+        self._repo: Any = Repo(str(folder))
+        self._queue: Any = self._repo.experiments.celery_queue
+        self._not_seen: dict[str, float] = {}
+
+    def put(self, name: str, overrides: Mapping[str, Any], targets: Sequence[str]) -> None:
+        """Queue an experiment.
+
+        Args:
+            name: Of it.
+            overrides: `section.param` -> value.
+            targets: Stages.
+
+        Raises:
+            ConfigError: If DVC refuses.
+        """
+        from dvc.exceptions import DvcException
+
+        params = [f"++{key}={as_override(value)}" for key, value in overrides.items()]
+        try:
+            with _quiet():
+                self._repo.experiments.run(
+                    name=name, queue=True, params=params, targets=[*targets], allow_missing=True
+                )
+        except DvcException as error:
+            raise ConfigError(
+                f"DVC does not queue {name}: {' '.join(str(error).split())}"
+            ) from error
+
+    def look(self) -> dict[str, Entry]:
+        """Return what is in the queue, by name."""
+        workers, executors = self._workers(), self._executors()
+        found = {entry.name: Entry(entry.name, "done") for entry, _ in self._queue.iter_done()}
+        for entry in self._queue.iter_active():
+            alive = any(entry.stash_rev in line for line in executors.values())
+            state: State = "running"
+            if not workers or (not alive and self._absent_long(entry.stash_rev)):
+                state = "lost"  # without a worker nobody takes up what its process makes
+            if alive:
+                self._not_seen.pop(entry.stash_rev, None)
+            found[entry.name] = Entry(entry.name, state)
+        found |= {entry.name: Entry(entry.name, "queued") for entry in self._queue.iter_queued()}
+        return found
+
+    def start(self, devices: Sequence[str | None]) -> None:
+        """See to it that there is a worker for each device.
+
+        Args:
+            devices: For each, the `CUDA_VISIBLE_DEVICES` that it gets; None: it sees all there is.
+        """
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        for number, device in enumerate(devices, 1):
+            if any(f"-{number}@" in line for line in self._workers().values()):
+                continue
+            visible = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+            with _environment({"PATH": path, **visible}), _quiet():
+                # Its `start_workers` asks the workers themselves, of whom one may not listen yet.
+                self._queue._spawn_worker(number)
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Take experiments out of the queue; what still runs of one is ended first."""
+        from dvc.exceptions import DvcException
+
+        gone = set(names)
+        active = [entry for entry in self._queue.iter_active() if entry.name in gone]
+        for entry in active:
+            self._end([pid for pid, line in self._executors().items() if entry.stash_rev in line])
+        self.end_orphans()
+        for entry in active:
+            for _ in range(2):  # the first finds out that its process is gone, the second notes it
+                with suppress(DvcException), _quiet():
+                    self._queue.kill([entry.name], force=True)
+        known = {entry.name for entry in self._queue.iter_queued()}
+        known |= {entry.name for entry, _ in self._queue.iter_done()}
+        if present := sorted(gone & known):
+            with suppress(DvcException), _quiet():
+                self._queue.remove(present)
+
+    def stop(self) -> None:
+        """End the workers and what they run, which saves what it has; the queue stays."""
+        self._end([*self._workers()])
+        self._end([*self._executors()])
+        self.end_orphans()
+
+    def end_orphans(self) -> None:
+        """End stages whose experiment's process is gone: they would hold what they work on."""
+        copies = str(copies_of(self._folder)) + os.sep
+        orphans = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.cwd().startswith(copies) and not any(
+                    _EXECUTOR in parent.cmdline() for parent in (process, *process.parents())
+                ):
+                    orphans.append(process.pid)
+        self._end(orphans)
+
+    def log_of(self, name: str) -> str:
+        """Return the end of what an experiment printed; empty where nothing is left of it."""
+        for entry, _ in self._queue.iter_done():
+            if entry.name == name and (process := self._queue.proc.get(entry.stash_rev)):
+                with suppress(OSError):
+                    lines = Path(process.stdout).read_text("utf-8", "replace").splitlines()
+                    return "\n".join(lines[-20:])
+        return ""
+
+    def _absent_long(self, rev: str) -> bool:
+        """Say whether a process has not been there for so long that it is not about to be."""
+        since = self._not_seen.setdefault(rev, time.monotonic())
+        return time.monotonic() - since > _SETUP_SECONDS
+
+    def _workers(self) -> dict[int, str]:
+        own = hashlib.sha256(str(self._queue.wdir).encode()).hexdigest()[:6]
+        return self._processes(_WORKER, f"dvc-exp-{own}-")
+
+    def _executors(self) -> dict[int, str]:
+        return self._processes(_EXECUTOR, str(self._folder))
+
+    def _processes(self, word: str, mark: str) -> dict[int, str]:
+        """Return pid -> command line of this repository's processes of one kind.
+
+        A pid alone may be another program's by now.
+
+        Args:
+            word: Of the command.
+            mark: In the rest of the line: whose it is.
+        """
+        found = {}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                words = process.cmdline()
+                line = " ".join(words)
+                if word in words and mark in line and process.status() != psutil.STATUS_ZOMBIE:
+                    found[process.pid] = line
+        return found
+
+    @staticmethod
+    def _end(pids: Sequence[int]) -> None:
+        """End processes and all below them; they get time to save."""
+        whole: list[psutil.Process] = []
+        for pid in pids:
+            with suppress(psutil.Error):
+                process = psutil.Process(pid)
+                whole += [process, *process.children(recursive=True)]
+        for process in whole:
+            with suppress(psutil.Error):
+                process.terminate()
+        _, left = psutil.wait_procs(whole, timeout=_SECONDS_TO_SAVE)
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=_SECONDS_TO_SAVE)
+
+
+def as_override(value: Any) -> str:
+    """Return a value as an override of Hydra's spells it, so that its type stays."""
+    if value is None:
+        return "null"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_override, value))}]"
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return json.dumps(value)
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for key, own in before.items():
+            if own is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = own
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep DVC's own words from the screen."""
+    import logging
+
+    logger = logging.getLogger("dvc")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

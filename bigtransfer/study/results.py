@@ -1,0 +1,131 @@
+"""What finished cells say: read from the commits that DVC made of them, and from its cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bigtransfer.artifacts.report import TaskReport
+from bigtransfer.errors import BigTransferError
+from bigtransfer.storage.dvc_cache import LOCK_FILE, files_of, read_lock
+from bigtransfer.study.cells import StudyCell
+from bigtransfer.study.clone import cache_of, experiments, git
+
+_MADE = ("artifacts/", "data/")
+"""Where dependencies lie that are no code."""
+_METRICS = Path("artifacts") / "pretrain" / "metrics.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished cell."""
+
+    ref: str
+    """Of Git."""
+    val_top1: float
+    """Of the upstream network on its own validation split."""
+    steps: int
+    images: int
+    """That upstream training took, each time that it saw one."""
+    parameters: int
+    scores: dict[str, dict[int, float]]
+    """Task -> seed -> test score."""
+    metrics: dict[str, str]
+    """Task -> what is scored, e.g. top1."""
+    mark: str = ""
+    """What sets it apart from the study as it is now: other code, other data; empty: nothing."""
+
+
+class Results:
+    """The finished cells that the project has."""
+
+    def __init__(self, project: Path) -> None:
+        self._project = project
+        self._refs: dict[str, list[str]] = {}
+        for ref in experiments(project):
+            self._refs.setdefault(ref.rpartition("/")[2], []).append(ref)
+
+    def refs(self, cell: StudyCell) -> list[str]:
+        """Return all experiments of a cell, of whatever commit, the newest first."""
+        return self._refs.get(cell.name, [])
+
+    def of(self, cell: StudyCell) -> Result | None:
+        """Return what a cell has found: of this code and these data if there is such, else marked.
+
+        None where it is not finished, where not all tasks and seeds are there that the study wants
+        by now, or where DVC's cache has lost what it made.
+        """
+        found = [result for ref in self.refs(cell) if (result := self._read(ref, cell))]
+        return next((one for one in found if not one.mark), found[0] if found else None)
+
+    def _read(self, ref: str, cell: StudyCell) -> Result | None:
+        try:
+            stages = read_lock(git(self._project, "show", f"{ref}:{LOCK_FILE}"))
+            made = _outs(stages)
+            upstream = json.loads(self._text(made[str(_METRICS)]))
+            scores: dict[str, dict[int, float]] = {}
+            metrics: dict[str, str] = {}
+            for task in cell.tasks:
+                digest = made[f"artifacts/evaluate/{task}/report"]
+                report = TaskReport.parse(json.loads(self._text(digest, TaskReport.FILE)), ref)
+                own = {c.seed: c.test[report.metric] for c in report.cells if c.init == "upstream"}
+                if not set(cell.params.tasks[task].seeds) <= set(own):
+                    return None
+                scores[task] = {seed: own[seed] for seed in cell.params.tasks[task].seeds}
+                metrics[task] = report.metric
+        except (OSError, KeyError, ValueError, TypeError, BigTransferError):
+            return None
+        return Result(
+            ref, upstream["val_top1"], upstream["steps"], upstream["images"],
+            upstream["parameters"], scores, metrics, self._mark(ref, stages, cell),
+        )  # fmt: skip
+
+    def _text(self, digest: str, name: str = "") -> str:
+        return files_of(digest, self._cache)[name].read_text("utf-8")
+
+    def _mark(self, ref: str, stages: dict[str, Any], cell: StudyCell) -> str:
+        names = ["pretrain", *(f"{one}@{task}" for task in cell.tasks for one in _AFTER)]
+        deps = {dep["path"]: dep["md5"] for name in names for dep in stages[name]["deps"]}
+        marks = []
+        for path, digest in deps.items():
+            if path.endswith("/shards") and self._here.get(path) != digest:
+                marks.append(f"other data: {path.split('/')[-2]}")
+        code = [path for path in deps if not path.startswith(_MADE)]
+        changed = git(self._project, "diff", "--name-only", ref, "HEAD", "--", *code).splitlines()
+        if changed:
+            rooms = dict.fromkeys(_room(path) for path in changed)
+            marks.append(f"other code: {', '.join(rooms)}")
+        return "; ".join(dict.fromkeys(marks))
+
+    @cached_property
+    def _cache(self) -> Path:
+        return cache_of(self._project) / "files" / "md5"
+
+    @cached_property
+    def _here(self) -> dict[str, str]:
+        """Return the digests of the data as they are now."""
+        try:
+            return _outs(read_lock((self._project / LOCK_FILE).read_text("utf-8")))
+        except (OSError, ValueError):
+            return {}
+
+
+_AFTER: Sequence[str] = ("finetune", "evaluate")
+
+
+def _outs(stages: dict[str, Any]) -> dict[str, str]:
+    return {
+        out["path"]: out["md5"]
+        for stage in stages.values()
+        for out in stage.get("outs", ())
+        if "md5" in out
+    }
+
+
+def _room(path: str) -> str:
+    parts = Path(path).parts
+    return "/".join(parts[:2])

@@ -1,0 +1,266 @@
+"""Runs the cells of a study that are missing, in DVC's queue, and takes up what died.
+
+The queue's own processes work on while this one is gone; run again, it finds them and waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
+from bigtransfer.progress import counted, duration
+from bigtransfer.storage import free_bytes, lock, read_json
+from bigtransfer.storage.home import STUDIES, failure_file
+from bigtransfer.study.cells import StudyCell
+from bigtransfer.study.clone import Clone
+from bigtransfer.study.dvc_queue import DvcQueue, Entry
+from bigtransfer.study.results import Result, Results
+
+State = Literal["finished", "marked", "running", "queued", "failed", "missing"]
+_SECONDS_BETWEEN_LOOKS = 1.0
+_ATTEMPTS = 3
+"""Of a cell that was killed, or that says 75: try again."""
+_TRY_AGAIN = (InfrastructureError.exit_code, 4, 130, 143)
+"""Exit codes that are nobody's fault: the infrastructure, a lock, a signal."""
+
+
+@dataclass(frozen=True)
+class CellState:
+    """Where a cell stands."""
+
+    cell: StudyCell
+    state: State
+    result: Result | None = None
+    """Where it is finished, or marked: there is one, of other code or data."""
+    failure: str = ""
+    """Why it failed."""
+
+
+@dataclass
+class Told:
+    """What is said on the way."""
+
+    line: Callable[[str], None]
+    finished: Callable[[StudyCell, Result], None] = lambda cell, result: None
+    """Called once for each cell that is finished, now or before."""
+
+
+@contextmanager
+def held(project: Path, study: str) -> Iterator[None]:
+    """Be the only one who works at a study of this project.
+
+    Raises:
+        LockError: If somebody is at it.
+    """
+    with lock(project / STUDIES / "lock", f"the studies of this project ({study})"):
+        yield
+
+
+def states_of(project: Path, cells: Sequence[StudyCell]) -> list[CellState]:
+    """Return where each cell stands; nothing is begun, and nothing is waited for."""
+    clone = Clone(project)
+    entries = DvcQueue(clone.folder).look() if clone.is_there else {}
+    clone.fetch(cell.name for cell in cells)
+    results = Results(project)
+    return [_state_of(project, cell, results.of(cell), entries.get(cell.name)) for cell in cells]
+
+
+def _state_of(
+    project: Path, cell: StudyCell, result: Result | None, entry: Entry | None
+) -> CellState:
+    if result and not result.mark:
+        return CellState(cell, "finished", result)
+    if entry and entry.state in ("queued", "running"):
+        return CellState(cell, "queued" if entry.state == "queued" else "running", result)
+    if failure := _failure(project, cell):
+        code, message = failure
+        if code not in _TRY_AGAIN:
+            return CellState(cell, "failed", result, message)
+    return CellState(cell, "marked" if result else "missing", result)
+
+
+def _failure(project: Path, cell: StudyCell) -> tuple[int, str] | None:
+    """Return exit code and message of a cell's last failure, if any."""
+    path = failure_file(project, cell.name)
+    if not path.is_file():
+        return None
+    try:
+        facts = read_json(path)
+        code = int(facts["exit_code"])
+        return code, f"{facts['stage']}: {' '.join(str(facts['message']).split())} (exit {code})"
+    except (BigTransferError, KeyError, ValueError, TypeError):
+        return 1, f"failed; {str(path)!r} cannot be read"
+
+
+@dataclass
+class Runner:
+    """One `study run`."""
+
+    project: Path
+    cells: Sequence[StudyCell]
+    devices: Sequence[str | None]
+    """A worker for each: the `CUDA_VISIBLE_DEVICES` it gets; None: all there is."""
+    told: Told
+    _attempts: Counter[str] = field(default_factory=Counter)
+    _began: dict[str, float] = field(default_factory=dict)
+    _failed: dict[str, str] = field(default_factory=dict)
+    _done: set[str] = field(default_factory=set)
+
+    def run(self, *, retry: bool) -> None:
+        """Run what is missing, to the end.
+
+        Args:
+            retry: Whether cells that failed before are tried again.
+
+        Raises:
+            ConfigError: If the tree has changes, or cells failed before and `retry` is not asked;
+                at the end, if cells failed.
+            KeyboardInterrupt: After Ctrl-C, when what ran has saved what it has.
+        """
+        clone = Clone(self.project)
+        clone.refresh()
+        self._queue = DvcQueue(clone.folder)
+        before = states_of(self.project, self.cells)
+        failed = [one for one in before if one.state == "failed"]
+        if failed and not retry:
+            lines = "; ".join(f"{one.cell.title}: {one.failure}" for one in failed)
+            raise ConfigError(
+                f"{counted(len(failed), 'cell')} failed before ({lines}); mend it and say --retry"
+            )
+        for one in failed:
+            failure_file(self.project, one.cell.name).unlink(missing_ok=True)
+        self._queue.end_orphans()
+        try:
+            while not self._step(clone):
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        except KeyboardInterrupt:
+            self.told.line("stopping: what runs saves what it has")
+            self._queue.stop()
+            raise
+        if self._failed:
+            raise ConfigError(
+                f"{len(self._failed)} of {counted(len(self.cells), 'cell')} failed; the others are "
+                "kept. Mend it, and run the same again with --retry"
+            )
+
+    def _step(self, clone: Clone) -> bool:
+        """Look once, begin what is missing, and say whether nothing is left to wait for."""
+        entries = self._queue.look()
+        ended = {
+            cell.name
+            for cell in self.cells
+            if cell.name not in self._done
+            and (not (entry := entries.get(cell.name)) or entry.state == "done")
+        }
+        results = None
+        if ended:
+            clone.fetch(ended)
+            results = Results(self.project)
+        missing = []
+        for cell in self.cells:
+            if cell.name in self._done or cell.name in self._failed:
+                continue
+            entry = entries.get(cell.name)
+            if entry and entry.state in ("queued", "running"):
+                self._note(cell, entry)
+                continue
+            result = results.of(cell) if results else None
+            if result and not result.mark:
+                self._finish(cell, result)
+            elif not self._has_failed(cell, entry):
+                missing.append(cell)
+        self._begin(clone, missing, [cell.name for cell in missing if cell.name in entries])
+        waiting = len(self.cells) - len(self._done) - len(self._failed)
+        if waiting:
+            self._queue.start(self.devices[:waiting])
+        return not waiting
+
+    def _note(self, cell: StudyCell, entry: Entry) -> None:
+        if entry.state == "running" and cell.name not in self._began:
+            self._began[cell.name] = time.monotonic()
+
+    def _finish(self, cell: StudyCell, result: Result) -> None:
+        began = self._began.get(cell.name)
+        took = f" {duration(time.monotonic() - began):>7}" if began else " " * 8
+        scores = ", ".join(
+            f"{task} {100 * sorted(own.values())[len(own) // 2]:.1f}"
+            for task, own in result.scores.items()
+        )
+        self._done.add(cell.name)
+        if cell.name in self._attempts or began:
+            self.told.line(
+                f"  {cell.title:<52}{took}   upstream {100 * result.val_top1:.1f} %, {scores}"
+            )
+        self.told.finished(cell, result)
+
+    def _has_failed(self, cell: StudyCell, entry: Entry | None) -> bool:
+        """Say whether a cell that has no result shall not be begun (again)."""
+        failure = _failure(self.project, cell)
+        code, why = failure or (InfrastructureError.exit_code, "its process was killed")
+        begun = cell.name in self._attempts or (entry is not None and entry.state == "done")
+        if not begun or (code in _TRY_AGAIN and self._attempts[cell.name] < _ATTEMPTS):
+            if entry is not None and entry.state in ("lost", "done"):
+                self.told.line(f"  {cell.title}: {why}; begun again, from where it stopped")
+            return False
+        self._failed[cell.name] = why
+        self.told.line(f"  {cell.title}: failed: {why}")
+        if not failure and (log := self._queue.log_of(cell.name)):
+            self.told.line(log)
+        return True
+
+    def _begin(self, clone: Clone, cells: Sequence[StudyCell], stale: Sequence[str]) -> None:
+        if not cells:
+            return
+        if stale:
+            self._queue.drop(stale)
+        results = Results(self.project)
+        for cell in cells:
+            # DVC refuses a second experiment of a name on one commit; what it made is in its cache.
+            clone.forget(ref for ref in results.refs(cell) if clone.commit in ref.replace("/", ""))
+            failure_file(self.project, cell.name).unlink(missing_ok=True)
+            self._attempts[cell.name] += 1
+            self._queue.put(cell.name, cell.overrides, cell.targets)
+
+
+def remove(project: Path, cells: Sequence[StudyCell]) -> int:
+    """Remove the cells of a study: out of the queue, DVC's experiments, what was noted of them.
+
+    DVC's cache keeps what they made until `dvc gc`.
+
+    Returns:
+        How many there were.
+    """
+    clone = Clone(project)
+    names = [cell.name for cell in cells]
+    present = set()
+    if clone.is_there:
+        queue = DvcQueue(clone.folder)
+        present = {*queue.look()} & {*names}
+        queue.drop(sorted(present))
+        clone.fetch(names)
+    results = Results(project)
+    refs = {cell.name: results.refs(cell) for cell in cells}
+    clone.forget(ref for own in refs.values() for ref in own)
+    for name in names:
+        failure_file(project, name).unlink(missing_ok=True)
+    return len(present | {name for name, own in refs.items() if own})
+
+
+def require_room(project: Path, wanted: int) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Raises:
+        InfrastructureError: If there is less than that.
+    """
+    if (free := free_bytes(project)) < wanted:
+        raise InfrastructureError(
+            f"about {wanted / 1e9:.1f} GB are wanted and {free / 1e9:.1f} GB free where "
+            f"{str(project)!r} lies; make room, or clean DVC's cache (`dvc gc --workspace "
+            "--all-experiments`)"
+        )
