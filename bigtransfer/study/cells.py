@@ -163,7 +163,9 @@ def _points(study: Study) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
     for chosen in product(*axes.values()):
         labels = dict(zip(axes, (label for label, _ in chosen), strict=True))
         yield labels, _together(labels, [one for _, one in chosen])
-    taken = [tuple(labels) for labels in product(*([label for label, _ in own] for own in axes.values()))]
+    taken = [
+        tuple(labels) for labels in product(*([label for label, _ in own] for own in axes.values()))
+    ]
     for cell in study.beside:
         labels: dict[str, str] = {}
         parts: list[dict[str, Any]] = []
