@@ -114,6 +114,7 @@ def _plan(study: Study, cells: Sequence[StudyCell]) -> None:
 
 def _run(study: Study, cells: Sequence[StudyCell], arguments: argparse.Namespace) -> None:
     from bigtransfer.command.workflow import repro
+    from bigtransfer.errors import ConfigError
     from bigtransfer.progress import counted
     from bigtransfer.study.clone import require_clean
     from bigtransfer.study.outlook import outlook
@@ -129,11 +130,14 @@ def _run(study: Study, cells: Sequence[StudyCell], arguments: argparse.Namespace
         require_room(project, max((own for own in known if own), default=0))
         print(f"\n{study.name}: {counted(len(cells), 'cell')}", flush=True)
         told = Told(lambda line: print(line, flush=True), lambda cell, found: _note(cell, found))
-        try:
-            Runner(project, cells, _devices(arguments.jobs), told).run(retry=arguments.retry)
-        finally:
-            _end(study)
-            _show(study, cells)
+        failed = Runner(project, cells, _devices(arguments.jobs), told).run(retry=arguments.retry)
+        _end(study, "FAILED" if failed else "FINISHED")
+        _show(study, cells)
+    if failed:
+        raise ConfigError(
+            f"{len(failed)} of {counted(len(cells), 'cell')} failed, the others are kept; mend it, "
+            "and run the same again with --retry"
+        )
 
 
 def _data_stages(cells: Sequence[StudyCell]) -> list[str]:
@@ -225,7 +229,7 @@ def _note(cell: StudyCell, found: Result) -> None:
               file=sys.stderr)  # fmt: skip
 
 
-def _end(study: Study) -> None:
+def _end(study: Study, status: str) -> None:
     from contextlib import suppress
 
     from bigtransfer.track.runs import open_client, open_experiment
@@ -233,4 +237,4 @@ def _end(study: Study) -> None:
 
     with suppress(Exception):  # it stands there as running, which is all that is lost
         client = open_client(Path.cwd())
-        end_study(client, open_experiment(Path.cwd(), client), study.name, "FINISHED")
+        end_study(client, open_experiment(Path.cwd(), client), study.name, status)

@@ -163,13 +163,9 @@ def _points(study: Study) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
     for chosen in product(*axes.values()):
         labels = dict(zip(axes, (label for label, _ in chosen), strict=True))
         yield labels, _together(labels, [one for _, one in chosen])
-    taken = [
-        tuple(labels) for labels in product(*([label for label, _ in own] for own in axes.values()))
-    ]
+    taken = [*product(*([label for label, _ in values] for values in axes.values()))]
     for cell in study.beside:
-        labels: dict[str, str] = {}
-        parts: list[dict[str, Any]] = []
-        extra = {}
+        labels, parts, extra = {}, [], {}
         for name, value in cell.items():
             known = dict(axes.get(name, ()))
             if name in axes and str(value) in known:

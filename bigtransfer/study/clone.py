@@ -167,4 +167,4 @@ def _said(command: Sequence[str], place: Path) -> str:
         said = " ".join((done.stderr or done.stdout).split())
         kind = InfrastructureError if "No space left" in said else ConfigError
         raise kind(f"{' '.join(command[:3])}: {said[-400:]}")
-    return done.stdout.strip()
+    return done.stdout.rstrip()  # of `git status`, a space at the beginning counts

@@ -112,15 +112,14 @@ class Runner:
     _failed: dict[str, str] = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
 
-    def run(self, *, retry: bool) -> None:
-        """Run what is missing, to the end.
+    def run(self, *, retry: bool) -> list[str]:
+        """Run what is missing, to the end; return the names of cells that failed.
 
         Args:
             retry: Whether cells that failed before are tried again.
 
         Raises:
-            ConfigError: If the tree has changes, or cells failed before and `retry` is not asked;
-                at the end, if cells failed.
+            ConfigError: If the tree has changes, or cells failed before and `retry` is not asked.
             KeyboardInterrupt: After Ctrl-C, when what ran has saved what it has.
         """
         clone = Clone(self.project)
@@ -143,11 +142,7 @@ class Runner:
             self.told.line("stopping: what runs saves what it has")
             self._queue.stop()
             raise
-        if self._failed:
-            raise ConfigError(
-                f"{len(self._failed)} of {counted(len(self.cells), 'cell')} failed; the others are "
-                "kept. Mend it, and run the same again with --retry"
-            )
+        return list(self._failed)
 
     def _step(self, clone: Clone) -> bool:
         """Look once, begin what is missing, and say whether nothing is left to wait for."""
