@@ -71,7 +71,7 @@ class DvcQueue:
 
         params = [f"++{key}={as_override(value)}" for key, value in overrides.items()]
         try:
-            with _quiet():
+            with _quiet(), _inside(self._folder):
                 self._repo.experiments.run(
                     name=name, queue=True, params=params, targets=[*targets], allow_missing=True
                 )
@@ -213,6 +213,17 @@ def as_override(value: Any) -> str:
     if isinstance(value, str):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return json.dumps(value)
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Work in a folder: DVC takes the names of stages and files from there."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 @contextmanager
