@@ -106,7 +106,7 @@ class DvcQueue:
             if any(f"-{number}@" in line for line in self._workers().values()):
                 continue
             visible = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-            with _environment({"PATH": path, **visible}), _quiet():
+            with _environment({"PATH": path, **visible}), _quiet(), _inside(self._folder):
                 # Its `start_workers` asks the workers themselves, of whom one may not listen yet.
                 self._queue._spawn_worker(number)
 
