@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "remove": "take its cells out of the queue, and its experiments and runs away",
     }
     for name, line in own.items():
-        action = actions.add_parser(name, allow_abbrev=False, help=line, description=line)
+        action = actions.add_parser(name, allow_abbrev=False, help=line)
         action.add_argument("file", type=Path, metavar="FILE", help="the study")
         action.add_argument(
             "--overlay", type=Path, metavar="FILE", help="YAML laid over it: another size of it"
@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 "--jobs",
                 type=int,
                 metavar="N",
-                help="cells at a time (default: one for each GPU, else one)",
+                help="cells at a time (default: one for each GPU, or for each `pretrain.threads` "
+                "processors)",
             )
 
 
@@ -130,7 +131,8 @@ def _run(study: Study, cells: Sequence[StudyCell], arguments: argparse.Namespace
         require_room(project, max((own for own in known if own), default=0))
         print(f"\n{study.name}: {counted(len(cells), 'cell')}", flush=True)
         told = Told(lambda line: print(line, flush=True), lambda cell, found: _note(cell, found))
-        failed = Runner(project, cells, _devices(arguments.jobs), told).run(retry=arguments.retry)
+        devices = _devices(arguments.jobs, cells[0].params.pretrain.threads)
+        failed = Runner(project, cells, devices, told).run(retry=arguments.retry)
         _end(study, "FAILED" if failed else "FINISHED")
         _show(study, cells)
     if failed:
@@ -149,8 +151,13 @@ def _data_stages(cells: Sequence[StudyCell]) -> list[str]:
     return [*dict.fromkeys(stages)]
 
 
-def _devices(jobs: int | None) -> list[str | None]:
-    """Return the `CUDA_VISIBLE_DEVICES` of each worker; None: it sees all there is."""
+def _devices(jobs: int | None, threads: int) -> list[str | None]:
+    """Return the `CUDA_VISIBLE_DEVICES` of each worker; None: it sees all there is.
+
+    Args:
+        jobs: Workers; None: one for each GPU, or as many as have processors of their own.
+        threads: That a cell's processes use.
+    """
     import os
 
     import torch
@@ -160,12 +167,10 @@ def _devices(jobs: int | None) -> list[str | None]:
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs {jobs}: one cell at a time is the least")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = [*(visible.split(",") if visible else map(str, range(torch.cuda.device_count())))]
+    gpus = visible.split(",") if visible else [*map(str, range(torch.cuda.device_count()))]
     if not gpus:
-        return [None] * (jobs or 1)
-    if jobs is None:
-        return [*gpus]
-    return [gpus[number % len(gpus)] for number in range(jobs)]
+        return [None] * (jobs or max(1, len(os.sched_getaffinity(0)) // threads))
+    return [gpus[number % len(gpus)] for number in range(jobs or len(gpus))]
 
 
 def _show(study: Study, cells: Sequence[StudyCell]) -> None:

@@ -22,8 +22,12 @@ from bigtransfer.study.study_file import Study
 _DIGITS = 12
 _NOT_OF_A_NAME = ("threads", "seed")
 """Of `pretrain.RECIPE`: how it is computed here; and what stands beside."""
-_WHAT_TO_MAKE = ("seeds", "examples_per_class", "inits")
-"""Params of `finetune` that say which networks there are, not what becomes of one."""
+_NOT_OF_A_TRANSFER = (
+    "seeds", "examples_per_class", "inits", "threads", "device", "workers", "micro_batch_size",
+    "checkpoint_seconds", "checkpoint_mirror", "stop_seconds", "resume", "compile", "cuda_graph",
+    "recompute",
+)  # fmt: skip
+"""Params of `finetune` that say which networks there are, or how they are computed here."""
 _DOWNSTREAM = "finetune."
 
 
@@ -66,8 +70,8 @@ class StudyCell:
         tuning = {
             key: value
             for key, value in self.overrides.items()
-            if key.startswith((_DOWNSTREAM, "tasks.", "evaluate."))
-            and key.removeprefix(_DOWNSTREAM) not in _WHAT_TO_MAKE
+            if key.startswith((_DOWNSTREAM, "tasks."))
+            and key.rpartition(".")[2] not in _NOT_OF_A_TRANSFER
         }
         return {
             "dataset": recipe.dataset, "seed": self.seed, "downstream": tuning,
