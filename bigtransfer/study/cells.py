@@ -172,18 +172,19 @@ def _points(study: Study) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
         labels, parts, extra = {}, [], {}
         for name, value in cell.items():
             known = dict(axes.get(name, ()))
-            if name in axes and str(value) in known:
-                labels[name] = str(value)
-                parts.append(known[str(value)])
+            label = label_of(value)
+            if name in axes and label in known:
+                labels[name] = label
+                parts.append(known[label])
             elif name in axes and isinstance(study.axes[name], dict):
                 raise ConfigError(
-                    f"beside: axis {name!r} has no {str(value)!r}{did_you_mean(str(value), known)}"
+                    f"beside: axis {name!r} has no {label!r}{did_you_mean(label, known)}"
                 )
             else:
                 _require_param(name)
                 parts.append({name: value})
                 if name in axes:
-                    labels[name] = str(value)
+                    labels[name] = label
                 else:
                     extra[name] = value
         if missing := [name for name in axes if name not in labels]:
@@ -191,7 +192,7 @@ def _points(study: Study) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
         own = _together(labels, parts)
         if tuple(labels[axis] for axis in axes) in taken:  # it needs a name of its own
             axis = study.plot.lines or study.plot.x
-            labels[axis] += "".join(f", {key} {value}" for key, value in extra.items())
+            labels[axis] += "".join(f", {key} {label_of(value)}" for key, value in extra.items())
         taken.append(tuple(labels[axis] for axis in axes))
         yield labels, own
 
@@ -204,7 +205,13 @@ def _values(name: str, values: Any) -> list[tuple[str, dict[str, Any]]]:
                 _require_param(key)
         return [(label, dict(own)) for label, own in values.items()]
     _require_param(name)
-    return [(str(value), {name: value}) for value in values]
+    return [(label_of(value), {name: value}) for value in values]
+
+
+def label_of(value: Any) -> str:
+    """Return how a value is spelled in a study's file."""
+    named = {None: "null", True: "true", False: "false"}
+    return named[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _require_param(name: str) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -211,7 +213,9 @@ def as_override(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(map(as_override, value))}]"
     if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        # Backslashes count only before a quote: there, and at the end, each is written twice.
+        inner = re.sub(r"(\\*)'", lambda found: 2 * found[1] + "\\'", value)
+        return "'" + re.sub(r"\\+$", lambda found: 2 * found[0], inner) + "'"
     return json.dumps(value)
 
 
@@ -242,13 +246,10 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep DVC's own words from the screen."""
-    import logging
-
-    logger = logging.getLogger("dvc")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep the words of DVC and of its queue from the screen; what they raise is raised."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logging.disable(before)

@@ -23,7 +23,7 @@ from bigtransfer.study.dvc_queue import DvcQueue, Entry
 from bigtransfer.study.results import Result, Results
 
 State = Literal["finished", "marked", "running", "queued", "failed", "missing"]
-_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_LOOKS = 2.0
 _ATTEMPTS = 3
 """Of a cell that was killed, or that says 75: try again."""
 _TRY_AGAIN = (InfrastructureError.exit_code, 4, 130, 143)
@@ -132,6 +132,8 @@ class Runner:
             raise ConfigError(
                 f"{counted(len(failed), 'cell')} failed before ({lines}); mend it and say --retry"
             )
+        if ready := sum(one.state == "finished" for one in before):
+            self.told.line(f"  {counted(ready, 'cell')} finished before")
         for one in failed:
             failure_file(self.project, one.cell.name).unlink(missing_ok=True)
         self._queue.end_orphans()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bigtransfer.errors import ConfigError
 from bigtransfer.study.cells import StudyCell, cells_of
@@ -70,6 +71,62 @@ def test_cells_beside_the_product(made: Any) -> None:
     assert cells[-1].labels == {"norm": "gn_ws", "batch_size": "512"}
 
 
+def test_a_point_beside_that_has_a_name_of_the_product_gets_its_own(made: Any) -> None:
+    beside = [{"norm": "bn", "batch_size": 128, "norm_batch": 4}]
+    cell = made(beside=beside)[-1]
+    assert cell.labels == {"norm": "bn, norm_batch 4", "batch_size": "128"}
+    assert cell.params.pretrain.norm_batch == 4
+
+
+def test_downstream_is_laid_over_finetune_and_its_axes_are_params_of_it(made: Any) -> None:
+    cells = made(
+        axes={"finetune.weight_decay": [None, 0.0001]}, plot={"x": "finetune.weight_decay"},
+        downstream={"tasks": ["digits"], "seeds": [4, 5], "preset": "quick"},
+    )  # fmt: skip
+    assert [cell.labels for cell in cells] == [
+        {"finetune.weight_decay": "null"}, {"finetune.weight_decay": "0.0001"}
+    ]  # fmt: skip
+    (first, second) = (cell.params.tasks["digits"] for cell in cells)
+    assert (first.weight_decay, second.weight_decay) == (None, 0.0001)
+    assert first.inits == ("upstream",) and first.seeds == (4, 5)
+    assert cells[0].targets == ["evaluate@digits"]
+    assert cells[0].overrides["finetune.preset"] == "quick"
+
+
+def test_downstream_seeds_and_threads_are_not_of_a_name(made: Any) -> None:
+    few, more = (
+        {cell.name for cell in made(downstream={"seeds": seeds, "threads": threads})}
+        for seeds, threads in (([0], 1), ([0, 1], 2))
+    )
+    other = {cell.name for cell in made(downstream={"seeds": [0], "preset": "quick"})}
+    assert few == more and not few & other
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"), [("norms", 10), ("scale", 6), ("large-data", 6)]
+)  # fmt: skip
+def test_the_shipped_studies_are_possible_at_both_sizes(
+    tmp_path: Path, name: str, cells: int
+) -> None:
+    folder = PROJECT / "studies"
+    small = read_study(folder / f"{name}.yaml", folder / "cpu" / f"{name}.yaml")
+    assert small.name == f"{name}-cpu"
+    assert len(cells_of(small, PROJECT / "params.yaml")) == cells <= 10
+    own = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    for dataset in ("ilsvrc2012", "imagenet21k"):
+        own["datasets"][dataset] = {"path": f"data/{dataset}"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(own, sort_keys=False))
+    assert len(cells_of(read_study(folder / f"{name}.yaml"), tmp_path / "params.yaml")) >= cells
+
+
+def test_the_file_in_the_guide_is_possible(tmp_path: Path) -> None:
+    text = (PROJECT / "docs" / "guide" / "studies.md").read_text()
+    (tmp_path / "own.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    cells = cells_of(read_study(tmp_path / "own.yaml"), PROJECT / "params.yaml")
+    assert len(cells) == 3 * 2 * 3
+    assert cells[-1].labels == {"norm_batch": "null", "schedule": "early decay"}
+
+
 def test_what_is_added_later_keeps_the_cells_that_are_there(made: Any) -> None:
     before = {cell.name for cell in made()}
     after = {cell.name for cell in made(
@@ -94,6 +151,15 @@ def test_what_is_added_later_keeps_the_cells_that_are_there(made: Any) -> None:
           "plot": {"x": "b"}}, "two axes set batch_size, to 32 and 64"),
         ({"beside": [{"norm": "bn"}]}, "says nothing of batch_size"),
         ({"beside": [{"norm": "bn", "batch_size": 32}]}, "two cells are the same training"),
+        ({"params": {"data": {"seed": 1}}}, "its data are those of params.yaml"),
+        ({"params": {"pretrian": {}}}, "did you mean 'pretrain'?"),
+        ({"downstream": {"tasks": ["digit"]}}, "no task 'digit'; did you mean 'digits'?"),
+        ({"downstream": {"tasks": []}}, "must name tasks"),
+        ({"downstream": {"presets": "quick"}}, "presets"),
+        ({"axes": {"finetune.wd": [0]}, "plot": {"x": "finetune.wd"}}, "no param of finetune"),
+        ({"axes": {"finetune.seeds": [0]}, "plot": {"x": "finetune.seeds"}}, "is no axis"),
+        ({"plot": {"x": "norm", "lines": "norm"}}, "are one axis"),
+        ({"name": "a b"}, "cannot begin a name"),
         ({"seeds": []}, "seeds"),
         ({"sedes": [1]}, "no key 'sedes'; did you mean 'seeds'?"),
     ],
