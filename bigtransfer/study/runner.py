@@ -23,7 +23,7 @@ from bigtransfer.study.dvc_queue import DvcQueue, Entry
 from bigtransfer.study.results import Result, Results
 
 State = Literal["finished", "marked", "running", "queued", "failed", "missing"]
-_SECONDS_BETWEEN_LOOKS = 2.0
+_SECONDS_BETWEEN_LOOKS = 3.0
 _ATTEMPTS = 3
 """Of a cell that was killed, or that says 75: try again."""
 _TRY_AGAIN = (InfrastructureError.exit_code, 4, 130, 143)
