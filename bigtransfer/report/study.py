@@ -55,6 +55,8 @@ class StudyRow:
     parameters: int | None = None
     figures: Mapping[str, Spread] = field(default_factory=dict)
     """`upstream`, and each task -> scores of the cells that count."""
+    curve: Sequence[tuple[int, float]] = ()
+    """Images that upstream training has seen, and validation top-1 there; of the first seed."""
     finished: int = 0
     """Cells that count."""
     cells: int = 0
@@ -93,6 +95,8 @@ class StudyTable:
     """Axis, a line for each value."""
     published: Sequence[PublishedFigure] = ()
     note: str = ""
+    curves: bool = False
+    """Whether each point's curve is drawn."""
 
     @property
     def figures(self) -> dict[str, str]:

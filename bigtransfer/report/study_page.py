@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from bigtransfer.report import page
 from bigtransfer.report.charts import PAGE, PAPER, Palette, svg_of
@@ -19,20 +20,17 @@ _SHADES = ("upstream", "scratch")
 """Two colours that both light and dark have; more lines differ by dashes and marks."""
 
 
-def render(table: StudyTable, *, files: Mapping[str, str], minutes: str = "") -> str:
+def render(table: StudyTable, *, files: Mapping[str, str]) -> str:
     """Return the page as HTML, in one piece.
 
     Args:
         table: What was found.
         files: Name -> address, relative to this page, of the same figures in other forms.
-        minutes: What the cells took, for people; empty: not known.
     """
     return page.render(
         Path(__file__).with_name("study.html"),
         table=table,
-        charts=[]
-        if not table.finished
-        else [svg_of(_chart(table, name, PAGE)) for name in table.figures],
+        charts=[*map(svg_of, _charts(table))] if table.finished else [],
         rows=text_rows(table),
         heads=[*table.axes, "steps", "images", *table.figures, "cells"],
         numbers={"steps", "images", "cells", *table.figures},
@@ -41,7 +39,6 @@ def render(table: StudyTable, *, files: Mapping[str, str], minutes: str = "") ->
         done=sum(row.finished for row in table.rows),
         cells=sum(row.cells for row in table.rows),
         files=files,
-        minutes=minutes,
         version=__version__,
     )
 
@@ -59,10 +56,38 @@ def for_paper(table: StudyTable) -> tuple[bytes, bytes]:
     return written(figure, "svg"), written(figure, "pdf")
 
 
+def _charts(table: StudyTable) -> Iterator[Figure]:
+    """Yield what the page shows: curves where they are asked for, then each figure."""
+    if table.curves and any(row.curve for row in table.finished):
+        yield _curves(table, PAGE)
+    for name in table.figures:
+        yield _chart(table, name, PAGE)
+
+
 def _chart(table: StudyTable, name: str, palette: Palette) -> Figure:
     figure = Figure(figsize=(4.4, 3.2), layout="constrained")
     figure.patch.set_alpha(0)
     _draw(figure.add_subplot(), table, name, palette, legend=True)
+    return figure
+
+
+def _curves(table: StudyTable, palette: Palette) -> Figure:
+    """Draw validation top-1 over images, a line for each point."""
+    figure = Figure(figsize=(4.4, 3.2), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    for number, row in enumerate(row for row in table.finished if row.curve):
+        axes.plot(
+            [images for images, _ in row.curve], [100 * score for _, score in row.curve],
+            label=", ".join(row.labels.values()), linewidth=1.6, markersize=3,
+            color=palette.inits[_SHADES[number % 2]], linestyle=_STYLES[number // 2 % 4],
+            marker=_MARKERS[number % 8],
+        )  # fmt: skip
+    axes.set_xlabel("images seen", color=palette.dim, fontsize=9)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_title("upstream, validation top-1 in %", loc="left", color=palette.ink, fontsize=9)
+    plain(axes, palette)
+    axes.legend(frameon=False, fontsize=8, labelcolor=palette.ink)
     return figure
 
 

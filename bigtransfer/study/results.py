@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from bigtransfer.study.clone import cache_of, experiments, git
 
 _MADE = ("artifacts/", "data/")
 """Where dependencies lie that are no code."""
-_METRICS = Path("artifacts") / "pretrain" / "metrics.json"
+_METRICS = "artifacts/pretrain/metrics.json"
+_HISTORY = "artifacts/pretrain/history.csv"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Result:
     """Task -> seed -> test score."""
     metrics: dict[str, str]
     """Task -> what is scored, e.g. top1."""
+    curve: tuple[tuple[int, float], ...]
+    """Images seen, and validation top-1 there."""
     mark: str = ""
     """What sets it apart from the study as it is now: other code, other data; empty: nothing."""
 
@@ -66,7 +70,8 @@ class Results:
         try:
             stages = read_lock(git(self._project, "show", f"{ref}:{LOCK_FILE}"))
             made = _outs(stages)
-            upstream = json.loads(self._text(made[str(_METRICS)]))
+            upstream = json.loads(self._text(made[_METRICS]))
+            curve = _curve(self._text(made[_HISTORY]))
             scores: dict[str, dict[int, float]] = {}
             metrics: dict[str, str] = {}
             for task in cell.tasks:
@@ -81,7 +86,7 @@ class Results:
             return None
         return Result(
             ref, upstream["val_top1"], upstream["steps"], upstream["images"],
-            upstream["parameters"], scores, metrics, self._mark(ref, stages, cell),
+            upstream["parameters"], scores, metrics, curve, self._mark(ref, stages, cell),
         )  # fmt: skip
 
     def _text(self, digest: str, name: str = "") -> str:
@@ -124,6 +129,13 @@ def _outs(stages: dict[str, Any]) -> dict[str, str]:
         for out in stage.get("outs", ())
         if "md5" in out
     }
+
+
+def _curve(history: str) -> tuple[tuple[int, float], ...]:
+    rows = csv.DictReader(history.splitlines())
+    return tuple(
+        (int(row["images"]), float(row["val_top1"])) for row in rows if row.get("val_top1")
+    )
 
 
 def _room(path: str) -> str:

@@ -45,6 +45,8 @@ class Plot(Section):
     """Axis, left to right."""
     lines: Text | None = None
     """Axis, a line for each of its values."""
+    curves: bool = False
+    """Whether to draw validation top-1 over images as well, a line for each point."""
 
 
 class Published(Section):

@@ -49,6 +49,7 @@ def table_of(study: Study, states: Sequence[CellState]) -> StudyTable:
             for one in study.published
         ],
         study.note,
+        study.plot.curves,
     )  # fmt: skip
 
 
@@ -66,6 +67,7 @@ def _row(states: Sequence[CellState]) -> StudyRow:
         None if first is None else first.images,
         None if first is None else first.parameters,
         figures,
+        () if first is None else first.curve,
         len(counting),
         len(states),
         "; ".join(dict.fromkeys(_notes(states))),

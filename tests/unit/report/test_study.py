@@ -83,6 +83,13 @@ def test_the_page_draws_every_figure_in_its_own_colours(table: StudyTable) -> No
     assert not re.search(r'(src|href)="https?:', html), "it needs no network"
 
 
+def test_curves_are_drawn_where_they_are_asked_for(table: StudyTable) -> None:
+    rows = [replace(row, curve=((320, 0.1), (7200, 0.9))) for row in table.rows[:4]]
+    assert render(replace(table, rows=rows), files={}).count("<svg") == 2
+    html = render(replace(table, rows=rows, curves=True), files={})
+    assert html.count("<svg") == 3 and "images seen" in html
+
+
 def test_the_figure_for_a_paper_is_the_same_bytes_each_time(table: StudyTable) -> None:
     assert for_paper(table) == for_paper(table)
 
