@@ -31,28 +31,33 @@ class Clone:
     def __init__(self, project: Path) -> None:
         self.project = project.resolve()
         self.folder = self.project / QUEUE
-        self.commit = ""
-        """Of the project, once it has been refreshed."""
 
     @property
     def is_there(self) -> bool:
         """Say whether it has been made."""
         return (self.folder / ".git").is_dir()
 
+    @property
+    def commit(self) -> str:
+        """Return the commit that it is on; empty where it is not there."""
+        return git(self.folder, "rev-parse", "HEAD") if self.is_there else ""
+
     def refresh(self) -> None:
         """Make it, or bring it to the commit of the project, whatever was left in it.
+
+        Nothing of the queue may run meanwhile.
 
         Raises:
             ConfigError: If the project cannot be cloned as it is.
             InfrastructureError: If the disk is full.
         """
-        commit = self.commit = require_clean(self.project)
+        commit = require_clean(self.project)
         if not self.is_there:
             shutil.rmtree(self.folder, ignore_errors=True)
             with explained(self.folder):
                 self.folder.parent.mkdir(parents=True, exist_ok=True)
             git(self.project, "clone", "--quiet", "--no-checkout", ".", str(self.folder))
-        for name in ("index.lock", "HEAD.lock"):  # of a process that was killed
+        for name in ("index.lock", "HEAD.lock"):  # of a process that was killed: none runs here
             (self.folder / ".git" / name).unlink(missing_ok=True)
         git(self.folder, "fetch", "--quiet", "--force", str(self.project), commit)
         git(self.folder, "checkout", "--quiet", "--force", "-B", _BRANCH, commit)

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import psutil
 
 from bigtransfer.errors import ConfigError
+from bigtransfer.storage import explained
 from bigtransfer.storage.home import copies_of
 
 State = Literal["queued", "running", "lost", "done"]
@@ -30,6 +31,7 @@ _SECONDS_TO_SAVE = 20.0
 """That a stage gets after SIGTERM: `pretrain.stop_seconds`, and a little."""
 _SETUP_SECONDS = 30.0
 """That a worker may take to make an experiment's copy, or to collect what it made."""
+_LOCKED_SECONDS = 60.0
 _WORKER, _EXECUTOR = "queue-worker", "exec-run"
 
 
@@ -68,19 +70,28 @@ class DvcQueue:
 
         Raises:
             ConfigError: If DVC refuses.
+            InfrastructureError: If the disk is full.
         """
         from dvc.exceptions import DvcException
+        from dvc.lock import LockError as DvcLockError
+        from scmrepo.exceptions import SCMError
 
         params = [f"++{key}={as_override(value)}" for key, value in overrides.items()]
-        try:
-            with _quiet(), _inside(self._folder):
-                self._repo.experiments.run(
-                    name=name, queue=True, params=params, targets=[*targets], allow_missing=True
-                )
-        except DvcException as error:
-            raise ConfigError(
-                f"DVC does not queue {name}: {' '.join(str(error).split())}"
-            ) from error
+        until = time.monotonic() + _LOCKED_SECONDS
+        while True:
+            try:
+                with _quiet(), _inside(self._folder), explained(self._folder):
+                    self._repo.experiments.run(
+                        name=name, queue=True, params=params, targets=[*targets], allow_missing=True
+                    )
+                return
+            except (DvcException, SCMError) as error:
+                # A worker that makes or collects an experiment holds the repository for seconds.
+                locked = isinstance(error, DvcLockError) or "lock" in type(error).__name__.lower()
+                if not locked or time.monotonic() > until:
+                    said = " ".join(str(error).split())
+                    raise ConfigError(f"DVC does not queue {name}: {said}") from error
+                time.sleep(1)
 
     def look(self) -> dict[str, Entry]:
         """Return what is in the queue, by name."""
@@ -131,6 +142,11 @@ class DvcQueue:
             with suppress(DvcException), _quiet():
                 self._queue.remove(present)
 
+    @property
+    def is_busy(self) -> bool:
+        """Say whether a worker or an experiment runs."""
+        return bool(self._workers() or self._executors())
+
     def stop(self) -> None:
         """End the workers and what they run, which saves what it has; the queue stays."""
         self._end([*self._workers()])
@@ -143,8 +159,13 @@ class DvcQueue:
         orphans = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
-                if process.cwd().startswith(copies) and not any(
-                    _EXECUTOR in parent.cmdline() for parent in (process, *process.parents())
+                ours = any("components." in word for word in process.cmdline())  # and no shell
+                if (
+                    ours
+                    and process.cwd().startswith(copies)
+                    and not any(
+                        _EXECUTOR in parent.cmdline() for parent in (process, *process.parents())
+                    )
                 ):
                     orphans.append(process.pid)
         self._end(orphans)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bigtransfer.artifacts.report import TaskReport
 from bigtransfer.errors import BigTransferError
@@ -16,6 +16,7 @@ from bigtransfer.storage.dvc_cache import LOCK_FILE, files_of, read_lock
 from bigtransfer.study.cells import StudyCell
 from bigtransfer.study.clone import cache_of, experiments, git
 
+Shots = int | Literal["full"]
 _MADE = ("artifacts/", "data/")
 """Where dependencies lie that are no code."""
 _METRICS = "artifacts/pretrain/metrics.json"
@@ -35,9 +36,9 @@ class Result:
     """That upstream training took, each time that it saw one."""
     parameters: int
     scores: dict[str, dict[int, float]]
-    """Task -> seed -> test score."""
+    """Task, or `<task>, <n> per class` where there are several sizes -> seed -> test score."""
     metrics: dict[str, str]
-    """Task -> what is scored, e.g. top1."""
+    """The same -> what is scored, e.g. top1."""
     curve: tuple[tuple[int, float], ...]
     """Images seen, and validation top-1 there."""
     mark: str = ""
@@ -77,11 +78,15 @@ class Results:
             for task in cell.tasks:
                 digest = made[f"artifacts/evaluate/{task}/report"]
                 report = TaskReport.parse(json.loads(self._text(digest, TaskReport.FILE)), ref)
-                own = {c.seed: c.test[report.metric] for c in report.cells if c.init == "upstream"}
-                if not set(cell.params.tasks[task].seeds) <= set(own):
-                    return None
-                scores[task] = {seed: own[seed] for seed in cell.params.tasks[task].seeds}
-                metrics[task] = report.metric
+                own = {
+                    (c.examples_per_class, c.seed): c.test[report.metric]
+                    for c in report.cells
+                    if c.init == "upstream"
+                }
+                wanted = cell.params.tasks[task]
+                for name, shots in figures_of(task, wanted.examples_per_class).items():
+                    scores[name] = {seed: own[shots, seed] for seed in wanted.seeds}
+                    metrics[name] = report.metric
         except (OSError, KeyError, ValueError, TypeError, BigTransferError):
             return None
         return Result(
@@ -120,6 +125,13 @@ class Results:
 
 
 _AFTER: Sequence[str] = ("finetune", "evaluate")
+
+
+def figures_of(task: str, shots: Sequence[Shots]) -> dict[str, Shots]:
+    """Return the names of a task's figures -> examples per class."""
+    if len(shots) == 1:
+        return {task: shots[0]}
+    return {f"{task}, all images" if k == "full" else f"{task}, {k} per class": k for k in shots}
 
 
 def _outs(stages: dict[str, Any]) -> dict[str, str]:

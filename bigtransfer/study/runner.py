@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
@@ -18,7 +19,7 @@ from bigtransfer.progress import counted, duration
 from bigtransfer.storage import free_bytes, lock, read_json
 from bigtransfer.storage.home import STUDIES, failure_file
 from bigtransfer.study.cells import StudyCell
-from bigtransfer.study.clone import Clone
+from bigtransfer.study.clone import Clone, require_clean
 from bigtransfer.study.dvc_queue import DvcQueue, Entry
 from bigtransfer.study.results import Result, Results
 
@@ -98,6 +99,10 @@ def _failure(project: Path, cell: StudyCell) -> tuple[int, str] | None:
         return 1, f"failed; {str(path)!r} cannot be read"
 
 
+def _is(entry: Entry | None, state: str) -> bool:
+    return entry is not None and entry.state == state
+
+
 @dataclass
 class Runner:
     """One `study run`."""
@@ -123,8 +128,8 @@ class Runner:
             KeyboardInterrupt: After Ctrl-C, when what ran has saved what it has.
         """
         clone = Clone(self.project)
-        clone.refresh()
-        self._queue = DvcQueue(clone.folder)
+        self._queue = self._opened(clone)
+        self._commit = clone.commit.replace("/", "")
         before = states_of(self.project, self.cells)
         failed = [one for one in before if one.state == "failed"]
         if failed and not retry:
@@ -145,6 +150,21 @@ class Runner:
             self._queue.stop()
             raise
         return list(self._failed)
+
+    def _opened(self, clone: Clone) -> DvcQueue:
+        """Return the queue, on the project's commit; what waits in it is of no other."""
+        commit = require_clean(self.project)
+        names = [cell.name for cell in self.cells]
+        if clone.is_there:
+            queue = DvcQueue(clone.folder)
+            entries = queue.look()
+            if clone.commit == commit and queue.is_busy:  # what runs, runs on
+                queue.drop([name for name in names if _is(entries.get(name), "queued")])
+                return queue
+            queue.stop()
+            queue.drop([*entries])
+        clone.refresh()
+        return DvcQueue(clone.folder)
 
     def _step(self, clone: Clone) -> bool:
         """Look once, begin what is missing, and say whether nothing is left to wait for."""
@@ -170,7 +190,9 @@ class Runner:
             result = results.of(cell) if results else None
             if result and not result.mark:
                 self._finish(cell, result)
-            elif not self._has_failed(cell, entry):
+            elif result and cell.name in self._attempts:
+                self._fail(cell, f"{result.mark}, changed while it ran; run the study again")
+            elif result or not self._has_failed(cell, entry):
                 missing.append(cell)
         self._begin(clone, missing, [cell.name for cell in missing if cell.name in entries])
         waiting = len(self.cells) - len(self._done) - len(self._failed)
@@ -186,8 +208,7 @@ class Runner:
         began = self._began.get(cell.name)
         took = f" {duration(time.monotonic() - began):>7}" if began else " " * 8
         scores = ", ".join(
-            f"{task} {100 * sorted(own.values())[len(own) // 2]:.1f}"
-            for task, own in result.scores.items()
+            f"{name} {100 * median(own.values()):.1f}" for name, own in result.scores.items()
         )
         self._done.add(cell.name)
         if cell.name in self._attempts or began:
@@ -199,17 +220,21 @@ class Runner:
     def _has_failed(self, cell: StudyCell, entry: Entry | None) -> bool:
         """Say whether a cell that has no result shall not be begun (again)."""
         failure = _failure(self.project, cell)
-        code, why = failure or (InfrastructureError.exit_code, "its process was killed")
+        killed = "ended without a result" if _is(entry, "done") else "its process was killed"
+        code, why = failure or (InfrastructureError.exit_code, killed)
         begun = cell.name in self._attempts or (entry is not None and entry.state == "done")
         if not begun or (code in _TRY_AGAIN and self._attempts[cell.name] < _ATTEMPTS):
             if entry is not None and entry.state in ("lost", "done"):
                 self.told.line(f"  {cell.title}: {why}; begun again, from where it stopped")
             return False
-        self._failed[cell.name] = why
-        self.told.line(f"  {cell.title}: failed: {why}")
+        self._fail(cell, why)
         if not failure and (log := self._queue.log_of(cell.name)):
             self.told.line(log)
         return True
+
+    def _fail(self, cell: StudyCell, why: str) -> None:
+        self._failed[cell.name] = why
+        self.told.line(f"  {cell.title}: failed: {why}")
 
     def _begin(self, clone: Clone, cells: Sequence[StudyCell], stale: Sequence[str]) -> None:
         if not cells:
@@ -219,7 +244,7 @@ class Runner:
         results = Results(self.project)
         for cell in cells:
             # DVC refuses a second experiment of a name on one commit; what it made is in its cache.
-            clone.forget(ref for ref in results.refs(cell) if clone.commit in ref.replace("/", ""))
+            clone.forget(ref for ref in results.refs(cell) if self._commit in ref.replace("/", ""))
             failure_file(self.project, cell.name).unlink(missing_ok=True)
             self._attempts[cell.name] += 1
             self._queue.put(cell.name, cell.overrides, cell.targets)

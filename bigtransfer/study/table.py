@@ -10,7 +10,7 @@ from bigtransfer.report.study import UPSTREAM, PublishedFigure, Spread, StudyRow
 from bigtransfer.report.study_page import for_paper, render
 from bigtransfer.report.table import METRICS
 from bigtransfer.storage import as_csv, new_file, new_folder, write_text
-from bigtransfer.study.results import Result
+from bigtransfer.study.results import Result, figures_of
 from bigtransfer.study.runner import CellState
 from bigtransfer.study.study_file import Study
 
@@ -32,7 +32,13 @@ def table_of(study: Study, states: Sequence[CellState]) -> StudyTable:
         points.setdefault(tuple(one.cell.labels.values()), []).append(one)
     found = [one.result for one in states if one.result]
     metrics = {task: METRICS[metric] for result in found for task, metric in result.metrics.items()}
-    tasks = {task: metrics.get(task, METRICS["top1"]) for task in states[0].cell.tasks}
+    cell = states[0].cell
+    names = [
+        name
+        for task in cell.tasks
+        for name in figures_of(task, cell.params.tasks[task].examples_per_class)
+    ]
+    tasks = {name: metrics.get(name, METRICS["top1"]) for name in names}
     return StudyTable(
         study.name,
         study.about,
