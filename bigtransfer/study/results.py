@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bigtransfer.artifacts.report import TaskReport
 from bigtransfer.errors import BigTransferError
@@ -16,7 +16,6 @@ from bigtransfer.storage.dvc_cache import LOCK_FILE, files_of, read_lock
 from bigtransfer.study.cells import StudyCell
 from bigtransfer.study.clone import cache_of, experiments, git
 
-Shots = int | Literal["full"]
 _MADE = ("artifacts/", "data/")
 """Where dependencies lie that are no code."""
 _METRICS = "artifacts/pretrain/metrics.json"
@@ -79,7 +78,7 @@ class Results:
                 digest = made[f"artifacts/evaluate/{task}/report"]
                 report = TaskReport.parse(json.loads(self._text(digest, TaskReport.FILE)), ref)
                 own = {
-                    (c.examples_per_class, c.seed): c.test[report.metric]
+                    (str(c.examples_per_class), c.seed): c.test[report.metric]
                     for c in report.cells
                     if c.init == "upstream"
                 }
@@ -127,11 +126,13 @@ class Results:
 _AFTER: Sequence[str] = ("finetune", "evaluate")
 
 
-def figures_of(task: str, shots: Sequence[Shots]) -> dict[str, Shots]:
+def figures_of(task: str, shots: Sequence[int | str]) -> dict[str, str]:
     """Return the names of a task's figures -> examples per class."""
     if len(shots) == 1:
-        return {task: shots[0]}
-    return {f"{task}, all images" if k == "full" else f"{task}, {k} per class": k for k in shots}
+        return {task: str(shots[0])}
+    return {
+        f"{task}, all images" if k == "full" else f"{task}, {k} per class": str(k) for k in shots
+    }
 
 
 def _outs(stages: dict[str, Any]) -> dict[str, str]:
