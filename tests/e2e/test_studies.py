@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-studies")]
 
 ONE: dict[str, object] = {
     "about": "One cell, long enough to be killed.",
-    "params": {"pretrain": {"epochs": 0.6, "decay_epochs": [0.2, 0.4], "warmup_steps": 10,
+    "params": {"pretrain": {"epochs": 1.5, "decay_epochs": [0.5, 1.0], "warmup_steps": 10,
                             "checkpoint_steps": 10}},
     "axes": {"norm": ["bn"]},
     "downstream": {"tasks": ["digits"], "seeds": [0, 1], "examples_per_class": [5],
