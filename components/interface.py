@@ -358,25 +358,30 @@ def _check_inputs(reads: Mapping[str, Any]) -> None:
 
 
 def _fail(stage: str, code: int, message: str) -> NoReturn:
-    from bigtransfer.storage import as_json, write_text
-    from bigtransfer.storage.home import experiment_name, failure_file
-
     who = stage if _leads() else f"{stage}, process {os.environ['RANK']}"
     if _is_task():
         message = " ".join(message.split()) + f" [exit {code}]"
     print(f"{who}: {message}", file=sys.stderr, flush=True)
-    facts = {"stage": stage, "exit_code": code, "message": message}
-    with suppress(
-        BigTransferError
-    ):  # the message above counts; a read-only folder must not hide it
-        if _leads():
-            project = Path.cwd()
-            write_text(failure_file(project, experiment_name(project)), as_json(facts))
+    _keep(stage, code, message)
     _leave(code)
+
+
+def _keep(stage: str, code: int, message: str) -> None:
+    """Keep why this stage failed, for those who ran it."""
+    from bigtransfer.storage import as_json, write_text
+    from bigtransfer.storage.home import experiment_name, failure_file
+
+    if not _leads():
+        return
+    facts = {"stage": stage, "exit_code": code, "message": message}
+    with suppress(BigTransferError):  # what was printed counts; a read-only folder must not hide it
+        project = Path.cwd()
+        write_text(failure_file(project, experiment_name(project)), as_json(facts))
 
 
 def _leave_by_bug(stage: str, error: Exception) -> NoReturn:
     traceback.print_exc()
+    _keep(stage, 1, f"a bug of bigtransfer, {type(error).__name__}: {error}")
     if _is_task():
         line = f"{type(error).__name__}: {error}".splitlines()[0]
         print(f"{stage}: a bug of bigtransfer, {line} [exit 1]", file=sys.stderr, flush=True)

@@ -41,12 +41,20 @@ def run(
 ) -> None:
     """Pretrain; under `torchrun` in each of its processes."""
     from bigtransfer.data.shards import describe_shards
-    from bigtransfer.storage import digest_of
+    from bigtransfer.storage import digest_of, write_text
+    from bigtransfer.storage.home import EXPERIMENT_MARK, experiment_name
     from bigtransfer.train.pretrain import Outputs, pretrain
 
     digest, summary = describe_shards(shards)
     stage.journal.dataset(params.dataset, digest, str(shards), summary.model_dump())
     outputs = Outputs(checkpoint, metrics, history)
+    # An experiment of DVC is safe when DVC has it: until then a kill loses what its copy holds.
+    experiment, keys = experiment_name(stage.project), []
+
+    def begin(key: str) -> None:
+        keys.append(key)
+        stage.journal.training(key)
+
     result = pretrain(
         params,
         shards,
@@ -54,11 +62,14 @@ def run(
         outputs,
         stage.work,
         stage.log,
-        stage.journal.training,
+        begin,
         keep_mirror=stage.is_task,
+        keep_state=bool(experiment),
     )
     if result is None:
         return
+    if experiment:
+        write_text(stage.work / keys[0] / EXPERIMENT_MARK, experiment)
     stage.journal.tags({"checkpoint_digest": digest_of(checkpoint)})
     stage.journal.file(history)
     print(

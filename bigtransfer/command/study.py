@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bigtransfer.study.cells import StudyCell
+    from bigtransfer.study.outlook import Outlook
     from bigtransfer.study.results import Result
     from bigtransfer.study.study_file import Study
 
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.action == "show":
         _show(study, cells)
     else:
-        _remove(study, cells)
+        _remove(study)
 
 
 def _plan(study: Study, cells: Sequence[StudyCell]) -> None:
@@ -107,9 +108,8 @@ def _plan(study: Study, cells: Sequence[StudyCell]) -> None:
               "transfer and DVC come on top")  # fmt: skip
     else:
         print("how long is not known before the first `make run` here")
-    if all(own.bytes is not None for own in left):
-        wanted = sum(own.bytes or 0 for own in left)
-        free = free_bytes(project)
+    if all(own.kept is not None for own in left):
+        wanted, free = _bytes([own for _, own in found], 1), free_bytes(project)
         print(f"about {wanted / 1e9:.2f} GB of disk; {free / 1e9:.1f} GB are free")
 
 
@@ -127,11 +127,10 @@ def _run(study: Study, cells: Sequence[StudyCell], arguments: argparse.Namespace
         # Made once, for all cells; DVC does nothing where they are up to date.
         if code := repro(project, _data_stages(cells)):
             sys.exit(code)
-        known = [outlook(project, cell).bytes for cell in cells]
-        require_room(project, max((own for own in known if own), default=0))
+        devices = _devices(arguments.jobs, cells[0].params.pretrain.threads)
+        require_room(project, _bytes([outlook(project, cell) for cell in cells], len(devices)))
         print(f"\n{study.name}: {counted(len(cells), 'cell')}", flush=True)
         told = Told(lambda line: print(line, flush=True), lambda cell, found: _note(cell, found))
-        devices = _devices(arguments.jobs, cells[0].params.pretrain.threads)
         failed = Runner(project, cells, devices, told).run(retry=arguments.retry)
         _end(study, "FAILED" if failed else "FINISHED")
         _show(study, cells)
@@ -140,6 +139,12 @@ def _run(study: Study, cells: Sequence[StudyCell], arguments: argparse.Namespace
             f"{len(failed)} of {counted(len(cells), 'cell')} failed, the others are kept; mend it, "
             "and run the same again with --retry"
         )
+
+
+def _bytes(found: Sequence[Outlook], jobs: int) -> int:
+    """Return what cells take of the disk: what all of them leave, and the folders of some."""
+    copied = sorted((own.copied or 0 for own in found), reverse=True)
+    return sum(own.kept or 0 for own in found) + sum(copied[:jobs])
 
 
 def _data_stages(cells: Sequence[StudyCell]) -> list[str]:
@@ -187,7 +192,7 @@ def _show(study: Study, cells: Sequence[StudyCell]) -> None:
         print(f"  {path.relative_to(project)}")
 
 
-def _remove(study: Study, cells: Sequence[StudyCell]) -> None:
+def _remove(study: Study) -> None:
     import shutil
 
     from bigtransfer.errors import BigTransferError
@@ -195,16 +200,16 @@ def _remove(study: Study, cells: Sequence[StudyCell]) -> None:
     from bigtransfer.study.runner import held, remove
     from bigtransfer.study.table import FOLDER
     from bigtransfer.track.runs import open_client, open_experiment
-    from bigtransfer.track.study_runs import forget_cells
+    from bigtransfer.track.study_runs import forget_study
 
     project = Path.cwd()
     with held(project, study.name):
-        removed = remove(project, cells)
+        removed = remove(project, study.name)
         shutil.rmtree(project / FOLDER / study.name, ignore_errors=True)
         try:
             client = open_client(project)
             experiment = open_experiment(project, client)
-            runs = forget_cells(client, experiment, study.name, [cell.name for cell in cells])
+            runs = forget_study(client, experiment, study.name)
         except BigTransferError as error:
             print(f"its runs in MLflow are left: {error}", file=sys.stderr)
             runs = 0

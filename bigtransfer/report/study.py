@@ -212,11 +212,14 @@ def _compared(name: str, same: str, rows: Sequence[StudyRow], axis: str | None) 
     told = [row.labels[axis] if axis else row.title for row in (best, worst)]
     at = f" at {same}" if same else ""
     line = f"{name}{at}: {told[0]} {high.text()}, {told[1]} {low.text()}"
-    if len(low.values) == 1 and len(high.values) == 1:
-        return f"{line}: one seed each, so nothing is known of the spread"
-    if high.low > low.high:
-        return f"{line}: every seed of the one is above every seed of the other"
-    return f"{line}: their seeds overlap, so this does not tell them apart"
+    if min(len(low.values), len(high.values)) == 1:
+        return f"{line}: of one seed, so nothing is known of the spread"
+    if high.low <= low.high:
+        return f"{line}: their seeds overlap, so this does not tell them apart"
+    apart = f"{line}: every seed of the one is above every seed of the other"
+    if min(best.finished, worst.finished) == 1:
+        return f"{apart}, but all are of one upstream training, whose own spread is not known"
+    return apart
 
 
 def _latex(spread: Spread | None) -> str:

@@ -7,14 +7,14 @@ are there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from bigtransfer import config
-from bigtransfer.config import FinetuneParams, Params, PretrainParams
+from bigtransfer.config import FinetuneParams, Params, PretrainParams, Section
 from bigtransfer.errors import ConfigError, did_you_mean
 from bigtransfer.storage import sha256_json
 from bigtransfer.study.study_file import Study
@@ -23,9 +23,9 @@ _DIGITS = 12
 _NOT_OF_A_NAME = ("threads", "seed")
 """Of `pretrain.RECIPE`: how it is computed here; and what stands beside."""
 _NOT_OF_A_TRANSFER = (
-    "seeds", "examples_per_class", "inits", "threads", "device", "workers", "micro_batch_size",
-    "checkpoint_seconds", "checkpoint_mirror", "stop_seconds", "resume", "compile", "cuda_graph",
-    "recompute",
+    "name", "seeds", "examples_per_class", "inits", "threads", "device", "workers",
+    "micro_batch_size", "checkpoint_seconds", "checkpoint_mirror", "stop_seconds", "resume",
+    "compile", "cuda_graph", "recompute",
 )  # fmt: skip
 """Params of `finetune` that say which networks there are, or how they are computed here."""
 _DOWNSTREAM = "finetune."
@@ -49,7 +49,12 @@ class StudyCell:
     @property
     def name(self) -> str:
         """Return its name, the same whatever other cells there are: of an experiment of DVC."""
-        return f"{self.study}-{sha256_json(self._decisive())[:_DIGITS]}"
+        return f"{self.study}-{sha256_json({**self.decisive(), 'seed': self.seed})[:_DIGITS]}"
+
+    @property
+    def upstream(self) -> str:
+        """Return what names its upstream training: cells that differ downstream alone share it."""
+        return sha256_json({"pretrain": self.decisive()["pretrain"], "seed": self.seed})
 
     @property
     def title(self) -> str:
@@ -63,20 +68,21 @@ class StudyCell:
         """Return the stages of DVC that make it."""
         return [f"evaluate@{task}" for task in self.tasks]
 
-    def _decisive(self) -> dict[str, Any]:
+    def decisive(self) -> dict[str, dict[str, Any]]:
+        """Return the params that decide its result: `pretrain`, and each task.
+
+        Those that may be absent and are as if they were, are: a younger program's param changes no
+        name.
+        """
         recipe = self.params.pretrain
-        upstream = {key: own for key, own in recipe.recipe.items() if key not in _NOT_OF_A_NAME}
-        schedule = {key: getattr(recipe, key) for key in recipe.SCHEDULE}
-        tuning = {
-            key: value
-            for key, value in self.overrides.items()
-            if key.startswith((_DOWNSTREAM, "tasks."))
-            and key.rpartition(".")[2] not in _NOT_OF_A_TRANSFER
-        }
-        return {
-            "dataset": recipe.dataset, "seed": self.seed, "downstream": tuning,
-            **upstream, **schedule,
-        }  # fmt: skip
+        names = {"dataset", "precision", *recipe.RECIPE, *recipe.SCHEDULE} - {*_NOT_OF_A_NAME}
+        if recipe.norm in ("bn", "bn_ws"):
+            names.add("micro_batch_size")  # statistics are of the images of a pass
+        found = {"pretrain": _said(recipe, names)}
+        for task in self.tasks:
+            own = self.params.tasks[task]
+            found[task] = _said(own, {*type(own).model_fields} - {*_NOT_OF_A_TRANSFER})
+        return found
 
 
 def cells_of(study: Study, params: Path) -> list[StudyCell]:
@@ -101,6 +107,7 @@ def cells_of(study: Study, params: Path) -> list[StudyCell]:
         for seed in study.seeds:
             try:
                 changes = {**_apart(given, base.pretrain), "pretrain.seed": seed}
+                changes |= _of_tasks({**_flat(own), **changes}, below, tasks)
                 resolved = config.resolve(config.laid_over(raw, _nested(changes)), "")
             except ConfigError as error:
                 faults.append(f"cell {said}: {' '.join(str(error).split()).lstrip(': ')}")
@@ -119,23 +126,43 @@ def completed(own: Mapping[str, Any], base: PretrainParams) -> dict[str, Any]:
     """Return what a cell sets with what must move along, unless it is set, too.
 
     The learning rate follows the batch by the linear rule, and warm-up is as many images; decays
-    and warm-up keep their place in a schedule of other length. So equal `epochs` are equal budgets
-    in images, whatever the batch.
+    and warm-up keep their place in a schedule of other length (`epochs`, `train_share`). So equal
+    `epochs` of one share are equal budgets in images, whatever the batch.
 
     Args:
         own: Params of `pretrain` that it sets.
         base: Those of all cells.
+
+    Raises:
+        ConfigError: If one of them is no number above 0.
     """
     given = dict(own)
-    batch = given.get("batch_size", base.batch_size) / base.batch_size
-    epochs = given.get("epochs", base.epochs) / base.epochs
+    batch, epochs, share = (
+        _number(key, given.get(key, getattr(base, key))) / getattr(base, key)
+        for key in ("batch_size", "epochs", "train_share")
+    )
     if batch != 1:
         given.setdefault("base_lr", base.base_lr * batch)
-    if batch != 1 or epochs != 1:
-        given.setdefault("warmup_steps", max(1, round(base.warmup_steps * epochs / batch)))
+    if (steps := epochs * share / batch) != 1:
+        given.setdefault("warmup_steps", max(1, round(base.warmup_steps * steps)))
     if epochs != 1:
         given.setdefault("decay_epochs", [own * epochs for own in base.decay_epochs])
     return given
+
+
+def _said(section: Section, names: Iterable[str]) -> dict[str, Any]:
+    fields, own = type(section).model_fields, section.model_dump(mode="json")
+    return {
+        name: own[name]
+        for name in names
+        if fields[name].is_required() or getattr(section, name) != fields[name].default
+    }
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise ConfigError(f"{key} must be a number above 0, got {value!r}")
+    return value
 
 
 def _apart(given: Mapping[str, Any], base: PretrainParams) -> dict[str, Any]:
@@ -145,11 +172,28 @@ def _apart(given: Mapping[str, Any], base: PretrainParams) -> dict[str, Any]:
     return whole | {key: own for key, own in given.items() if key.startswith(_DOWNSTREAM)}
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _of_tasks(
+    overrides: Mapping[str, Any], below: Mapping[str, Any], tasks: Iterable[str]
+) -> dict[str, Any]:
+    """Return what a study says of all tasks, for tasks that params.yaml says otherwise of."""
+    return {
+        place: value
+        for key, value in overrides.items()
+        if key.startswith(_DOWNSTREAM)
+        for task in tasks
+        if key.removeprefix(_DOWNSTREAM) in below["tasks"][task]
+        and (place := f"tasks.{task}.{key.removeprefix(_DOWNSTREAM)}") not in overrides
+    }
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for key, value in flat.items():
-        section, _, name = key.partition(".")
-        found.setdefault(section, {})[name] = value
+        *above, name = key.split(".")
+        place = found
+        for part in above:
+            place = place.setdefault(part, {})
+        place[name] = value
     return found
 
 

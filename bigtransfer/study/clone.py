@@ -21,6 +21,10 @@ from bigtransfer.storage.home import QUEUE
 
 _LOCK = "dvc.lock"
 _BRANCH = "study"
+_OF_A_HOOK = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX",
+    "GIT_OBJECT_DIRECTORY",
+)  # fmt: skip
 _EXPERIMENTS = "refs/exps"
 _NOT_RESULTS = ("refs/exps/celery/", "refs/exps/exec/", "refs/exps/stash")
 
@@ -34,18 +38,22 @@ class Clone:
 
     @property
     def is_there(self) -> bool:
-        """Say whether it has been made."""
-        return (self.folder / ".git").is_dir()
+        """Say whether it has been made, and is whole."""
+        # Git and DVC would take a folder that is none of theirs for the project around it.
+        if not (self.folder / ".dvc" / "config").is_file():
+            return False
+        try:
+            return Path(self._git("rev-parse", "--show-toplevel")).resolve() == self.folder
+        except BigTransferError:
+            return False
 
     @property
     def commit(self) -> str:
         """Return the commit that it is on; empty where it is not there."""
-        return git(self.folder, "rev-parse", "HEAD") if self.is_there else ""
+        return self._git("rev-parse", "HEAD") if self.is_there else ""
 
     def refresh(self) -> None:
-        """Make it, or bring it to the commit of the project, whatever was left in it.
-
-        Nothing of the queue may run meanwhile.
+        """Make it, or bring it to the commit of the project; nothing of the queue may run.
 
         Raises:
             ConfigError: If the project cannot be cloned as it is.
@@ -53,22 +61,38 @@ class Clone:
         """
         commit = require_clean(self.project)
         if not self.is_there:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            with explained(self.folder):
-                self.folder.parent.mkdir(parents=True, exist_ok=True)
-            git(self.project, "clone", "--quiet", "--no-checkout", ".", str(self.folder))
-        for name in ("index.lock", "HEAD.lock"):  # of a process that was killed: none runs here
-            (self.folder / ".git" / name).unlink(missing_ok=True)
-        git(self.folder, "fetch", "--quiet", "--force", str(self.project), commit)
-        git(self.folder, "checkout", "--quiet", "--force", "-B", _BRANCH, commit)
+            self._make()
+        for copy in (self.folder / ".dvc" / "tmp" / "exps").glob("tmp*"):  # of killed workers
+            shutil.rmtree(copy, ignore_errors=True)
+        self._git("fetch", "--quiet", "--force", str(self.project), commit)
+        self.reset(commit)
         if not (environment := self.folder / ".venv").exists():
             environment.unlink(missing_ok=True)
             environment.symlink_to(sys.prefix, target_is_directory=True)
             self._ignore(".venv")
-        with explained(self.folder):
-            shutil.copyfile(self.project / _LOCK, self.folder / _LOCK)
         for setting in self._settings():
             _dvc(self.folder, "config", "--local", *setting)
+
+    def reset(self, commit: str) -> None:
+        """Have the project's code, params and `dvc.lock` in it, whatever a killed process left."""
+        for name in ("index.lock", "HEAD.lock"):  # we hold the studies' lock, and workers use none
+            (self.folder / ".git" / name).unlink(missing_ok=True)
+        self._git("checkout", "--quiet", "--force", "-B", _BRANCH, commit)
+        with explained(self.folder):
+            shutil.copyfile(self.project / _LOCK, self.folder / _LOCK)
+
+    def _make(self) -> None:
+        partial = self.folder.with_name(f".{self.folder.name}.partial")
+        for old in (partial, self.folder):
+            shutil.rmtree(old, ignore_errors=True)
+        with explained(self.folder):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+        git(self.project, "clone", "--quiet", ".", str(partial))
+        with explained(self.folder):
+            partial.rename(self.folder)
+
+    def _git(self, *words: str) -> str:
+        return git(self.folder, *words, GIT_CEILING_DIRECTORIES=str(self.folder.parent))
 
     def fetch(self, names: Iterable[str]) -> None:
         """Bring finished experiments into the Git of the project, where `dvc exp show` is."""
@@ -79,6 +103,11 @@ class Clone:
         known = set(experiments(self.project))
         if new := [f"+{ref}:{ref}" for ref in refs if ref not in known]:
             git(self.project, "fetch", "--quiet", str(self.folder), *new)
+
+    def all_experiments(self) -> set[str]:
+        """Return the references of finished experiments, here and in the project."""
+        own = experiments(self.folder) if self.is_there else []
+        return {*own, *experiments(self.project)}
 
     def forget(self, refs: Iterable[str]) -> None:
         """Remove experiments, here and in the project."""
@@ -145,26 +174,31 @@ def cache_of(project: Path) -> Path:
     return Path(_dvc(project, "cache", "dir"))
 
 
-def git(place: Path, *words: str) -> str:
+def git(place: Path, *words: str, **more: str) -> str:
     """Return what Git says there.
+
+    Args:
+        place: Folder of a repository.
+        words: Of its command line.
+        more: Environment of it.
 
     Raises:
         ConfigError: If it is not installed, or complains.
         InfrastructureError: If the disk is full.
     """
-    return _said(["git", *words], place)
+    return _said(["git", *words], place, **more)
 
 
 def _dvc(place: Path, *words: str) -> str:
     return _said([sys.executable, "-m", "dvc", *words], place)
 
 
-def _said(command: Sequence[str], place: Path) -> str:
+def _said(command: Sequence[str], place: Path, **more: str) -> str:
     # Where a hook of Git runs us, its variables name another repository.
-    kept = {key: own for key, own in os.environ.items() if not key.startswith("GIT_DIR")}
+    kept = {key: own for key, own in os.environ.items() if key not in _OF_A_HOOK}
     try:
         done = subprocess.run(
-            command, cwd=place, env=kept, capture_output=True, text=True, check=False
+            command, cwd=place, env={**kept, **more}, capture_output=True, text=True, check=False
         )
     except FileNotFoundError as error:
         raise ConfigError(f"{command[0]} is not installed, and studies want it") from error

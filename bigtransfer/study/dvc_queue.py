@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,9 +30,11 @@ from bigtransfer.storage.home import copies_of
 State = Literal["queued", "running", "lost", "done"]
 _SECONDS_TO_SAVE = 20.0
 """That a stage gets after SIGTERM: `pretrain.stop_seconds`, and a little."""
-_SETUP_SECONDS = 30.0
-"""That a worker may take to make an experiment's copy, or to collect what it made."""
+_SETUP_SECONDS = 200.0
+"""That a worker may take to make or collect an experiment: DVC waits 180 for locks."""
 _LOCKED_SECONDS = 60.0
+_KILLED = re.compile(r"exited with (-\d+|130|137|143)\b")
+"""What DVC says of a stage that a signal ended."""
 _WORKER, _EXECUTOR = "queue-worker", "exec-run"
 
 
@@ -56,8 +59,11 @@ class DvcQueue:
         from dvc.repo import Repo
 
         self._folder = folder.resolve()
-        self._repo: Any = Repo(str(folder))
-        self._queue: Any = self._repo.experiments.celery_queue
+        with _told():
+            self._repo: Any = Repo(str(folder))
+            self._queue: Any = self._repo.experiments.celery_queue
+        if Path(self._repo.root_dir).resolve() != self._folder:
+            raise ConfigError(f"{str(folder)!r} is no repository of DVC; remove it, and run again")
         self._not_seen: dict[str, float] = {}
 
     def put(self, name: str, overrides: Mapping[str, Any], targets: Sequence[str]) -> None:
@@ -96,17 +102,20 @@ class DvcQueue:
     def look(self) -> dict[str, Entry]:
         """Return what is in the queue, by name."""
         workers, executors = self._workers(), self._executors()
-        found = {entry.name: Entry(entry.name, "done") for entry, _ in self._queue.iter_done()}
-        for entry in self._queue.iter_active():
+        with _told(), _quiet():
+            done, queued = [*self._queue.iter_done()], [*self._queue.iter_queued()]
+            active = [*self._queue.iter_active()]
+        found = {entry.name: Entry(entry.name, "done") for entry, _ in done}
+        for entry in active:
             alive = any(entry.stash_rev in line for line in executors.values())
             state: State = "running"
             if not workers or (not alive and self._absent_long(entry.stash_rev)):
                 state = "lost"  # without a worker nobody takes up what its process makes
             if alive:
                 self._not_seen.pop(entry.stash_rev, None)
-            found[entry.name] = Entry(entry.name, state)
-        found |= {entry.name: Entry(entry.name, "queued") for entry in self._queue.iter_queued()}
-        return found
+            if state == "running" or found.get(entry.name) != Entry(entry.name, "running"):
+                found[entry.name] = Entry(entry.name, state)
+        return found | {entry.name: Entry(entry.name, "queued") for entry in queued}
 
     def start(self, devices: Sequence[str | None]) -> None:
         """See to it that there is a worker for each device.
@@ -119,16 +128,26 @@ class DvcQueue:
             if any(f"-{number}@" in line for line in self._workers().values()):
                 continue
             visible = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-            with _environment({"PATH": path, **visible}), _quiet(), _inside(self._folder):
-                # Its `start_workers` asks the workers themselves, of whom one may not listen yet.
-                self._queue._spawn_worker(number)
+            node = f"dvc-exp-{self._own}-{number}@localhost"
+            # DVC's own would fork this process, with its locks and its output. The first cleans up.
+            words = [sys.executable, "-m", "dvc", "exp", "queue-worker", node]
+            folder = Path(self._queue.wdir)
+            with explained(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                with (folder / f"worker-{number}.out").open("wb") as log:
+                    subprocess.Popen(
+                        [*words, *(["--clean"] if number == 1 else [])],
+                        cwd=self._folder, env={**os.environ, "PATH": path, **visible},
+                        stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    )  # fmt: skip
 
     def drop(self, names: Sequence[str]) -> None:
         """Take experiments out of the queue; what still runs of one is ended first."""
         from dvc.exceptions import DvcException
 
         gone = set(names)
-        active = [entry for entry in self._queue.iter_active() if entry.name in gone]
+        with _told():
+            active = [entry for entry in self._queue.iter_active() if entry.name in gone]
         for entry in active:
             self._end([pid for pid, line in self._executors().items() if entry.stash_rev in line])
         self.end_orphans()
@@ -136,8 +155,9 @@ class DvcQueue:
             for _ in range(2):  # the first finds out that its process is gone, the second notes it
                 with suppress(DvcException), _quiet():
                     self._queue.kill([entry.name], force=True)
-        known = {entry.name for entry in self._queue.iter_queued()}
-        known |= {entry.name for entry, _ in self._queue.iter_done()}
+        with _told():
+            known = {entry.name for entry in self._queue.iter_queued()}
+            known |= {entry.name for entry, _ in self._queue.iter_done()}
         if present := sorted(gone & known):
             with suppress(DvcException), _quiet():
                 self._queue.remove(present)
@@ -170,14 +190,17 @@ class DvcQueue:
                     orphans.append(process.pid)
         self._end(orphans)
 
-    def log_of(self, name: str) -> str:
-        """Return the end of what an experiment printed; empty where nothing is left of it."""
+    def end_of(self, name: str) -> tuple[bool, str]:
+        """Return whether an experiment that is done was killed, and the end of what it printed."""
         for entry, _ in self._queue.iter_done():
             if entry.name == name and (process := self._queue.proc.get(entry.stash_rev)):
+                text = ""
                 with suppress(OSError):
-                    lines = Path(process.stdout).read_text("utf-8", "replace").splitlines()
-                    return "\n".join(lines[-20:])
-        return ""
+                    text = Path(process.stdout).read_text("utf-8", "replace")
+                code = process.returncode
+                killed = code is None or code < 0 or bool(_KILLED.search(text))
+                return killed, "\n".join(text.splitlines()[-20:])
+        return True, ""
 
     def _absent_long(self, rev: str) -> bool:
         """Say whether a process has not been there for so long that it is not about to be."""
@@ -185,11 +208,15 @@ class DvcQueue:
         return time.monotonic() - since > _SETUP_SECONDS
 
     def _workers(self) -> dict[int, str]:
-        own = hashlib.sha256(str(self._queue.wdir).encode()).hexdigest()[:6]
-        return self._processes(_WORKER, f"dvc-exp-{own}-")
+        return self._processes(_WORKER, f"dvc-exp-{self._own}-")
+
+    @property
+    def _own(self) -> str:
+        """Return what DVC calls the workers of this repository by."""
+        return hashlib.sha256(str(self._queue.wdir).encode()).hexdigest()[:6]
 
     def _executors(self) -> dict[int, str]:
-        return self._processes(_EXECUTOR, str(self._folder))
+        return self._processes(_EXECUTOR, f"{self._folder}{os.sep}")
 
     def _processes(self, word: str, mark: str) -> dict[int, str]:
         """Return pid -> command line of this repository's processes of one kind.
@@ -198,15 +225,15 @@ class DvcQueue:
 
         Args:
             word: Of the command.
-            mark: In the rest of the line: whose it is.
+            mark: What one of its words begins with: whose it is.
         """
         found = {}
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 words = process.cmdline()
-                line = " ".join(words)
-                if word in words and mark in line and process.status() != psutil.STATUS_ZOMBIE:
-                    found[process.pid] = line
+                ours = word in words and any(own.startswith(mark) for own in words)
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found[process.pid] = " ".join(words)
         return found
 
     @staticmethod
@@ -252,17 +279,21 @@ def _inside(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    before = {key: os.environ.get(key) for key in changes}
-    os.environ.update(changes)
+def _told() -> Iterator[None]:
+    """Turn what DVC raises into one line.
+
+    Raises:
+        ConfigError: Of DVC and its Git.
+        InfrastructureError: If the disk is full.
+    """
+    from dvc.exceptions import DvcException
+    from scmrepo.exceptions import SCMError
+
     try:
-        yield
-    finally:
-        for key, own in before.items():
-            if own is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = own
+        with explained(Path.cwd()):
+            yield
+    except (DvcException, SCMError) as error:
+        raise ConfigError(f"DVC's queue: {' '.join(str(error).split())}") from error
 
 
 @contextmanager

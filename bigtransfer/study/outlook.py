@@ -20,8 +20,6 @@ from bigtransfer.train.schedule import planned_schedule
 _FLOAT = 4
 _CLASSES = 1000
 """Reckoned with before they are known."""
-_KEPT = 2
-"""A network lies in the cell's folder and in DVC's cache."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,10 @@ class Outlook:
     images: int | None
     seconds: float | None
     """Of upstream training, by the last one here; None: there was none."""
-    bytes: int | None
-    """Of disk: networks in DVC's cache and in the cell's folder, and the shards in it."""
+    kept: int | None
+    """Bytes of its networks in DVC's cache."""
+    copied: int | None
+    """Bytes of its folder while it runs: networks and shards."""
 
 
 def outlook(project: Path, cell: StudyCell) -> Outlook:
@@ -43,7 +43,7 @@ def outlook(project: Path, cell: StudyCell) -> Outlook:
     facts = _shards(project, recipe.dataset)
     examples = facts.splits.get("train") if facts else recipe.examples
     if not examples:
-        return Outlook(None, None, None, None)
+        return Outlook(None, None, None, None, None)
     classes = facts.classes if facts else _CLASSES
     schedule = planned_schedule(
         recipe.trained_on(examples),
@@ -58,11 +58,13 @@ def outlook(project: Path, cell: StudyCell) -> Outlook:
         len(cell.params.tasks[task].seeds) * len(cell.params.tasks[task].examples_per_class)
         for task in cell.tasks
     )
-    size = _KEPT * networks * _parameters(recipe, classes) * _FLOAT + _bytes_of_shards(
-        project, cell
-    )
+    kept = networks * _parameters(recipe, classes) * _FLOAT
     return Outlook(
-        schedule.total_steps, images, _seconds(project, recipe, images, examples, classes), size
+        schedule.total_steps,
+        images,
+        _seconds(project, recipe, images, classes),
+        kept,
+        kept + _bytes_of_shards(project, cell),
     )
 
 
@@ -80,16 +82,17 @@ def _bytes_of_shards(project: Path, cell: StudyCell) -> int:
     return sum(f.stat().st_size for own in folders for f in own.rglob("*") if f.is_file())
 
 
-def _seconds(
-    project: Path, recipe: PretrainParams, images: int, examples: int, classes: int
-) -> float | None:
+def _seconds(project: Path, recipe: PretrainParams, images: int, classes: int) -> float | None:
     """Scale the time of the last upstream training here by what there is to compute."""
     try:
         took = float(read_json(project / STAGE_SECONDS)["pretrain"])
         known = config.load(project / "params.yaml").pretrain
     except (BigTransferError, KeyError, ValueError, TypeError):
         return None
-    before = known.epochs * known.trained_on(examples) * _macs(known, classes)
+    facts = _shards(project, known.dataset)
+    if facts is None or not took:
+        return None
+    before = known.epochs * known.trained_on(facts.splits["train"]) * _macs(known, facts.classes)
     return took * images * _macs(recipe, classes) / before
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,7 @@ class Result:
     """That upstream training took, each time that it saw one."""
     parameters: int
     scores: dict[str, dict[int, float]]
-    """Task, or `<task>, <n> per class` where there are several sizes -> seed -> test score."""
+    """Task, or `<task> <n> per class` where there are several sizes -> seed -> test score."""
     metrics: dict[str, str]
     """The same -> what is scored, e.g. top1."""
     curve: tuple[tuple[int, float], ...]
@@ -99,7 +99,7 @@ class Results:
     def _mark(self, ref: str, stages: dict[str, Any], cell: StudyCell) -> str:
         names = ["pretrain", *(f"{one}@{task}" for task in cell.tasks for one in _AFTER)]
         deps = {dep["path"]: dep["md5"] for name in names for dep in stages[name]["deps"]}
-        marks = []
+        marks = [f"other params: {name}" for name in _other_params(stages, cell)]
         for path, digest in deps.items():
             if path.endswith("/shards") and self._here.get(path) != digest:
                 marks.append(f"other data: {path.split('/')[-2]}")
@@ -126,13 +126,24 @@ class Results:
 _AFTER: Sequence[str] = ("finetune", "evaluate")
 
 
+def _other_params(stages: dict[str, Any], cell: StudyCell) -> Iterator[str]:
+    """Yield the params that an experiment was made with otherwise than the cell says."""
+    for section, wanted in cell.decisive().items():
+        if section == "pretrain":
+            said = stages["pretrain"]["params"]["params.yaml"]["pretrain"]
+        else:
+            params = stages[f"finetune@{section}"]["params"]["params.yaml"]
+            said = {**params["finetune"], **params[f"tasks.{section}"]}
+        for name, value in wanted.items():
+            if said.get(name) != value:
+                yield f"{section}.{name}"
+
+
 def figures_of(task: str, shots: Sequence[int | str]) -> dict[str, str]:
     """Return the names of a task's figures -> examples per class."""
     if len(shots) == 1:
         return {task: str(shots[0])}
-    return {
-        f"{task}, all images" if k == "full" else f"{task}, {k} per class": str(k) for k in shots
-    }
+    return {f"{task} all images" if k == "full" else f"{task} {k} per class": str(k) for k in shots}
 
 
 def _outs(stages: dict[str, Any]) -> dict[str, str]:

@@ -5,10 +5,12 @@ The queue's own processes work on while this one is gone; run again, it finds th
 
 from __future__ import annotations
 
+import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -17,7 +19,7 @@ from typing import Literal
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
 from bigtransfer.progress import counted, duration
 from bigtransfer.storage import free_bytes, lock, read_json
-from bigtransfer.storage.home import STUDIES, failure_file
+from bigtransfer.storage.home import EXPERIMENT_MARK, STUDIES, failure_file
 from bigtransfer.study.cells import StudyCell
 from bigtransfer.study.clone import Clone, require_clean
 from bigtransfer.study.dvc_queue import DvcQueue, Entry
@@ -129,7 +131,7 @@ class Runner:
         """
         clone = Clone(self.project)
         self._queue = self._opened(clone)
-        self._commit = clone.commit.replace("/", "")
+        self._commit = clone.commit
         before = states_of(self.project, self.cells)
         failed = [one for one in before if one.state == "failed"]
         if failed and not retry:
@@ -190,11 +192,23 @@ class Runner:
             result = results.of(cell) if results else None
             if result and not result.mark:
                 self._finish(cell, result)
-            elif result and cell.name in self._attempts:
+            elif result and cell.name in self._attempts and self._is_new(result):
                 self._fail(cell, f"{result.mark}, changed while it ran; run the study again")
-            elif result or not self._has_failed(cell, entry):
+            elif result and cell.name not in self._attempts:
+                missing.append(cell)  # made by other code or of other data
+            elif not self._has_failed(cell, entry):
                 missing.append(cell)
-        self._begin(clone, missing, [cell.name for cell in missing if cell.name in entries])
+        at_work = {
+            cell.upstream
+            for cell in self.cells
+            if (entry := entries.get(cell.name)) and entry.state in ("queued", "running")
+        }
+        begun = []
+        for cell in missing:  # cells of one upstream training in turn: then it is trained once
+            if cell.upstream not in at_work:
+                at_work.add(cell.upstream)
+                begun.append(cell)
+        self._begin(clone, begun, [cell.name for cell in begun if cell.name in entries])
         waiting = len(self.cells) - len(self._done) - len(self._failed)
         if waiting:
             self._queue.start(self.devices[:waiting])
@@ -215,22 +229,33 @@ class Runner:
             self.told.line(
                 f"  {cell.title:<52}{took}   upstream {100 * result.val_top1:.1f} %, {scores}"
             )
+        _clear_state(self.project, cell)
         self.told.finished(cell, result)
 
     def _has_failed(self, cell: StudyCell, entry: Entry | None) -> bool:
         """Say whether a cell that has no result shall not be begun (again)."""
-        failure = _failure(self.project, cell)
-        killed = "ended without a result" if _is(entry, "done") else "its process was killed"
-        code, why = failure or (InfrastructureError.exit_code, killed)
+        failure, log = _failure(self.project, cell), ""
+        if failure is None:
+            killed, log = (True, "") if entry is None else self._queue.end_of(cell.name)
+            failure = (InfrastructureError.exit_code, "its process was killed") if killed else (
+                1, "DVC ended without a result"
+            )  # fmt: skip
+        code, why = failure
         begun = cell.name in self._attempts or (entry is not None and entry.state == "done")
         if not begun or (code in _TRY_AGAIN and self._attempts[cell.name] < _ATTEMPTS):
             if entry is not None and entry.state in ("lost", "done"):
                 self.told.line(f"  {cell.title}: {why}; begun again, from where it stopped")
             return False
         self._fail(cell, why)
-        if not failure and (log := self._queue.log_of(cell.name)):
+        if log:
             self.told.line(log)
         return True
+
+    def _is_new(self, result: Result) -> bool:
+        return self._is_of_commit(result.ref)
+
+    def _is_of_commit(self, ref: str) -> bool:
+        return self._commit in ref.replace("/", "")
 
     def _fail(self, cell: StudyCell, why: str) -> None:
         self._failed[cell.name] = why
@@ -242,36 +267,44 @@ class Runner:
         if stale:
             self._queue.drop(stale)
         results = Results(self.project)
+        clone.reset(self._commit)
         for cell in cells:
             # DVC refuses a second experiment of a name on one commit; what it made is in its cache.
-            clone.forget(ref for ref in results.refs(cell) if self._commit in ref.replace("/", ""))
+            clone.forget(ref for ref in results.refs(cell) if self._is_of_commit(ref))
             failure_file(self.project, cell.name).unlink(missing_ok=True)
             self._attempts[cell.name] += 1
             self._queue.put(cell.name, cell.overrides, cell.targets)
 
 
-def remove(project: Path, cells: Sequence[StudyCell]) -> int:
-    """Remove the cells of a study: out of the queue, DVC's experiments, what was noted of them.
+def _clear_state(project: Path, cell: StudyCell) -> None:
+    """Remove the state that a finished cell's training kept (`components.pretrain`)."""
+    for mark in (project / ".work").glob(f"*/*/{EXPERIMENT_MARK}"):
+        with suppress(OSError):
+            if mark.read_text("utf-8") == cell.name:
+                shutil.rmtree(mark.parent, ignore_errors=True)
+
+
+def remove(project: Path, study: str) -> int:
+    """Remove all cells that a study ever had: out of the queue, DVC's experiments, why they failed.
 
     DVC's cache keeps what they made until `dvc gc`.
 
     Returns:
         How many there were.
     """
-    clone = Clone(project)
-    names = [cell.name for cell in cells]
-    present = set()
+    clone, ours = Clone(project), re.compile(rf"{re.escape(study)}-[0-9a-f]{{12}}")
+    names = set()
     if clone.is_there:
         queue = DvcQueue(clone.folder)
-        present = {*queue.look()} & {*names}
-        queue.drop(sorted(present))
-        clone.fetch(names)
-    results = Results(project)
-    refs = {cell.name: results.refs(cell) for cell in cells}
-    clone.forget(ref for own in refs.values() for ref in own)
-    for name in names:
-        failure_file(project, name).unlink(missing_ok=True)
-    return len(present | {name for name, own in refs.items() if own})
+        names = {name for name in queue.look() if ours.fullmatch(name)}
+        queue.drop(sorted(names))
+    refs = [ref for ref in clone.all_experiments() if ours.fullmatch(ref.rpartition("/")[2])]
+    clone.forget(refs)
+    names |= {ref.rpartition("/")[2] for ref in refs}
+    for path in (project / ".work" / "failures").glob(f"{study}-*.json"):
+        if ours.fullmatch(path.stem):
+            path.unlink(missing_ok=True)
+    return len(names)
 
 
 def require_room(project: Path, wanted: int) -> None:

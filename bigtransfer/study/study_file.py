@@ -130,15 +130,22 @@ class Study(Section):
             ConfigError: If one of them is not there.
         """
         wanted = self.downstream.get("tasks", [*known])
-        if not isinstance(wanted, list) or not wanted:
-            raise ConfigError(f"{self.name}: downstream.tasks must name tasks, got {wanted!r}")
+        named = isinstance(wanted, list) and all(isinstance(one, str) for one in wanted)
+        if not named or not wanted or len(set(wanted)) < len(wanted):
+            raise ConfigError(
+                f"{self.name}: downstream.tasks must name tasks, each once, got {wanted!r}"
+            )
         for name in wanted:
             if name not in known:
                 raise ConfigError(
                     f"{self.name}: downstream.tasks: params.yaml has no task {str(name)!r}"
                     f"{did_you_mean(str(name), known)}"
                 )
-        return [str(name) for name in wanted]
+        if "upstream" not in self.tuning["inits"]:
+            raise ConfigError(
+                f"{self.name}: downstream.inits must hold upstream: it is what varies"
+            )
+        return [*wanted]
 
 
 def read_study(path: Path, overlay: Path | None = None) -> Study:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from bigtransfer.track.origin import Origin
+from bigtransfer.track.origin import Origin, is_alive
 from bigtransfer.track.tags import (
     CELL_TAG,
     KEY_TAG,
@@ -36,7 +36,8 @@ def run_of_cell(client: Any, experiment: str, origin: Origin, commit: str) -> st
     client.set_tag(run, KEY_TAG, origin.key)
     client.set_tag(run, ORIGIN_TAG, json.dumps(asdict(origin)))
     client.set_tag(run, "mlflow.source.git.commit", commit)
-    client.update_run(run, status="RUNNING")
+    if is_alive(origin.pid, origin.started):  # not where a server hears of it late
+        client.update_run(run, status="RUNNING")
     return run
 
 
@@ -44,7 +45,7 @@ def replace_stage(client: Any, experiment: str, cell_run: str, stage: str) -> No
     """Delete what an earlier try of a cell left of a stage, but for a training that goes on."""
     same = f"tags.`{PARENT_TAG}` = '{cell_run}' and tags.`{STAGE_TAG}` = '{stage}'"
     for run in client.search_runs([experiment], same):
-        if TRAINING_TAG not in run.data.tags:
+        if TRAINING_TAG not in run.data.tags or run.info.status == "FINISHED":
             client.delete_run(run.info.run_id)
 
 
@@ -88,24 +89,18 @@ def end_study(client: Any, experiment: str, study: str, status: str) -> None:
     client.set_terminated(_study(client, experiment, study), status)
 
 
-def forget_cells(client: Any, experiment: str, study: str, cells: Iterable[str]) -> int:
-    """Delete the runs of cells with all below them, and a study's that has none left.
-
-    Returns:
-        How many runs that were.
-    """
+def forget_study(client: Any, experiment: str, study: str) -> int:
+    """Delete the runs of a study and all below them; return how many that were."""
     gone = 0
-    for cell in cells:
-        for run in _tagged(client, experiment, CELL_TAG, cell):
-            for below in _tagged(client, experiment, PARENT_TAG, run):
+    for run in _tagged(client, experiment, STUDY_TAG, study):
+        for cell in _tagged(client, experiment, PARENT_TAG, run):
+            for below in _tagged(client, experiment, PARENT_TAG, cell):
                 client.delete_run(below)
                 gone += 1
-            client.delete_run(run)
+            client.delete_run(cell)
             gone += 1
-    for run in _tagged(client, experiment, STUDY_TAG, study):
-        if not _tagged(client, experiment, PARENT_TAG, run):
-            client.delete_run(run)
-            gone += 1
+        client.delete_run(run)
+        gone += 1
     return gone
 
 

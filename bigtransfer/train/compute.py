@@ -28,6 +28,8 @@ class ComputeSettings:
         recompute: Activations that are computed again in backward, `none`, `norms` or `units`.
         compiled: Whether the network is compiled.
         cuda_graph: Whether a step is recorded as CUDA graphs; `auto`: where it can be.
+        together: Images over which BatchNorm takes its statistics: a forward pass holds a multiple;
+            None: all of a pass, which is never made smaller.
     """
 
     device: Device = field(default_factory=Device)
@@ -37,6 +39,7 @@ class ComputeSettings:
     recompute: Recompute = "none"
     compiled: bool = False
     cuda_graph: CudaGraph = "auto"
+    together: int | None = 1
 
     @property
     def input_dtype(self) -> torch.dtype:

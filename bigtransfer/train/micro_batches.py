@@ -40,7 +40,7 @@ def halve(
         error: That memory ran out.
 
     Raises:
-        InfrastructureError: If a single image is too much.
+        InfrastructureError: If a single image is too much, or BatchNorm forbids it.
     """
     size = min(compute.micro_batch_size or images, images)
     if size <= 1:
@@ -48,6 +48,13 @@ def halve(
             "memory runs out with a single image; choose a smaller network or crop, or "
             "recompute: units"
         ) from error
-    compute.micro_batch_size = math.ceil(size / 2)
+    half = math.ceil(size / 2)
+    whole, together = compute.together is None, compute.together or 1
+    if whole or (together > 1 and (half % together or images % half)):
+        raise InfrastructureError(
+            "memory runs out, and a smaller forward pass would change BatchNorm's statistics; "
+            "choose micro_batch_size or norm_batch yourself, recompute, or a norm of gn and gn_ws"
+        ) from error
+    compute.micro_batch_size = half
     ran_out(compute.micro_batch_size)
     return size

@@ -63,6 +63,7 @@ def pretrain(
     begin: Callable[[str], None] = lambda key: None,
     *,
     keep_mirror: bool = False,
+    keep_state: bool = False,
 ) -> dict[str, float] | None:
     """Train a network on the train split and write it as an upstream checkpoint.
 
@@ -77,6 +78,7 @@ def pretrain(
         log: Receives curves, on the main process.
         begin: Is told the fingerprint of the training, on the main process, before any curve.
         keep_mirror: Whether the mirror keeps the last checkpoint: the output may still be lost.
+        keep_state: Whether the last checkpoint stays in `work`, for the same reason.
 
     Returns:
         What the file `metrics` holds; None where this process is not the main process.
@@ -102,6 +104,7 @@ def pretrain(
             params.recompute,
             params.compile,
             params.cuda_graph,
+            together=1 if params.norm in ("gn", "gn_ws") else params.norm_batch,
         )
         stack.enter_context(nullcontext() if group.alone else lost_peers())
         data = open_shards(shards)
@@ -112,7 +115,7 @@ def pretrain(
             begin(training.origin.key)
         with training.opened():
             training.train(interrupts)
-            return write_results(outputs, training, keep_mirror=keep_mirror)
+            return write_results(outputs, training, keep_mirror=keep_mirror, keep_state=keep_state)
 
 
 def _training_of(
@@ -203,7 +206,7 @@ def _training_of(
 
 
 def write_results(
-    outputs: Outputs, training: Training, *, keep_mirror: bool = False
+    outputs: Outputs, training: Training, *, keep_mirror: bool = False, keep_state: bool = False
 ) -> dict[str, float] | None:
     """Write what a finished training made, then forget its checkpoints.
 
@@ -211,6 +214,7 @@ def write_results(
         outputs: Where it goes.
         training: At its last step; every process must call it.
         keep_mirror: Whether the last checkpoint stays in the mirror.
+        keep_state: Whether all of its state stays.
 
     Returns:
         What the file `metrics` holds; None where this process is not the main process.
@@ -244,7 +248,8 @@ def write_results(
     write_checkpoint(outputs.checkpoint, run.model, meta, state["weights"])
     write_text(outputs.metrics, as_json(result))
     write_text(outputs.history, as_csv(run.curve.rows))
-    run.clear(keep_mirror=keep_mirror)
+    if not keep_state:
+        run.clear(keep_mirror=keep_mirror)
     return result
 
 
