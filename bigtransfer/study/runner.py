@@ -236,7 +236,8 @@ class Runner:
         """Say whether a cell that has no result shall not be begun (again)."""
         failure, log = _failure(self.project, cell), ""
         if failure is None:
-            killed, log = (True, "") if entry is None else self._queue.end_of(cell.name)
+            done = _is(entry, "done")
+            killed, log = self._queue.end_of(cell.name) if done else (True, "")
             failure = (InfrastructureError.exit_code, "its process was killed") if killed else (
                 1, "DVC ended without a result"
             )  # fmt: skip

@@ -23,8 +23,9 @@ from bigtransfer.report.study_page import for_paper, render
 def row(norm: str, batch: str, upstream: list[float], digits: list[float]) -> StudyRow:
     figures = {"upstream": Spread(upstream), "digits": Spread(digits)}
     return StudyRow(
-        {"norm": norm, "batch_size": batch}, 225, 7200, 526_142, figures, len(upstream), 2
-    )
+        {"norm": norm, "batch_size": batch}, 225, 7200, 526_142, figures,
+        finished=len(upstream), cells=2,
+    )  # fmt: skip
 
 
 @pytest.fixture
