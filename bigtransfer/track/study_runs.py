@@ -11,6 +11,7 @@ from typing import Any
 from bigtransfer.track.origin import Origin, is_alive
 from bigtransfer.track.tags import (
     CELL_TAG,
+    FINISHED_TAG,
     KEY_TAG,
     ORIGIN_TAG,
     PARENT_TAG,
@@ -36,7 +37,9 @@ def run_of_cell(client: Any, experiment: str, origin: Origin, commit: str) -> st
     client.set_tag(run, KEY_TAG, origin.key)
     client.set_tag(run, ORIGIN_TAG, json.dumps(asdict(origin)))
     client.set_tag(run, "mlflow.source.git.commit", commit)
-    if is_alive(origin.pid, origin.started):  # not where a server hears of it late
+    finished = float(client.get_run(run).data.tags.get(FINISHED_TAG, "0"))
+    # Not where a server hears of it late: what is finished stays so.
+    if finished < origin.started and is_alive(origin.pid, origin.started):
         client.update_run(run, status="RUNNING")
     return run
 
@@ -80,8 +83,8 @@ def note_cell(
         params=[Param(key, value) for key, value in said.items()],
     )
     client.set_tag(run, "mlflow.runName", title)
-    if known.info.status != "FINISHED":
-        client.set_terminated(run, "FINISHED")
+    client.set_tag(run, FINISHED_TAG, str(time.time()))
+    client.set_terminated(run, "FINISHED")
 
 
 def end_study(client: Any, experiment: str, study: str, status: str) -> None:
