@@ -218,7 +218,7 @@ def _compared(name: str, same: str, rows: Sequence[StudyRow], axis: str | None) 
         return f"{line}: their seeds overlap, so this does not tell them apart"
     apart = f"{line}: every seed of the one is above every seed of the other"
     if min(best.finished, worst.finished) == 1:
-        return f"{apart}, but all are of one upstream training, whose own spread is not known"
+        return f"{apart}, but each is of one upstream training, whose own spread is not known"
     return apart
 
 

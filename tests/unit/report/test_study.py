@@ -55,7 +55,7 @@ def test_seeds_that_overlap_tell_nothing_apart(table: StudyTable) -> None:
     assert len(said) == 4, "each figure at each batch size"
     (apart,) = [line for line in said if line.startswith("digits at batch_size 32")]
     assert apart.endswith(
-        "every seed of the one is above every seed of the other, but all are of one upstream "
+        "every seed of the one is above every seed of the other, but each is of one upstream "
         "training, whose own spread is not known"
     )
     assert "gn_ws 80.0 ← 82.0 → 84.0, bn 70.0 ← 72.0 → 79.0" in apart
