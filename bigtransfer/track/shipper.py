@@ -49,7 +49,7 @@ from bigtransfer.track.runs import (
     parent_run,
     run_of_journal,
 )
-from bigtransfer.track.study_runs import replace_stage
+from bigtransfer.track.study_runs import is_outdated, may_end, replace_stage
 from bigtransfer.track.tags import JOURNAL_TAG, KEY_TAG, PARENT_TAG, PART_TAG, STAGE_TAG
 
 _SECONDS_BETWEEN_SAMPLES = 2
@@ -212,7 +212,9 @@ class _Shipment:
             "mlflow.source.name": " ".join(start["command"]),
         }
         if self._origin.cell:
-            replace_stage(self._client, self._experiment, self._parent, start["stage"])
+            replace_stage(
+                self._client, self._experiment, self._parent, start["stage"], start["time"]
+            )
         more = {PART_TAG: part_of(start["command"]), RETRY_TAG: self._origin.attempt}
         tags |= {name: value for name, value in more.items() if value}
         run = self._client.create_run(
@@ -330,6 +332,10 @@ class _Shipment:
         run = self._client.get_run(self._run)
         if run.data.tags.get(JOURNAL_TAG) == self._journal.stem:  # nobody goes on with it yet
             self._client.set_terminated(self._run, end["status"], end["time"])
+            if self._origin.cell and is_outdated(self._client, self._parent, self._origin):
+                self._client.delete_run(self._run)  # a later try of the cell has its own
+        if self._origin.cell and not may_end(self._client, self._parent, self._origin):
+            return
         if self._origin.engine != ENGINE:
             _close_parent(self._client, self._journal, self._start["stage"], self._parent, end)
             return

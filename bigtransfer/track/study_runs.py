@@ -34,21 +34,42 @@ def run_of_cell(client: Any, experiment: str, origin: Origin, commit: str) -> st
         commit: Of Git.
     """
     run = _cell(client, experiment, origin.cell)
+    if is_outdated(client, run, origin):
+        return run
     client.set_tag(run, KEY_TAG, origin.key)
     client.set_tag(run, ORIGIN_TAG, json.dumps(asdict(origin)))
     client.set_tag(run, "mlflow.source.git.commit", commit)
-    finished = float(client.get_run(run).data.tags.get(FINISHED_TAG, "0"))
-    # Not where a server hears of it late: what is finished stays so.
-    if finished < origin.started and is_alive(origin.pid, origin.started):
+    if may_end(client, run, origin) and is_alive(origin.pid, origin.started):
         client.update_run(run, status="RUNNING")
     return run
 
 
-def replace_stage(client: Any, experiment: str, cell_run: str, stage: str) -> None:
-    """Delete what an earlier try of a cell left of a stage, but for a training that goes on."""
+def is_outdated(client: Any, cell_run: str, origin: Origin) -> bool:
+    """Say whether a later try of a cell has told of itself: a server may hear of them late."""
+    known = client.get_run(cell_run).data.tags.get(ORIGIN_TAG)
+    return known is not None and bool(json.loads(known)["started"] > origin.started)
+
+
+def may_end(client: Any, cell_run: str, origin: Origin) -> bool:
+    """Say whether what becomes of a try is what becomes of its cell: not after its result."""
+    finished = float(client.get_run(cell_run).data.tags.get(FINISHED_TAG, "0"))
+    return finished < origin.started and not is_outdated(client, cell_run, origin)
+
+
+def replace_stage(client: Any, experiment: str, cell_run: str, stage: str, began: int) -> None:
+    """Delete what an earlier try of a cell left of a stage, but for a training that goes on.
+
+    Args:
+        client: From `open_client`.
+        experiment: Id of our experiment.
+        cell_run: Of the cell.
+        stage: Its name.
+        began: When this try of it began, milliseconds since the epoch.
+    """
     same = f"tags.`{PARENT_TAG}` = '{cell_run}' and tags.`{STAGE_TAG}` = '{stage}'"
     for run in client.search_runs([experiment], same):
-        if TRAINING_TAG not in run.data.tags or run.info.status == "FINISHED":
+        goes_on = TRAINING_TAG in run.data.tags and run.info.status != "FINISHED"
+        if run.info.start_time < began and not goes_on:
             client.delete_run(run.info.run_id)
 
 
