@@ -211,7 +211,8 @@ class _Shipment:
             "mlflow.source.git.commit": start["commit"],
             "mlflow.source.name": " ".join(start["command"]),
         }
-        if self._origin.cell:
+        cell = self._origin.cell and not is_outdated(self._client, self._parent, self._origin)
+        if cell:  # what a later try of it told is left
             replace_stage(
                 self._client, self._experiment, self._parent, start["stage"], start["time"]
             )
