@@ -497,7 +497,7 @@ class Params:
     def examples_of(self, dataset: str) -> int | None:
         """Return how many images a dataset has, where the params say so."""
         upstream = self.pretrain.examples if dataset == self.pretrain.dataset else None
-        return upstream or self.datasets[dataset].examples
+        return self.datasets[dataset].examples or upstream
 
     def datasets_of(self, *, upstream: bool) -> list[str]:
         """Return the datasets that a pipeline needs.
