@@ -199,6 +199,7 @@ def _remove(study: Study) -> None:
     from bigtransfer.progress import counted
     from bigtransfer.study.runner import held, remove
     from bigtransfer.study.table import FOLDER
+    from bigtransfer.track.failures import explained
     from bigtransfer.track.runs import open_client, open_experiment
     from bigtransfer.track.study_runs import forget_study
 
@@ -207,9 +208,10 @@ def _remove(study: Study) -> None:
         removed = remove(project, study.name)
         shutil.rmtree(project / FOLDER / study.name, ignore_errors=True)
         try:
-            client = open_client(project)
-            experiment = open_experiment(project, client)
-            runs = forget_study(client, experiment, study.name)
+            with explained(project, "keeps its runs"):
+                client = open_client(project)
+                experiment = open_experiment(project, client)
+                runs = forget_study(client, experiment, study.name)
         except BigTransferError as error:
             print(f"its runs in MLflow are left: {error}", file=sys.stderr)
             runs = 0
@@ -221,6 +223,8 @@ def _note(cell: StudyCell, found: Result) -> None:
     """Say in MLflow what a cell found; where that does not work, the study goes on."""
     from statistics import median
 
+    from bigtransfer.errors import BigTransferError
+    from bigtransfer.track.failures import explained
     from bigtransfer.track.runs import open_client, open_experiment
     from bigtransfer.track.study_runs import note_cell
 
@@ -231,20 +235,23 @@ def _note(cell: StudyCell, found: Result) -> None:
                     f"{name}_max": max(scores.values())}  # fmt: skip
     params = {**cell.labels, "upstream_seed": cell.seed}
     try:
-        client = open_client(Path.cwd())
-        experiment = open_experiment(Path.cwd(), client)
-        note_cell(client, experiment, cell.name, cell.title, params, figures)
-    except Exception as error:  # whatever MLflow's client raises: DVC has the result
-        print(f"  MLflow was not told of {cell.title}: {str(error).splitlines()[0]}",
-              file=sys.stderr)  # fmt: skip
+        with explained(Path.cwd(), "was not told"):
+            client = open_client(Path.cwd())
+            experiment = open_experiment(Path.cwd(), client)
+            note_cell(client, experiment, cell.name, cell.title, params, figures)
+    except BigTransferError as error:  # DVC has the result
+        print(f"  MLflow does not have {cell.title}: {error}", file=sys.stderr)
 
 
 def _end(study: Study, status: str) -> None:
-    from contextlib import suppress
-
+    from bigtransfer.errors import BigTransferError
+    from bigtransfer.track.failures import explained
     from bigtransfer.track.runs import open_client, open_experiment
     from bigtransfer.track.study_runs import end_study
 
-    with suppress(Exception):  # it stands there as running, which is all that is lost
-        client = open_client(Path.cwd())
-        end_study(client, open_experiment(Path.cwd(), client), study.name, status)
+    try:
+        with explained(Path.cwd(), "was not told"):
+            client = open_client(Path.cwd())
+            end_study(client, open_experiment(Path.cwd(), client), study.name, status)
+    except BigTransferError as error:
+        print(f"the study stands in MLflow as running: {error}", file=sys.stderr)
