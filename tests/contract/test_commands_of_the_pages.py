@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from bigtransfer import config
 from fixtures.pages import PROGRAMS, Line, WrongCommand, check, lines_of, pages
@@ -140,7 +141,7 @@ def test_names_of_the_library_in_the_pages_exist() -> None:
 
 def test_params_that_the_pages_name_exist() -> None:
     """`section.key`, as they stand between backticks."""
-    models = {
+    models: dict[str, type[BaseModel]] = {
         "data": config.DatasetRules, "pretrain": config.PretrainParams,
         "finetune": config.FinetuneParams, "cluster": config.ClusterParams,
         "register": config.RegisterParams, "materialize": config.MaterializeParams,

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 import bigtransfer
 from bigtransfer import config
@@ -110,8 +111,10 @@ def test_every_param_is_read_by_somebody() -> None:
         for p in (PROJECT / room).rglob("*.py")
         if "config" not in p.parts
     )
-    models = [config.DatasetParams, config.MaterializeParams, config.PretrainParams,
-              config.TaskParams, config.EvaluateParams, config.RegisterParams]  # fmt: skip
+    models: list[type[BaseModel]] = [
+        config.DatasetParams, config.MaterializeParams, config.PretrainParams,
+        config.TaskParams, config.EvaluateParams, config.RegisterParams,
+    ]  # fmt: skip
     for model in models:
         for field in model.model_fields:
             assert re.search(rf"\b{field}\b", sources), f"{model.__name__}.{field}"

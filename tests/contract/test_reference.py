@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from bigtransfer import config
 from bigtransfer.command.__main__ import COMMANDS
@@ -62,9 +63,10 @@ def test_a_stale_page_is_named(
 
 
 def test_every_key_has_a_row(texts: dict[str, str]) -> None:
-    models = [config.MaterializeParams, config.DatasetRules, config.PretrainParams,
-              config.FinetuneParams, config.EvaluateParams, config.RegisterParams,
-              config.ClusterParams]  # fmt: skip
+    models: list[type[BaseModel]] = [
+        config.MaterializeParams, config.DatasetRules, config.PretrainParams,
+        config.FinetuneParams, config.EvaluateParams, config.RegisterParams, config.ClusterParams,
+    ]  # fmt: skip
     for model in models:
         for key in model.model_fields:
             assert f"\n| `{key}` | " in texts["params.md"], f"{model.__name__}.{key}"

@@ -17,6 +17,7 @@ import pytest
 from bigtransfer.command import stages
 from bigtransfer.command.workflow import _explain
 from bigtransfer.storage import as_json, write_text
+from bigtransfer.storage.home import STAGE_SECONDS
 from fixtures.project import PROJECT
 
 LONG = "> PATH=.venv/bin:" + "x" * 300 + " python -m components.validate"
@@ -102,9 +103,9 @@ def test_how_long_it_takes_is_known_from_the_last_run(
     )
     repro(tmp_path, GOOD)
     assert "2 stages (dvc.lock), all of them for the first time here" in capsys.readouterr().out
-    kept = json.loads((tmp_path / stages.SECONDS).read_text())
+    kept = json.loads((tmp_path / STAGE_SECONDS).read_text())
     assert sorted(kept) == ["finetune@digits", "materialize"]  # not what came from the cache
-    write_text(tmp_path / stages.SECONDS, as_json({"materialize": 100.0, "finetune@digits": 260.0}))
+    write_text(tmp_path / STAGE_SECONDS, as_json({"materialize": 100.0, "finetune@digits": 260.0}))
     repro(tmp_path, GOOD)
     assert (
         "2 stages, about 6 min by the times of their last runs here (.work/stage-seconds.json) "
@@ -112,7 +113,7 @@ def test_how_long_it_takes_is_known_from_the_last_run(
     ) in capsys.readouterr().out
     repro(tmp_path, GOOD, whole=False)
     assert "by the times" not in capsys.readouterr().out
-    (tmp_path / stages.SECONDS).write_text("no JSON")
+    (tmp_path / STAGE_SECONDS).write_text("no JSON")
     assert repro(tmp_path, GOOD).code == 0
 
 

@@ -135,7 +135,8 @@ def test_the_next_attempt_of_a_lost_pod_goes_on_in_its_run(
     ):
         assert first.poll() is None
         time.sleep(0.2)
-    for process in (*psutil.Process(first.pid).children(recursive=True), first):
+    in_it = psutil.Process(first.pid)
+    for process in (*in_it.children(recursive=True), in_it):
         process.kill()  # the shipper is in the same pod
     first.communicate()
     (parent,) = parents(client, "lost")

@@ -225,7 +225,7 @@ def test_bytes_of_a_large_manifest_do_not_depend_on_how_its_rows_came(tmp_path: 
         lambda *_: b"",
     )  # fmt: skip
     asked = asked_of(rules(on_bad="quarantine", bad_budget=0.5, near_duplicate_side=0))
-    facts = ManifestFacts.model_construct(dataset="x")
+    facts = ManifestFacts.model_construct(**{"dataset": "x"})  # what is looked at here
     whole = [table.combine_chunks().to_batches()[0]]
     ways = {
         "whole": whole,
