@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bigtransfer.study.cells import StudyCell
     from bigtransfer.study.outlook import Outlook
-    from bigtransfer.study.results import Result
+    from bigtransfer.study.states import Result
     from bigtransfer.study.study_file import Study
 
 _PARAMS = Path("params.yaml")

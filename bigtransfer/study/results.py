@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,33 +13,12 @@ from bigtransfer.errors import BigTransferError
 from bigtransfer.storage.dvc_cache import LOCK_FILE, files_of, read_lock
 from bigtransfer.study.cells import StudyCell
 from bigtransfer.study.clone import cache_of, experiments, git
+from bigtransfer.study.states import Result, found_in
 
 _MADE = ("artifacts/", "data/")
 """Where dependencies lie that are no code."""
 _METRICS = "artifacts/pretrain/metrics.json"
 _HISTORY = "artifacts/pretrain/history.csv"
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished cell."""
-
-    ref: str
-    """Of Git."""
-    val_top1: float
-    """Of the upstream network on its own validation split."""
-    steps: int
-    images: int
-    """That upstream training took, each time that it saw one."""
-    parameters: int
-    scores: dict[str, dict[int, float]]
-    """Task, or `<task> <n> per class` where there are several sizes -> seed -> test score."""
-    metrics: dict[str, str]
-    """The same -> what is scored, e.g. top1."""
-    curve: tuple[tuple[int, float], ...]
-    """Images seen, and validation top-1 there."""
-    mark: str = ""
-    """What sets it apart from the study as it is now: other code, other data; empty: nothing."""
 
 
 class Results:
@@ -71,27 +48,15 @@ class Results:
             stages = read_lock(git(self._project, "show", f"{ref}:{LOCK_FILE}"))
             made = _outs(stages)
             upstream = json.loads(self._text(made[_METRICS]))
-            curve = _curve(self._text(made[_HISTORY]))
-            scores: dict[str, dict[int, float]] = {}
-            metrics: dict[str, str] = {}
-            for task in cell.tasks:
-                digest = made[f"artifacts/evaluate/{task}/report"]
-                report = TaskReport.parse(json.loads(self._text(digest, TaskReport.FILE)), ref)
-                own = {
-                    (str(c.examples_per_class), c.seed): c.test[report.metric]
-                    for c in report.cells
-                    if c.init == "upstream"
-                }
-                wanted = cell.params.tasks[task]
-                for name, shots in figures_of(task, wanted.examples_per_class).items():
-                    scores[name] = {seed: own[shots, seed] for seed in wanted.seeds}
-                    metrics[name] = report.metric
+            reports = {task: self._report(made, task, ref) for task in cell.tasks}
+            found = found_in(upstream, self._text(made[_HISTORY]), reports, cell.params.tasks)
         except (OSError, KeyError, ValueError, TypeError, BigTransferError):
             return None
-        return Result(
-            ref, upstream["val_top1"], upstream["steps"], upstream["images"],
-            upstream["parameters"], scores, metrics, curve, self._mark(ref, stages, cell),
-        )  # fmt: skip
+        return Result(**dict(found), ref=ref, mark=self._mark(ref, stages, cell))
+
+    def _report(self, made: dict[str, str], task: str, ref: str) -> TaskReport:
+        digest = made[f"artifacts/evaluate/{task}/report"]
+        return TaskReport.parse(json.loads(self._text(digest, TaskReport.FILE)), ref)
 
     def _text(self, digest: str, name: str = "") -> str:
         return files_of(digest, self._cache)[name].read_text("utf-8")
@@ -139,13 +104,6 @@ def _other_params(stages: dict[str, Any], cell: StudyCell) -> Iterator[str]:
                 yield f"{section}.{name}"
 
 
-def figures_of(task: str, shots: Sequence[int | str]) -> dict[str, str]:
-    """Return the names of a task's figures -> examples per class."""
-    if len(shots) == 1:
-        return {task: str(shots[0])}
-    return {f"{task} all images" if k == "full" else f"{task} {k} per class": str(k) for k in shots}
-
-
 def _outs(stages: dict[str, Any]) -> dict[str, str]:
     return {
         out["path"]: out["md5"]
@@ -153,13 +111,6 @@ def _outs(stages: dict[str, Any]) -> dict[str, str]:
         for out in stage.get("outs", ())
         if "md5" in out
     }
-
-
-def _curve(history: str) -> tuple[tuple[int, float], ...]:
-    rows = csv.DictReader(history.splitlines())
-    return tuple(
-        (int(row["images"]), float(row["val_top1"])) for row in rows if row.get("val_top1")
-    )
 
 
 def _room(path: str) -> str:

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
 from bigtransfer.errors import BigTransferError, ConfigError, InfrastructureError
 from bigtransfer.progress import counted, duration
@@ -23,26 +22,14 @@ from bigtransfer.storage.home import EXPERIMENT_MARK, STUDIES, failure_file
 from bigtransfer.study.cells import StudyCell
 from bigtransfer.study.clone import Clone, require_clean
 from bigtransfer.study.dvc_queue import DvcQueue, Entry
-from bigtransfer.study.results import Result, Results
+from bigtransfer.study.results import Results
+from bigtransfer.study.states import CellState, Result
 
-State = Literal["finished", "marked", "running", "queued", "failed", "missing"]
 _SECONDS_BETWEEN_LOOKS = 3.0
 _ATTEMPTS = 3
 """Of a cell that was killed, or that says 75: try again."""
 _TRY_AGAIN = (InfrastructureError.exit_code, 4, 130, 143)
 """Exit codes that are nobody's fault: the infrastructure, a lock, a signal."""
-
-
-@dataclass(frozen=True)
-class CellState:
-    """Where a cell stands."""
-
-    cell: StudyCell
-    state: State
-    result: Result | None = None
-    """Where it is finished, or marked: there is one, of other code or data."""
-    failure: str = ""
-    """Why it failed."""
 
 
 @dataclass

@@ -10,8 +10,7 @@ from bigtransfer.report.study import UPSTREAM, PublishedFigure, Spread, StudyRow
 from bigtransfer.report.study_page import for_paper, render
 from bigtransfer.report.table import METRICS
 from bigtransfer.storage import as_csv, new_file, new_folder, write_text
-from bigtransfer.study.results import Result, figures_of
-from bigtransfer.study.runner import CellState
+from bigtransfer.study.states import CellState, Result, figures_of
 from bigtransfer.study.study_file import Study
 
 FOLDER = Path("artifacts") / "studies"

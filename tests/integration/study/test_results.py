@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from bigtransfer.study.cells import StudyCell, cells_of
-from bigtransfer.study.results import Result, Results
+from bigtransfer.study.results import Results
+from bigtransfer.study.states import Result
 from bigtransfer.study.study_file import read_study
 from fixtures.project import PROJECT, dvc, git
 from fixtures.reports import scored_cell, task_report

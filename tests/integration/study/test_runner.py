@@ -14,8 +14,8 @@ from bigtransfer.storage.home import failure_file
 from bigtransfer.study import runner as runner_module
 from bigtransfer.study.cells import StudyCell, cells_of
 from bigtransfer.study.dvc_queue import Entry, State
-from bigtransfer.study.results import Result
 from bigtransfer.study.runner import Runner, Told
+from bigtransfer.study.states import Result
 from bigtransfer.study.study_file import read_study
 from fixtures.project import PROJECT
 
@@ -81,7 +81,10 @@ RESULTS: dict[str, Result] = {}
 
 def result(mark: str = "", commit: str = COMMIT) -> Result:
     ref = f"refs/exps/{commit[:2]}/{commit[2:]}/x"
-    return Result(ref, 0.9, 1, 1, 1, {"digits": {0: 0.5}}, {"digits": "top1"}, (), mark)
+    return Result(
+        val_top1=0.9, steps=1, images=1, parameters=1, scores={"digits": {0: 0.5}},
+        metrics={"digits": "top1"}, curve=(), ref=ref, mark=mark,
+    )  # fmt: skip
 
 
 class Found:

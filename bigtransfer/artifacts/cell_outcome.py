@@ -1,0 +1,40 @@
+"""`cell.json`: what became of a cell of a study, written where no experiment of DVC holds it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from bigtransfer.artifacts.base import Artifact, Part
+
+
+class Found(Part):
+    """What a finished cell says."""
+
+    val_top1: float
+    """Of the upstream network on its own validation split."""
+    steps: int
+    images: int
+    """That upstream training took, each time that it saw one."""
+    parameters: int
+    scores: dict[str, dict[int, float]]
+    """Task, or `<task> <n> per class` where there are several sizes -> seed -> test score."""
+    metrics: dict[str, str]
+    """The same -> what is scored, e.g. top1."""
+    curve: tuple[tuple[int, float], ...]
+    """Images seen, and validation top-1 there."""
+
+
+class CellOutcome(Artifact):
+    """A cell that has ended."""
+
+    FILE: ClassVar[str] = "cell.json"
+    WHAT: ClassVar[str] = "what became of a cell of a study"
+    MAKER: ClassVar[str] = "study_cell"
+
+    name: str
+    title: str
+    """What sets it apart, for people."""
+    found: Found | None
+    """None where it failed."""
+    failure: str = ""
+    """Why it failed: its stage and what that said."""
