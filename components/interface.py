@@ -39,6 +39,8 @@ STAGE = "BIGTRANSFER_STAGE"
 """Environment variable by which a cluster says which stage this is; sections need not know."""
 JOB = "BIGTRANSFER_JOB"
 """Environment variable of a pod that a task launched (`components.launch`)."""
+CELL = "BIGTRANSFER_CELL"
+"""Environment variable of the stages that a cell of a study runs in its task: the cell's stage."""
 _INTERRUPTED = 130
 
 
@@ -55,6 +57,9 @@ class Component:
     """Section of params.yaml: `pretrain`, or a family with an entry to name: `datasets.<name>`."""
     reads: Mapping[str, str] = field(default_factory=dict)
     """Flag -> what the path must hold."""
+    reads_each: Mapping[str, str] = field(default_factory=dict)
+    """The same of flags that are given several times, each with a name and a path; `run` gets name
+    -> path."""
     writes: Mapping[str, str] = field(default_factory=dict)
     """Flag -> what is written there."""
     addresses: tuple[str, ...] = ()
@@ -168,6 +173,11 @@ def parser(component: Component) -> argparse.ArgumentParser:
                 metavar="PATH",
                 help=f"{verb}: {text}",
             )
+    for flag, text in component.reads_each.items():
+        result.add_argument(
+            _flag(flag), nargs=2, action="append", required=True, metavar=("NAME", "PATH"),
+            help=f"reads: {text}",
+        )  # fmt: skip
     for flag, text in component.options.items():
         result.add_argument(_flag(flag), metavar="TEXT", help=text)
     result.add_argument(
@@ -220,7 +230,11 @@ def _execute(
     params = _params(component, arguments)
     reads = {name: getattr(arguments, name) for name in component.reads}
     writes = {name: getattr(arguments, name) for name in component.writes}
-    _check_inputs(reads)
+    each = {
+        flag: {name: Path(path) for name, path in getattr(arguments, flag)}
+        for flag in component.reads_each
+    }
+    _check_inputs({**reads, **_one_by_one(each)})
     options = {name: getattr(arguments, name) for name in component.options}
     outputs = sorted(
         str(path.resolve()) if isinstance(path, Path) else str(path) for path in writes.values()
@@ -231,7 +245,7 @@ def _execute(
             name = sha256_json([*outputs, *([part] if part else [])])[:16]
             lock_file = Path(".work") / "locks" / f"{component.name}-{name}.lock"
             held.enter_context(lock(lock_file, f"the output of {stage_name} ({outputs[0]})"))
-        paths = {**reads, **writes, **options}
+        paths = {**reads, **each, **writes, **options}
         if executor is None:
             # The join of the parts is the run in MLflow; a thousand pods are none.
             is_run = tracked and not (part and JOB in os.environ)
@@ -268,6 +282,10 @@ def _run_for(
     def attempt() -> None:
         reads = {flag: paths[flag] for flag in component.reads}
         found = {**paths, **unpacked(reads, component.in_place, _work())}
+        found |= {
+            flag: unpacked(paths[flag], component.in_place, _work())
+            for flag in component.reads_each
+        }
         told.update(_run_tracked(component, run, params, found, name, tracked=tracked))
 
     with ExitStack() as held:
@@ -280,6 +298,10 @@ def _run_for(
             run_again(attempt, say)
         if _leads():
             executor.report({flag: paths[flag] for flag in component.writes}, told)
+
+
+def _one_by_one(each: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:
+    return {f"{flag} {name}": path for flag, own in each.items() for name, path in own.items()}
 
 
 def _put_back(outputs: list[Path]) -> None:
@@ -359,9 +381,8 @@ def _check_inputs(reads: Mapping[str, Any]) -> None:
 
 def _fail(stage: str, code: int, message: str) -> NoReturn:
     who = stage if _leads() else f"{stage}, process {os.environ['RANK']}"
-    if _is_task():
-        message = " ".join(message.split()) + f" [exit {code}]"
-    print(f"{who}: {message}", file=sys.stderr, flush=True)
+    said = " ".join(message.split()) + f" [exit {code}]" if _is_task() else message
+    print(f"{who}: {said}", file=sys.stderr, flush=True)
     _keep(stage, code, message)
     _leave(code)
 
@@ -389,11 +410,11 @@ def _leave_by_bug(stage: str, error: Exception) -> NoReturn:
 
 
 def _is_task() -> bool:
-    """Say whether Kubeflow Pipelines runs this, or a pod that a task of it launched.
+    """Say whether Kubeflow Pipelines runs this, a pod that a task of it launched, or such a task.
 
     Its launcher ends with 1 whatever the exit code was: the log's last line is all that says it.
     """
-    return EXECUTOR_INPUT in sys.argv or JOB in os.environ
+    return EXECUTOR_INPUT in sys.argv or JOB in os.environ or CELL in os.environ
 
 
 def _leave(code: int) -> NoReturn:

@@ -24,6 +24,8 @@ class Kind(NamedTuple):
     """Of the Dockerfile: the image that holds what it needs."""
     reads: Mapping[str, Any]
     writes: Mapping[str, Any]
+    each: Mapping[str, Any] = {}
+    """What it reads several times, each under a name."""
 
 
 KINDS = {
@@ -73,7 +75,25 @@ KINDS = {
         "Say what a registered model sees in images, a row per image.", "train",
         {}, {"answers": Dataset},
     ),
+    "study_cell": Kind(
+        "Train a cell of a study upstream, and transfer it to every task.", "train",
+        {"shards": Dataset, "probe": Dataset}, {"outcome": Dataset},
+        {"task_shards": Dataset, "audit": Dataset},
+    ),
+    "study_table": Kind(
+        "Put what the cells of a study have found side by side.", "train",
+        {}, {"tables": Dataset, "page": HTML}, {"cell": Dataset},
+    ),
+    "study_check": Kind(
+        "Refuse a study of which a cell failed.", "registry",
+        {}, {"verdict": Metrics}, {"cell": Dataset},
+    ),
 }  # fmt: skip
+
+
+def input_of(flag: str, number: int) -> str:
+    """Return the name of an input that a component reads several times."""
+    return f"{flag}_{number}"
 
 
 def component(
@@ -84,6 +104,7 @@ def component(
     *,
     options: Sequence[str] = (),
     in_parts: bool = False,
+    names: Sequence[str] = (),
 ) -> Any:
     """Return a component for a pipeline.
 
@@ -95,6 +116,7 @@ def component(
         options: Further words of its line.
         in_parts: Whether those pods do it in parts: then the task itself writes nothing, and
             another one joins them.
+        names: Of what it reads several times; an input of each is `<flag>_<number>`.
     """
     kind = KINDS[name]
     launcher: list[str] = []
@@ -106,6 +128,8 @@ def component(
         ]  # fmt: skip
     annotations: dict[str, Any] = {"params": str}
     annotations |= {flag: Input[artifact] for flag, artifact in kind.reads.items()}
+    each = {(flag, name): input_of(flag, n) for flag in kind.each for n, name in enumerate(names)}
+    annotations |= {key: Input[kind.each[flag]] for (flag, _), key in each.items()}
     if not in_parts:
         annotations |= {flag: Output[artifact] for flag, artifact in kind.writes.items()}
 
@@ -114,6 +138,8 @@ def component(
         arguments: list[Any] = ["--params-json", values["params"]]
         for flag in (*kind.reads, *kind.writes):
             arguments += [f"--{flag}", values[flag].path if flag in values else out(flag)]
+        for (flag, own), key in each.items():
+            arguments += [f"--{flag.replace('_', '-')}", own, values[key].path]
         arguments += [*options, "--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
         return dsl.ContainerSpec(
             image=image, command=["python", *launcher, "-m", f"components.{name}"], args=arguments

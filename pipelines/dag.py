@@ -7,7 +7,7 @@ turn 20 into 20.0). Tasks carry DVC's stage names, so both engines show the same
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,18 @@ def build(name: str, overlay: Path | None = None, *, pretrained: str | None = No
         alone = params.cluster.model_copy(update={"launcher": "task", "nodes": {}, "parts": {}})
         params = replace(params, cluster=alone)
     tag = submission.tag or source_tag(PROJECT)
-    wiring = _Wiring(params, submission, tag, pretrained)
+    doc = "Images to registered models: validate, shard, pretrain, finetune, …"
+    return pipeline_of(name, Wiring(params, submission, tag, pretrained), doc)
+
+
+def pipeline_of(name: str, wiring: Wiring, doc: str) -> Any:
+    """Return the KFP pipeline of a wiring.
+
+    Args:
+        name: Of the pipeline.
+        wiring: Its tasks.
+        doc: What it says of itself.
+    """
 
     def pipeline(*arguments: Any) -> None:
         wiring.wire(dict(zip(wiring.defaults, arguments, strict=True)))
@@ -66,13 +77,13 @@ def build(name: str, overlay: Path | None = None, *, pretrained: str | None = No
             for key, default in wiring.defaults.items()
         ]
     )
-    pipeline.__doc__ = "Images to registered models: validate, shard, pretrain, finetune, …"
+    pipeline.__doc__ = doc
     made = dsl.pipeline(name=name)(pipeline)
     let_long_tasks_be_retried(made)
     return made
 
 
-class _Wiring:
+class Wiring:
     """The tasks of one pipeline, and what goes from one to the other."""
 
     def __init__(
@@ -101,11 +112,7 @@ class _Wiring:
             ConfigError: If two of them would have one name.
         """
         params = self._params
-        _require_own_names("dataset", self._datasets)
-        _require_own_names("task", params.tasks)
         sections: dict[str, Section] = {}
-        if self._embedded:
-            sections["materialize"] = params.materialize
         if self._pretrained is None:
             launched = params.launcher_of("pretrain") is not None
             pool = params.cluster.pool_of("pretrain")
@@ -113,40 +120,26 @@ class _Wiring:
         else:
             sections["pretrained"] = WeightsParams(address=self._pretrained)
         sections |= {"evaluate": params.evaluate, "register": params.register}
-        sections["audit"] = params.audit_of(upstream_known=self._pretrained is None)
-        sections |= {_key("dataset", name): dataset for name, dataset in self._datasets.items()}
+        _require_own_names("task", params.tasks)
         pool = params.cluster.pool_of("finetune")
         sections |= {_key("task", name): paced(task, pool) for name, task in params.tasks.items()}
+        return self._defaults_of_data() | as_texts(sections)
+
+    def _defaults_of_data(self) -> dict[str, str]:
+        """Return the parameters of the tasks up to shards and audits."""
+        _require_own_names("dataset", self._datasets)
+        sections: dict[str, Section] = {}
+        if self._embedded:
+            sections["materialize"] = self._params.materialize
+        sections["audit"] = self._params.audit_of(upstream_known=self._pretrained is None)
+        sections |= {_key("dataset", name): dataset for name, dataset in self._datasets.items()}
         addresses = {_key("uri", name): path for name, path in self._given.items()}
-        return {
-            **addresses,
-            **{key: section.model_dump_json() for key, section in sections.items()},
-        }
+        return addresses | as_texts(sections)
 
     def wire(self, arguments: dict[str, Any]) -> None:
         """Make the tasks, within a pipeline function."""
         params = self._params
-        made = (
-            self._task("materialize", params=arguments["materialize"]) if self._embedded else None
-        )
-        shards, manifests = {}, {}
-        for name, dataset in self._datasets.items():
-            section = arguments[_key("dataset", name)]
-            if name in self._embedded:
-                assert made is not None
-                source = made.outputs[self._embedded[name]]
-            elif dataset.source is not None:
-                fetched = self._task(f"fetch@{name}", params=section)
-                # The same address is taken for the same data, or all after it would run again.
-                fetched.set_caching_options(not self._submission.fresh)
-                source = fetched.outputs["index"]
-            else:
-                source = self._folder(name, arguments[_key("uri", name)])
-            validated = self._in_parts("validate", name, params=section, dataset=source)
-            manifests[name] = validated.outputs["manifest"]
-            shards[name] = self._in_parts(
-                "shard", name, params=section, dataset=source, manifest=manifests[name]
-            ).outputs["shards"]
+        shards, audits = self.wire_data(arguments)
         if self._pretrained is None:
             upstream = self._task(
                 "pretrain",
@@ -159,14 +152,7 @@ class _Wiring:
             brought.set_caching_options(not self._submission.fresh)
             upstream = brought.outputs["weights"]
         for name, task in params.tasks.items():
-            own = manifests[task.dataset]
-            audited = self._task(
-                f"audit@{name}",
-                params=arguments["audit"],
-                # Of given weights it is not known what they have seen, and nothing is compared.
-                upstream=manifests.get(params.pretrain.dataset, own),
-                dataset=own,
-            ).outputs["audit"]
+            audited = audits[name]
             checkpoints = self._task(
                 f"finetune@{name}",
                 params=arguments[_key("task", name)],
@@ -189,6 +175,42 @@ class _Wiring:
                 audit=audited,
             )
             registered.set_caching_options(False)  # it speaks of MLflow, not of its inputs alone
+
+    def wire_data(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Make the tasks of the data; return shards by dataset, and audits by task."""
+        params = self._params
+        made = (
+            self._task("materialize", params=arguments["materialize"]) if self._embedded else None
+        )
+        shards, manifests = {}, {}
+        for name, dataset in self._datasets.items():
+            section = arguments[_key("dataset", name)]
+            if name in self._embedded:
+                assert made is not None
+                source = made.outputs[self._embedded[name]]
+            elif dataset.source is not None:
+                fetched = self._task(f"fetch@{name}", params=section)
+                # The same address is taken for the same data, or all after it would run again.
+                fetched.set_caching_options(not self._submission.fresh)
+                source = fetched.outputs["index"]
+            else:
+                source = self._folder(name, arguments[_key("uri", name)])
+            validated = self._in_parts("validate", name, params=section, dataset=source)
+            manifests[name] = validated.outputs["manifest"]
+            shards[name] = self._in_parts(
+                "shard", name, params=section, dataset=source, manifest=manifests[name]
+            ).outputs["shards"]
+        audits = {}
+        for name, task in params.tasks.items():
+            own = manifests[task.dataset]
+            audits[name] = self._task(
+                f"audit@{name}",
+                params=arguments["audit"],
+                # Of given weights it is not known what they have seen, and nothing is compared.
+                upstream=manifests.get(params.pretrain.dataset, own),
+                dataset=own,
+            ).outputs["audit"]
+        return shards, audits
 
     def _in_parts(self, component: str, name: str, **inputs: Any) -> Any:
         """Return the task of a component; where its work is done in parts, the one that joins them.
@@ -220,13 +242,17 @@ class _Wiring:
             options += ["--parts", config.parts_at(bucket)]
         return self._task(stage, options, **inputs).after(made)
 
-    def _task(self, stage: str, options: Sequence[str] = (), **inputs: Any) -> Any:
+    def _task(
+        self, stage: str, options: Sequence[str] = (), names: Sequence[str] = (), **inputs: Any
+    ) -> Any:
         name = stage.partition("@")[0]
         cluster, told = self._params.cluster, self._submission.told
         pods = launch_of(name, stage, self._params, self._tag)
         if pods is None:
             image = image_of(name, cluster, self._tag)
-            made = containers.component(name, image, processes_of(name, cluster), options=options)
+            # A cell of a study starts the processes of its upstream training itself.
+            together = 1 if name == "study_cell" else processes_of(name, cluster)
+            made = containers.component(name, image, together, options=options, names=names)
         else:
             image = launcher_image(cluster, self._tag)
             made = containers.component(name, image, launch=pods.model_dump_json())
@@ -260,6 +286,11 @@ def _require_own_names(kind: str, names: Iterable[str]) -> None:
                 f"{kind}s {other!r} and {name!r} differ by '-', '_' or case alone, and Kubeflow "
                 "Pipelines would take one for the other; rename one"
             )
+
+
+def as_texts(sections: Mapping[str, Section]) -> dict[str, str]:
+    """Return sections as the texts that tasks take."""
+    return {key: section.model_dump_json() for key, section in sections.items()}
 
 
 def _key(kind: str, name: str) -> str:

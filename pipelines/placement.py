@@ -220,6 +220,7 @@ def let_long_tasks_be_retried(pipeline: Any) -> None:
 
 
 def processes_of(component: str, cluster: ClusterParams) -> int:
-    """Return how many processes a task is: one per GPU for upstream training, else one."""
+    """Return how many processes upstream training is: one per GPU; all else is one."""
     pool = cluster.pool_of(component)
-    return pool.count if component == "pretrain" and pool.accelerator == GPU else 1
+    trains = component in ("pretrain", "study_cell")
+    return pool.count if trains and pool.accelerator == GPU else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import ClassVar
 
 from bigtransfer.artifacts.base import Artifact, Part
@@ -22,6 +23,15 @@ class Found(Part):
     """The same -> what is scored, e.g. top1."""
     curve: tuple[tuple[int, float], ...]
     """Images seen, and validation top-1 there."""
+
+    def figures(self) -> dict[str, float]:
+        """Return its figures by one name each, e.g. `digits_test_top1_median`."""
+        own = {"upstream_val_top1": self.val_top1, "steps": self.steps, "images": self.images}
+        for task, scores in self.scores.items():
+            name = f"{task}_test_{self.metrics[task]}"
+            own |= {f"{name}_median": median(scores.values()), f"{name}_min": min(scores.values()),
+                    f"{name}_max": max(scores.values())}  # fmt: skip
+        return own
 
 
 class CellOutcome(Artifact):

@@ -221,24 +221,17 @@ def _remove(study: Study) -> None:
 
 def _note(cell: StudyCell, found: Result) -> None:
     """Say in MLflow what a cell found; where that does not work, the study goes on."""
-    from statistics import median
-
     from bigtransfer.errors import BigTransferError
     from bigtransfer.track.failures import explained
     from bigtransfer.track.runs import open_client, open_experiment
     from bigtransfer.track.study_runs import note_cell
 
-    figures = {"upstream_val_top1": found.val_top1, "steps": found.steps, "images": found.images}
-    for task, scores in found.scores.items():
-        name = f"{task}_test_{found.metrics[task]}"
-        figures |= {f"{name}_median": median(scores.values()), f"{name}_min": min(scores.values()),
-                    f"{name}_max": max(scores.values())}  # fmt: skip
     params = {**cell.labels, "upstream_seed": cell.seed}
     try:
         with explained(Path.cwd(), "was not told"):
             client = open_client(Path.cwd())
             experiment = open_experiment(Path.cwd(), client)
-            note_cell(client, experiment, cell.name, cell.title, params, figures)
+            note_cell(client, experiment, cell.name, cell.title, params, found.figures())
     except BigTransferError as error:  # DVC has the result
         print(f"  MLflow does not have {cell.title}: {error}", file=sys.stderr)
 

@@ -42,6 +42,7 @@ from bigtransfer.config.sections import (
     TaskParams,
     WeightsParams,
 )
+from bigtransfer.config.study import StudyCellParams, StudyCheckParams, StudyTableParams
 
 __all__ = [
     "AuditParams",
@@ -68,6 +69,9 @@ __all__ = [
     "SOURCES",
     "Section",
     "SplitFractions",
+    "StudyCellParams",
+    "StudyCheckParams",
+    "StudyTableParams",
     "SummarizeParams",
     "TPU",
     "TaskParams",

@@ -12,10 +12,13 @@ from bigtransfer.errors import did_you_mean
 
 PLACED = (
     "materialize", "fetch", "fetch_weights", "validate", "shard", "audit", "pretrain", "finetune",
-    "evaluate", "register", "predict",
+    "evaluate", "register", "predict", "study_cell", "study_table", "study_check",
 )  # fmt: skip
 """Components that run on a cluster; each has a pool."""
-_AS_OTHERS = {"fetch_weights": "fetch", "predict": "evaluate"}
+_AS_OTHERS = {
+    "fetch_weights": "fetch", "predict": "evaluate", "study_cell": "pretrain",
+    "study_table": "register", "study_check": "register",
+}  # fmt: skip
 """Components that a placement from before them need not name -> whose pool they get."""
 LAUNCHED = ("pretrain",)
 """Components that may run on several pods, in a Job that the task waits for."""

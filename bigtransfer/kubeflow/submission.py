@@ -21,8 +21,8 @@ class Submission:
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Laid over the params, above the pipeline's own overlay."""
     fresh: bool = False
-    """Whether sources are listed anew, where their address is the same as before, and parts are
-    done again."""
+    """Whether sources are listed anew, where their address is the same as before, and parts and
+    cells of a study are done again."""
     told: Mapping[str, str] = field(default_factory=dict)
     """Environment of every task: of which run it is. No part of any cache's key."""
     here: bool = False

@@ -85,17 +85,18 @@ class StudyCell:
         return found
 
 
-def cells_of(study: Study, params: Path) -> list[StudyCell]:
+def cells_of(study: Study, params: Path | dict[str, Any]) -> list[StudyCell]:
     """Return all cells, in order; what cannot be is refused before the first is begun.
 
     Args:
         study: The file.
-        params: params.yaml, over which the study's own and then the cell's are laid.
+        params: params.yaml or what it holds, over which the study's own and then the cell's are
+            laid.
 
     Raises:
         ConfigError: Names each cell that is none, and why.
     """
-    below = config.read_yaml(params)
+    below = config.read_yaml(params) if isinstance(params, Path) else params
     own = config.laid_over(study.params, {"finetune": study.tuning}, whole=False)
     raw = config.laid_over(below, own)
     base = config.resolve(raw, f"the params of study {study.name}")

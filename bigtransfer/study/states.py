@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bigtransfer.artifacts.cell_outcome import Found
+from bigtransfer.artifacts.cell_outcome import CellOutcome, Found
 from bigtransfer.artifacts.report import TaskReport
 from bigtransfer.config import TaskParams
 from bigtransfer.study.cells import StudyCell
@@ -34,6 +34,13 @@ class CellState:
     """Where it is finished, or marked: there is one, of other code or data."""
     failure: str = ""
     """Why it failed."""
+
+
+def state_of(cell: StudyCell, outcome: CellOutcome) -> CellState:
+    """Return where a cell stands that ended as a task of Kubeflow Pipelines."""
+    if outcome.found is None:
+        return CellState(cell, "failed", None, outcome.failure)
+    return CellState(cell, "finished", Result(**dict(outcome.found), ref="kfp"))
 
 
 def found_in(

@@ -50,7 +50,9 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         # Under DVC the next stage may start at once; the last one waits for all journals.
         self._engine = origin.engine
-        self._waits = origin.engine != "dvc" or stage == LAST_STAGE
+        # The task that runs this one among others waits for all of them, too.
+        together = origin.engine == "dvc" or origin.above
+        self._waits = not together or stage == LAST_STAGE
         commit = git_commit(project)  # before the file is there: it is never seen empty for long
         self.path = folder / f"{time.time_ns()}-{stage.replace('@', '-')}.jsonl"
         self._file = self.path.open("a", encoding="utf-8")

@@ -19,6 +19,8 @@ _ATTEMPT = "KFP_RETRY_INDEX"
 """Set by KFP itself in every task."""
 _IMAGE = "BIGTRANSFER_IMAGE"
 """Set in every task by `pipelines/placement.py`."""
+_ABOVE = "BIGTRANSFER_CELL"
+"""Set by a task of KFP that is a cell of a study, in the stages that it runs."""
 _CELL = re.compile(r".+-[0-9a-f]{12}")
 """A cell's name, as `study.cells` gives it."""
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish"}
@@ -44,6 +46,8 @@ class Origin:
     """Of this task, counted by KFP from 0."""
     cell: str = ""
     """Of a study: `<study>-<digest>`; all that is run for it stands in one run of MLflow."""
+    above: str = ""
+    """The task of KFP that runs this stage among others, which are shown below it."""
 
 
 def find_origin() -> Origin:
@@ -59,6 +63,7 @@ def find_origin() -> Origin:
             url=os.environ.get("BIGTRANSFER_KFP_URL", ""),
             resubmission_of=os.environ.get("BIGTRANSFER_KFP_RESUBMITTED", ""),
             attempt=os.environ.get(_ATTEMPT, ""),
+            above=os.environ.get(_ABOVE, ""),
         )
     for parent in own.parents():
         try:

@@ -24,6 +24,7 @@ _MAKER_TAG = "bigtransfer.maker"
 # Whoever searched before another's run was there has created its own by then: between its search
 # and its run lies one request. Should that take longer, the tag above keeps what was agreed on.
 _SECONDS_TO_AGREE = 2.0
+_LOOKS_FOR_THE_TASK = 15
 _WORST_FIRST = ("FAILED", "KILLED")
 
 
@@ -70,7 +71,22 @@ def _set_tag_at_once(client: Any, run: str, key: str, value: str) -> None:
             raise
 
 
-def earlier_attempt(client: Any, experiment: str, key: str, stage: str, part: str) -> str | None:
+def run_above(client: Any, experiment: str, origin: Origin, parent: str) -> str:
+    """Return the run that a stage is shown below: that of its KFP run, or of the task that runs it.
+
+    That task has begun before; MLflow may hear of it a little later than of the stage.
+    """
+    if not origin.above:
+        return parent
+    own = f"tags.`{PARENT_TAG}` = '{parent}' and tags.`{STAGE_TAG}` = '{origin.above}'"
+    for _ in range(_LOOKS_FOR_THE_TASK):
+        if found := client.search_runs([experiment], own, max_results=1):
+            return str(found[0].info.run_id)
+        time.sleep(_SECONDS_TO_AGREE)
+    return parent
+
+
+def earlier_attempt(client: Any, experiment: str, parent: str, stage: str, part: str) -> str | None:
     """Return the newest unfinished run of the same stage of the same KFP run.
 
     KFP starts another attempt only when the one before has ended, whatever MLflow has heard of it.
@@ -78,11 +94,11 @@ def earlier_attempt(client: Any, experiment: str, key: str, stage: str, part: st
     Args:
         client: From `open_client`.
         experiment: Id of our experiment.
-        key: Of the KFP run.
+        parent: That it is shown below.
         stage: As in KFP.
         part: Of the stage's output; empty: all of it.
     """
-    same = f"tags.`{KEY_TAG}` = '{key}' and tags.`{STAGE_TAG}` = '{stage}'"
+    same = f"tags.`{PARENT_TAG}` = '{parent}' and tags.`{STAGE_TAG}` = '{stage}'"
     for run in client.search_runs([experiment], same):
         if run.info.status != "FINISHED" and run.data.tags.get(PART_TAG, "") == part:
             return str(run.info.run_id)

@@ -21,7 +21,7 @@ from bigtransfer.track.address import (
     without_secrets,
 )
 from bigtransfer.track.origin import Origin, is_alive
-from bigtransfer.track.pods import ENGINE, agreed_parent, is_of_kfp
+from bigtransfer.track.pods import ENGINE, agreed_parent, is_of_kfp, run_above
 from bigtransfer.track.study_runs import run_of_cell
 from bigtransfer.track.tags import JOURNAL_TAG, KEY_TAG, ORIGIN_TAG, TRAINING_TAG
 
@@ -100,7 +100,8 @@ def parent_run(project: Path, client: Any, experiment: str, origin: Origin, comm
     """
     with _only_one(project):
         if origin.engine == ENGINE:
-            return agreed_parent(client, experiment, origin, commit)
+            parent = agreed_parent(client, experiment, origin, commit)
+            return run_above(client, experiment, origin, parent)
         if origin.cell:
             return run_of_cell(client, experiment, origin, commit)
         mine = f"tags.`{ORIGIN_TAG}` != '' and tags.`{KEY_TAG}` = '{origin.key}'"

@@ -185,9 +185,9 @@ class _Shipment:
     def _earlier_attempt(self) -> str | None:
         if self._origin.engine != ENGINE:
             return None
-        key, stage = self._origin.key, self._start["stage"]
         part = part_of(self._start["command"])
-        return earlier_attempt(self._client, self._experiment, key, stage, part)
+        stage = self._start["stage"]
+        return earlier_attempt(self._client, self._experiment, self._parent, stage, part)
 
     def _take_over(self, run: str) -> None:
         """Go on in a run that another journal began; repeated, it does no harm."""

@@ -16,7 +16,8 @@ from fixtures.project import PROJECT, environment
 from fixtures.stages import declaration, dvc_lines
 
 COMPONENTS = ("materialize", "fetch", "fetch_weights", "validate", "audit", "shard", "pretrain",
-              "finetune", "evaluate", "register", "summarize", "predict")  # fmt: skip
+              "finetune", "evaluate", "register", "summarize", "predict", "study_cell", "study_table",
+              "study_check")  # fmt: skip
 NO_COMPONENTS = ("__init__", "interface", "executor", "image_requirements", "launch")
 HEAVY = {"torch", "mlflow", "great_expectations", "pandas", "pyarrow", "matplotlib", "numpy"}
 
@@ -46,6 +47,8 @@ def test_help_explains_every_flag_and_imports_nothing_heavy(name: str) -> None:
     flags = (*described.reads, *described.writes, *described.options)
     for flag in (*flags, "params", "params-json", "section"):
         assert re.search(rf"--{flag} [A-Z]+\s+\S", result.stdout), flag
+    for flag in described.reads_each:
+        assert re.search(rf"--{flag.replace('_', '-')} NAME PATH\s+\S", result.stdout), flag
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
@@ -54,7 +57,7 @@ def test_run_takes_exactly_the_declared_paths(name: str) -> None:
     (run,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "run"]
     declared = declaration(name)
     assert [a.arg for a in run.args.args] == ["stage", "params"]
-    flags = [*declared.reads, *declared.writes, *declared.options]
+    flags = [*declared.reads, *declared.reads_each, *declared.writes, *declared.options]
     assert [a.arg for a in run.args.kwonlyargs] == flags
     assert issubclass(declared.params_class, config.Section)
 
