@@ -137,8 +137,8 @@ def parser() -> Parser:
     add(
         "--fresh",
         action="store_true",
-        help="list the sources and do parts anew, though their addresses are the same (else "
-        "cached)",
+        help="list the sources, do parts and cells of a study anew, though their addresses are the "
+        "same (else cached)",
     )
     add("--no-cache", action="store_true", help="run every task, though its inputs are known")
     add(

@@ -40,7 +40,8 @@ _KINDS = {
 }  # fmt: skip
 """Annotation -> what a user writes."""
 _COMPONENTS = ("materialize", "fetch", "fetch_weights", "validate", "audit", "shard", "pretrain",
-               "finetune", "evaluate", "register", "predict", "summarize")  # fmt: skip
+               "finetune", "evaluate", "register", "predict", "summarize",
+               "study_cell", "study_table", "study_check")  # fmt: skip
 _TOP: dict[str, tuple[type[base.Section], str]] = {
     "materialize": (sections.MaterializeParams, ""),
     "data": (sections.DatasetRules, ""),

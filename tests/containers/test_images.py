@@ -39,6 +39,16 @@ ABSENT = {
     "train-cpu": ("kfp", "dvc", "great_expectations", "scipy"),
 }
 ARTIFACTS = Path("artifacts") / "kfp"
+SHORT = ("tasks.digits.seeds=[0]", "tasks.digits.total_steps=4")
+STUDY = {
+    "about": "Two cells, one of which diverges.",
+    "params": {"pretrain": {"epochs": 0.1, "decay_epochs": [0.05], "warmup_steps": 0,
+                            "max_loss_factor": 2.0}},
+    "axes": {"base_lr": [0.1, 1e9]},
+    "downstream": {"tasks": ["digits"], "seeds": [0], "examples_per_class": [1],
+                   "preset": "quick"},
+    "plot": {"x": "base_lr"},
+}  # fmt: skip
 GOLDEN = PROJECT / "tests" / "golden" / "artifacts" / "0.1.0"
 
 
@@ -173,19 +183,21 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-def submit(project: Path, *values: str) -> subprocess.CompletedProcess[str]:
+def submit(
+    project: Path, *values: str, file: str = "pipelines/transfer.py"
+) -> subprocess.CompletedProcess[str]:
     import sys
 
     return subprocess.run(
-        [sys.executable, "-m", "bigtransfer.command.kfp", "run", "submit", "pipelines/transfer.py",
-         "--local", "tasks.digits.seeds=[0]", "tasks.digits.total_steps=4", *values],
+        [sys.executable, "-m", "bigtransfer.command.kfp", "run", "submit", file, "--local",
+         *values],
         cwd=project, env={**environment(), "PYTHONPATH": str(project)}, capture_output=True,
         text=True, check=False,
     )  # fmt: skip
 
 
 def test_the_transfer_pipeline_ends_in_a_registered_model(checkout: Path) -> None:
-    done = submit(checkout)
+    done = submit(checkout, *SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
     import mlflow
 
@@ -206,15 +218,41 @@ def test_the_transfer_pipeline_ends_in_a_registered_model(checkout: Path) -> Non
 
 
 def test_a_failing_component_fails_the_run(checkout: Path) -> None:
-    done = submit(checkout, "datasets.digits.min_classes=11")
+    done = submit(checkout, *SHORT, "datasets.digits.min_classes=11")
     assert done.returncode == 2
     assert done.stdout.count("refused by the data gate") == 1, "nothing is tried again here"
     assert "dataset 'digits'" in done.stdout
     assert "Inner task failed" in done.stderr and "validate" in done.stderr
 
 
+def test_a_study_keeps_what_its_cells_found_and_fails_for_the_one_that_did(checkout: Path) -> None:
+    (checkout / "study.json").write_text(json.dumps(STUDY))
+    (checkout / "two.py").write_text(
+        "from pathlib import Path\n"
+        "from pipelines.study import build_study\n"
+        "two = build_study('two', file=Path(__file__).with_name('study.json'))\n"
+    )
+    done = submit(checkout, file="two.py")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "study_check: two: 1 of 2 cells failed, the others stand in the table" in done.stdout
+    (run,) = (checkout / ARTIFACTS).glob("two-*")
+    page = (run / "study-table" / "page").read_text("utf-8")
+    assert page.startswith("<!doctype html>") and "failed: pretrain: the loss became" in page
+    table = (run / "study-table" / "tables" / "table.md").read_text("utf-8")
+    assert "| 0.1 | " in table and "1 of 1" in table and "0 of 1" in table
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{checkout / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("bigtransfer-kfp").experiment_id
+    runs = {run.info.run_id: run for run in client.search_runs([experiment])}
+    finetuned = [run for run in runs.values() if run.info.run_name == "finetune@digits"]
+    above = [runs[run.data.tags["mlflow.parentRunId"]] for run in finetuned]
+    (cell,) = [run for run in above if run.info.run_name.startswith("study_cell@two-")]
+    assert cell.data.params["base_lr"] == "0.1" and "digits_test_top1_median" in cell.data.metrics
+
+
 def test_a_missing_image_is_one_line(checkout: Path) -> None:
-    done = submit(checkout, "cluster.image=nowhere")
+    done = submit(checkout, *SHORT, "cluster.image=nowhere")
     assert done.returncode == 2
     assert "kfp run submit: image nowhere-data:" in done.stderr
     assert "`make images` builds it" in done.stderr

@@ -16,8 +16,8 @@ from fixtures.project import PROJECT, environment
 from fixtures.stages import declaration, dvc_lines
 
 COMPONENTS = ("materialize", "fetch", "fetch_weights", "validate", "audit", "shard", "pretrain",
-              "finetune", "evaluate", "register", "summarize", "predict", "study_cell", "study_table",
-              "study_check")  # fmt: skip
+              "finetune", "evaluate", "register", "summarize", "predict",
+              "study_cell", "study_table", "study_check")  # fmt: skip
 NO_COMPONENTS = ("__init__", "interface", "executor", "image_requirements", "launch")
 HEAVY = {"torch", "mlflow", "great_expectations", "pandas", "pyarrow", "matplotlib", "numpy"}
 

@@ -20,6 +20,8 @@ from bigtransfer import config
 from bigtransfer.config import read_yaml
 from bigtransfer.errors import ConfigError
 from bigtransfer.kubeflow.image_tag import source_tag
+from bigtransfer.study.cells import cells_of
+from bigtransfer.study.study_file import read_study
 from fixtures.project import PROJECT, environment
 from fixtures.stages import declaration, stages
 
@@ -28,6 +30,11 @@ pytestmark = pytest.mark.xdist_group("one-dag")
 PIPELINES = ("quickstart", "transfer", "bit_s", "bit_m", "bit_l", "vtab")
 OF_ONE_TASK = ("predict",)
 """What DVC has no stage for: on one machine it is a command."""
+STUDIES = {
+    "norms": ("norms", None), "scale": ("scale", None), "large_data": ("large-data", None),
+    "norms_cpu": ("norms", "cpu/norms"),
+}  # fmt: skip
+"""Pipeline -> its study, and what is laid over that."""
 GIVEN_WEIGHTS = ("transfer", "vtab")
 LOCAL_ONLY = {
     "summarize",  # one page over all tasks; on a cluster each task's report stands in the UI
@@ -215,7 +222,7 @@ def without_images(package: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_pipeline_is_compared() -> None:
     found = {path.name.removesuffix(".kfp.yaml") for path in PROJECT.glob("pipelines/*.kfp.yaml")}
-    assert found == {*PIPELINES, *OF_ONE_TASK}
+    assert found == {*PIPELINES, *OF_ONE_TASK, *STUDIES}
 
 
 def test_the_pipeline_of_one_task_is_its_component(tmp_path: Path) -> None:
@@ -227,6 +234,74 @@ def test_the_pipeline_of_one_task_is_its_component(tmp_path: Path) -> None:
     assert flags == ["--params-json", *(f"--{f}" for f in declaration("predict").writes), *KFP_ONLY]
     (task,) = package["root"]["dag"]["tasks"].values()
     assert task["cachingOptions"] == {}, "an alias moves"
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A compiled study, and its cells as the command finds them."""
+    name = request.param
+    file, overlay = STUDIES[name]
+    folder = PROJECT / "studies"
+    read = read_study(folder / f"{file}.yaml", overlay and folder / f"{overlay}.yaml")
+    own = overlay_of(name)
+    raw = config.laid_over(read_yaml(PROJECT / "params.yaml"), read_yaml(own) if own else {})
+    return name, compiled_pipeline(name, tmp_path_factory.mktemp("kfp")), cells_of(read, raw)
+
+
+def test_a_study_has_the_cells_of_its_plan_and_all_go_into_its_table(study: Any) -> None:
+    name, package, cells = study
+    golden = read_package(PROJECT / "pipelines" / f"{name}.kfp.yaml")
+    assert without_images(golden) == without_images(package), f"python -m pipelines.{name}"
+    tasks = package["root"]["dag"]["tasks"]
+    shown = {key: task["taskInfo"]["name"] for key, task in tasks.items()}
+    made = {}
+    for key, task in tasks.items():
+        if not shown[key].startswith("study_cell@"):
+            continue
+        text = task["inputs"]["parameters"]["params"]["runtimeValue"]["constant"]
+        section = config.from_json(text, config.StudyCellParams)
+        made[shown[key].partition("@")[2]] = section
+        used = task["inputs"]["artifacts"]
+        read = {
+            flag: shown[one["taskOutputArtifact"]["producerTask"]] for flag, one in used.items()
+        }
+        wanted = {"shards": f"shard@{section.pretrain.dataset}",
+                  "probe": f"shard@{section.pretrain.probe.dataset}"}  # fmt: skip
+        for number, own in enumerate(section.tasks):
+            wanted |= {f"task_shards_{number}": f"shard@{own.dataset}",
+                       f"audit_{number}": f"audit@{own.name}"}  # fmt: skip
+        assert read == wanted, key
+    assert [*made] and sorted(made) == sorted(cell.name for cell in cells)
+    for cell in cells:
+        section = made[cell.name]
+        paced = {"checkpoint_seconds": 300, "stop_seconds": 0}  # what its pool asks for
+        assert section.pretrain == cell.params.pretrain.model_copy(update=paced)
+        assert [task.name for task in section.tasks] == list(cell.tasks)
+        assert section.name == cell.name and section.labels == cell.labels
+    for last in ("study-table", "study-check"):
+        read = tasks[last]["inputs"]["artifacts"].values()
+        keys = {one["taskOutputArtifact"]["producerTask"] for one in read}
+        assert sorted(shown[key] for key in keys) == sorted(f"study_cell@{name}" for name in made)
+
+
+def test_cells_of_one_upstream_training_run_one_after_the_other(tmp_path: Path) -> None:
+    package = compiled_pipeline("scale", tmp_path)
+    keys = [key for key in package["root"]["dag"]["tasks"] if key.startswith("study-cell")]
+    after = [package["root"]["dag"]["tasks"][key].get("dependentTasks", ()) for key in keys]
+    assert not any(set(one) & set(keys) for one in after), "all of them train another network"
+    from pipelines.study import build_study
+
+    study = tmp_path / "one.yaml"
+    study.write_text(json.dumps({
+        "about": "x", "axes": {"finetune.weight_decay": [0.0, 0.1]},
+        "plot": {"x": "finetune.weight_decay"}, "downstream": {"tasks": ["digits"]},
+    }))  # fmt: skip
+    made = build_study("one", file=study).pipeline_spec.root.dag.tasks
+    assert "study-cell" in made["study-cell-2"].dependent_tasks
+    overlay = tmp_path / "nodes.yaml"
+    overlay.write_text("cluster: {nodes: {pretrain: 2}}\n")
+    with pytest.raises(ConfigError, match="a cell of a study is one pod"):
+        build_study("one", overlay, file=study)
 
 
 def test_vtab_on_a_cluster_has_the_catalogues_exceptions() -> None:
