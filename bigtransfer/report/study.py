@@ -209,9 +209,9 @@ def _compared(name: str, same: str, rows: Sequence[StudyRow], axis: str | None) 
     ranked = sorted(rows, key=lambda row: row.figures[name].middle)
     worst, best = ranked[0], ranked[-1]
     low, high = worst.figures[name], best.figures[name]
-    told = [row.labels[axis] if axis else row.title for row in (best, worst)]
+    told = [f"{axis} {row.labels[axis]}" if axis else row.title for row in (best, worst)]
     at = f" at {same}" if same else ""
-    line = f"{name}{at}: {told[0]} {high.text()}, {told[1]} {low.text()}"
+    line = f"{name}{at}: {told[0]}: {high.text()}, {told[1]}: {low.text()}"
     if min(len(low.values), len(high.values)) == 1:
         return f"{line}: of one seed, so nothing is known of the spread"
     if high.low <= low.high:

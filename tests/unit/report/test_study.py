@@ -58,7 +58,7 @@ def test_seeds_that_overlap_tell_nothing_apart(table: StudyTable) -> None:
         "every seed of the one is above every seed of the other, but each is of one upstream "
         "training, whose own spread is not known"
     )
-    assert "gn_ws 80.0 ← 82.0 → 84.0, bn 70.0 ← 72.0 → 79.0" in apart
+    assert "norm gn_ws: 80.0 ← 82.0 → 84.0, norm bn: 70.0 ← 72.0 → 79.0" in apart
     (same,) = [line for line in said if line.startswith("digits at batch_size 128")]
     assert same.endswith("their seeds overlap, so this does not tell them apart")
     assert all("of one seed, so" in line for line in said if line.startswith("upstream"))
