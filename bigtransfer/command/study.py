@@ -115,11 +115,11 @@ def _plan(study: Study, cells: Sequence[StudyCell]) -> None:
 
 def _run(study: Study, cells: Sequence[StudyCell], arguments: argparse.Namespace) -> None:
     from bigtransfer.command.workflow import repro
-    from bigtransfer.errors import ConfigError
+    from bigtransfer.errors import ConfigError, InfrastructureError
     from bigtransfer.progress import counted
     from bigtransfer.study.clone import require_clean
     from bigtransfer.study.outlook import outlook
-    from bigtransfer.study.runner import Runner, Told, held, require_room
+    from bigtransfer.study.runner import TRY_AGAIN, Runner, Told, held, require_room
 
     project = Path.cwd()
     require_clean(project)
@@ -134,6 +134,11 @@ def _run(study: Study, cells: Sequence[StudyCell], arguments: argparse.Namespace
         failed = Runner(project, cells, devices, told).run(retry=arguments.retry)
         _end(study, "FAILED" if failed else "FINISHED")
         _show(study, cells)
+    if failed and all(code in TRY_AGAIN for code in failed.values()):
+        raise InfrastructureError(
+            f"{len(failed)} of {counted(len(cells), 'cell')} failed, the others are kept and what "
+            "was trained, too; mend it, and run the same again"
+        )
     if failed:
         raise ConfigError(
             f"{len(failed)} of {counted(len(cells), 'cell')} failed, the others are kept; mend it, "

@@ -26,9 +26,10 @@ from bigtransfer.study.results import Results
 from bigtransfer.study.states import CellState, Result
 
 _SECONDS_BETWEEN_LOOKS = 3.0
+_ENDED = re.compile(r"failed to reproduce '([^']+)'.* exited with (\d+)")
 _ATTEMPTS = 3
 """Of a cell that was killed, or that says 75: try again."""
-_TRY_AGAIN = (InfrastructureError.exit_code, 4, 130, 143)
+TRY_AGAIN = (InfrastructureError.exit_code, 4, 130, 143)
 """Exit codes that are nobody's fault: the infrastructure, a lock, a signal."""
 
 
@@ -70,7 +71,7 @@ def _state_of(
         return CellState(cell, "queued" if entry.state == "queued" else "running", result)
     if failure := _failure(project, cell):
         code, message = failure
-        if code not in _TRY_AGAIN:
+        if code not in TRY_AGAIN:
             return CellState(cell, "failed", result, message)
     return CellState(cell, "marked" if result else "missing", result)
 
@@ -88,6 +89,20 @@ def _failure(project: Path, cell: StudyCell) -> tuple[int, str] | None:
         return 1, f"failed; {str(path)!r} cannot be read"
 
 
+def _told_in(log: str) -> tuple[int, str] | None:
+    """Return exit code and words of a stage that could not write down why it failed: a full disk.
+
+    Args:
+        log: The end of what DVC and its stages printed.
+    """
+    ended = _ENDED.findall(log)
+    if not ended:
+        return None
+    stage, code = ended[-1]
+    words = [line for line in log.splitlines() if line.startswith(f"{stage}: ")]
+    return int(code), f"{words[-1] if words else stage} (exit {code})"
+
+
 def _is(entry: Entry | None, state: str) -> bool:
     return entry is not None and entry.state == state
 
@@ -103,11 +118,11 @@ class Runner:
     told: Told
     _attempts: Counter[str] = field(default_factory=Counter)
     _began: dict[str, float] = field(default_factory=dict)
-    _failed: dict[str, str] = field(default_factory=dict)
+    _failed: dict[str, int] = field(default_factory=dict)
     _done: set[str] = field(default_factory=set)
 
-    def run(self, *, retry: bool) -> list[str]:
-        """Run what is missing, to the end; return the names of cells that failed.
+    def run(self, *, retry: bool) -> dict[str, int]:
+        """Run what is missing, to the end; return the cells that failed, and their exit codes.
 
         Args:
             retry: Whether cells that failed before are tried again.
@@ -138,7 +153,7 @@ class Runner:
             self.told.line("stopping: what runs saves what it has")
             self._queue.stop()
             raise
-        return list(self._failed)
+        return dict(self._failed)
 
     def _opened(self, clone: Clone) -> DvcQueue:
         """Return the queue, on the project's commit; what waits in it is of no other."""
@@ -180,7 +195,7 @@ class Runner:
             if result and not result.mark:
                 self._finish(cell, result)
             elif result and cell.name in self._attempts and self._is_new(result):
-                self._fail(cell, f"{result.mark}, changed while it ran; run the study again")
+                self._fail(cell, f"{result.mark}, changed while it ran; run the study again", 2)
             elif result and cell.name not in self._attempts:
                 missing.append(cell)  # made by other code or of other data
             elif not self._has_failed(cell, entry):
@@ -225,16 +240,16 @@ class Runner:
         if failure is None:
             done = _is(entry, "done")
             killed, log = self._queue.end_of(cell.name) if done else (True, "")
-            failure = (InfrastructureError.exit_code, "its process was killed") if killed else (
-                1, "DVC ended without a result"
-            )  # fmt: skip
+            failure = _told_in(log) or (1, "DVC ended without a result")
+            if killed:
+                failure = InfrastructureError.exit_code, "its process was killed"
         code, why = failure
         begun = cell.name in self._attempts or (entry is not None and entry.state == "done")
-        if not begun or (code in _TRY_AGAIN and self._attempts[cell.name] < _ATTEMPTS):
+        if not begun or (code in TRY_AGAIN and self._attempts[cell.name] < _ATTEMPTS):
             if entry is not None and entry.state in ("lost", "done"):
                 self.told.line(f"  {cell.title}: {why}; begun again, from where it stopped")
             return False
-        self._fail(cell, why)
+        self._fail(cell, why, code)
         if log:
             self.told.line(log)
         return True
@@ -245,8 +260,8 @@ class Runner:
     def _is_of_commit(self, ref: str) -> bool:
         return self._commit in ref.replace("/", "")
 
-    def _fail(self, cell: StudyCell, why: str) -> None:
-        self._failed[cell.name] = why
+    def _fail(self, cell: StudyCell, why: str, code: int) -> None:
+        self._failed[cell.name] = code
         self.told.line(f"  {cell.title}: failed: {why}")
 
     def _begin(self, clone: Clone, cells: Sequence[StudyCell], stale: Sequence[str]) -> None:

@@ -20,6 +20,10 @@ from bigtransfer.study.study_file import read_study
 from fixtures.project import PROJECT
 
 COMMIT = "ab" * 20
+FULL = """pretrain: 31 of 338 steps, 1.0/s, 5 min left, loss 3.700
+pretrain: the disk is full while writing 'x' (0 bytes free); free some space and run again
+ERROR: failed to reproduce 'pretrain': failed to run: python -m components.pretrain, exited with 75
+"""
 
 
 class Queue:
@@ -31,6 +35,7 @@ class Queue:
         self.entries: dict[str, State] = {}
         self.put_names: list[str] = []
         self.most = 0
+        self.log = "the log"
 
     def put(self, name: str, overrides: Any, targets: Any) -> None:
         self.put_names.append(name)
@@ -46,6 +51,8 @@ class Queue:
                 if outcome.isdigit():
                     facts = {"stage": "pretrain", "exit_code": int(outcome), "message": "said"}
                     write_text(failure_file(self.project, name), as_json(facts))
+                elif outcome == "full":
+                    self.log = FULL
                 elif outcome == "finished":
                     RESULTS[name] = result()
         return found
@@ -59,7 +66,7 @@ class Queue:
     def end_orphans(self) -> None: ...
 
     def end_of(self, name: str) -> tuple[bool, str]:
-        return False, "the log"
+        return False, self.log
 
 
 class Clone:
@@ -128,7 +135,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_killed_cell_is_begun_again(study: Any) -> None:
     queue, failed, lines = study({"norm": ["bn"]}, ["lost", "75", "finished"])
-    assert failed == [] and len(queue.put_names) == 3
+    assert failed == {} and len(queue.put_names) == 3
     assert sum("begun again" in line for line in lines) == 2
 
 
@@ -144,6 +151,14 @@ def test_what_a_stage_refuses_is_not_begun_again_and_others_go_on(study: Any, co
     assert any(f"said (exit {code})" in line for line in lines)
 
 
+def test_a_full_disk_is_told_though_it_could_not_be_written_down(study: Any) -> None:
+    queue, failed, lines = study({"norm": ["bn"]}, ["full"] * 9)
+    assert [*failed.values()] == [75] and len(queue.put_names) == 3
+    assert sum("the disk is full while writing 'x'" in line for line in lines) == 4, lines
+    queue, failed, _ = study({"norm": ["bn"]}, ["full", "finished"])
+    assert not failed, "it goes on once there is room"
+
+
 def test_an_end_without_a_word_is_no_kill(study: Any) -> None:
     queue, failed, lines = study({"norm": ["bn"]}, ["nothing"])
     assert len(failed) == 1 and len(queue.put_names) == 1
@@ -153,7 +168,7 @@ def test_an_end_without_a_word_is_no_kill(study: Any) -> None:
 def test_a_marked_cell_is_made_anew_and_may_be_killed_on_the_way(study: Any) -> None:
     marked = "other code: bigtransfer/train"
     queue, failed, _ = study({"norm": ["bn"]}, ["lost", "finished"], before=marked)
-    assert failed == [] and len(queue.put_names) == 2
+    assert failed == {} and len(queue.put_names) == 2
 
 
 def test_a_marked_cell_that_a_stage_refuses_says_why(study: Any) -> None:
@@ -164,6 +179,6 @@ def test_a_marked_cell_that_a_stage_refuses_says_why(study: Any) -> None:
 def test_cells_of_one_upstream_training_run_in_turn(study: Any) -> None:
     axis = {"finetune.weight_decay": [None, 0.1, 0.2]}
     queue, failed, _ = study(axis, ["finished"], ["finished"], ["finished"])
-    assert failed == [] and queue.most == 1, "the second would find the training locked"
+    assert failed == {} and queue.most == 1, "the second would find the training locked"
     queue, _, _ = study({"norm": ["bn", "gn"]}, ["finished"], ["finished"])
     assert queue.most == 2
