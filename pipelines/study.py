@@ -20,6 +20,7 @@ from bigtransfer.config import (
 )
 from bigtransfer.errors import ConfigError
 from bigtransfer.kubeflow.image_tag import source_tag
+from bigtransfer.kubeflow.preflight import training_faults
 from bigtransfer.kubeflow.submission import Submission, current
 from bigtransfer.study.cells import StudyCell, cells_of
 from bigtransfer.study.study_file import Study, read_study
@@ -28,6 +29,8 @@ from pipelines.dag import PROJECT, Wiring, pipeline_of
 from pipelines.placement import paced, processes_of
 
 STUDIES = PROJECT / "studies"
+_STAGES = ("pretrain", "finetune", "evaluate")
+"""That a cell runs in its task."""
 
 
 def build_study(
@@ -74,6 +77,8 @@ class _StudyWiring(Wiring):
                 f"{study.name}: a cell of a study is one pod, and cluster.nodes.pretrain is "
                 f"{self._params.cluster.nodes_of('pretrain')}; say cluster.nodes.pretrain=1"
             )
+        if not submission.here:
+            _refuse_impossible(cells)
 
     def _defaults(self) -> dict[str, str]:
         return self._defaults_of_data()
@@ -125,6 +130,25 @@ class _StudyWiring(Wiring):
             tasks=tuple(paced(cell.params.tasks[name], pool) for name in cell.tasks),
             evaluate=cell.params.evaluate,
         )
+
+
+def _refuse_impossible(cells: list[StudyCell]) -> None:
+    """Refuse cells that the pool of cells cannot run, as their stages are refused as tasks.
+
+    Raises:
+        ConfigError: Names each fault and the way on.
+    """
+    cluster = cells[0].params.cluster
+    pool = cluster.placement.get("study_cell", cluster.placement["pretrain"])
+    placement = {**cluster.placement, **dict.fromkeys(_STAGES, pool)}
+    alone = {"launcher": "task", "nodes": {}, "parts": {}, "placement": placement}
+    faults: list[str] = []
+    for cell in cells:
+        params = replace(cell.params, cluster=cluster.model_copy(update=alone))
+        tasks = {name: params.tasks[name] for name in cell.tasks}
+        faults += training_faults(replace(params, tasks=tasks), {*_STAGES})
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
 
 
 def _params_of(cells: list[StudyCell]) -> Params:

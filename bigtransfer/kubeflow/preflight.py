@@ -308,10 +308,20 @@ def _faults(params: Params, components: set[str]) -> Iterator[str]:
     named = cluster.tracking_uri or _TRACKING in {*cluster.env, *cluster.secrets}
     if "register" in components and not named:
         yield _NO_MLFLOW
-    yield from _device_faults(params, components)
-    yield from _spot_faults(params, components)
+    yield from training_faults(params, components)
     yield from _size_faults(params, components)
     yield from launch_faults(params, components)
+
+
+def training_faults(params: Params, components: set[str]) -> Iterator[str]:
+    """Yield why the pools of components that train or score cannot do that.
+
+    Args:
+        params: Of the pipeline.
+        components: That are in it.
+    """
+    yield from _device_faults(params, components)
+    yield from _spot_faults(params, components)
 
 
 def _device_faults(params: Params, components: set[str]) -> Iterator[str]:

@@ -302,6 +302,14 @@ def test_cells_of_one_upstream_training_run_one_after_the_other(tmp_path: Path) 
     overlay.write_text("cluster: {nodes: {pretrain: 2}}\n")
     with pytest.raises(ConfigError, match="a cell of a study is one pod"):
         build_study("one", overlay, file=study)
+    overlay.write_text("pretrain: {device: cuda}\n")
+    with pytest.raises(ConfigError, match="pretrain.device is 'cuda', but cluster.placement"):
+        build_study("one", overlay, file=study)
+    overlay.write_text(
+        "finetune: {checkpoint_mirror: null}\ncluster: {pools: {cpu: {spot: true}}}\n"
+    )
+    with pytest.raises(ConfigError, match="placed on spot nodes, and pretrain.checkpoint_mirror"):
+        build_study("one", overlay, file=study)
 
 
 def test_vtab_on_a_cluster_has_the_catalogues_exceptions() -> None:
