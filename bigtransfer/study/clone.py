@@ -81,6 +81,16 @@ class Clone:
         with explained(self.folder):
             shutil.copyfile(self.project / _LOCK, self.folder / _LOCK)
 
+    def unlock(self) -> None:
+        """Remove what a process that ended in the middle left locked, where none runs any more."""
+        own = self.folder / ".git"
+        for lock in (*own.glob("*.lock"), *(own / "refs").rglob("*.lock")):
+            lock.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Take it away: it is made anew, and finished experiments are the project's."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def _make(self) -> None:
         partial = self.folder.with_name(f".{self.folder.name}.partial")
         for old in (partial, self.folder):

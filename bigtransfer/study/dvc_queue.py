@@ -23,9 +23,9 @@ from typing import Any, Literal
 
 import psutil
 
-from bigtransfer.errors import ConfigError
+from bigtransfer.errors import ConfigError, InfrastructureError
 from bigtransfer.storage import explained
-from bigtransfer.storage.home import copies_of
+from bigtransfer.storage.home import QUEUE, copies_of
 
 State = Literal["queued", "running", "lost", "done"]
 _SECONDS_TO_SAVE = 20.0
@@ -143,8 +143,6 @@ class DvcQueue:
 
     def drop(self, names: Sequence[str]) -> None:
         """Take experiments out of the queue; what still runs of one is ended first."""
-        from dvc.exceptions import DvcException
-
         gone = set(names)
         with _told():
             active = [entry for entry in self._queue.iter_active() if entry.name in gone]
@@ -153,13 +151,13 @@ class DvcQueue:
         self.end_orphans()
         for entry in active:
             for _ in range(2):  # the first finds out that its process is gone, the second notes it
-                with suppress(DvcException), _quiet():
+                with suppress(ConfigError), _told(), _quiet():
                     self._queue.kill([entry.name], force=True)
         with _told():
             known = {entry.name for entry in self._queue.iter_queued()}
             known |= {entry.name for entry, _ in self._queue.iter_done()}
         if present := sorted(gone & known):
-            with suppress(DvcException), _quiet():
+            with suppress(ConfigError), _told(), _quiet():
                 self._queue.remove(present)
 
     @property
@@ -284,8 +282,10 @@ def _told() -> Iterator[None]:
 
     Raises:
         ConfigError: Of DVC and its Git.
-        InfrastructureError: If the disk is full.
+        InfrastructureError: If the disk is full, or what was written when it was is damaged.
     """
+    from dulwich.errors import ChecksumMismatch, FileFormatException
+    from dulwich.file import FileLocked
     from dvc.exceptions import DvcException
     from scmrepo.exceptions import SCMError
 
@@ -294,6 +294,11 @@ def _told() -> Iterator[None]:
             yield
     except (DvcException, SCMError) as error:
         raise ConfigError(f"DVC's queue: {' '.join(str(error).split())}") from error
+    except (FileLocked, FileFormatException, ChecksumMismatch) as error:
+        raise InfrastructureError(
+            f"the Git of DVC's queue: {type(error).__name__}: {error}; run the same again, and if "
+            f"it stays, remove {str(QUEUE)!r}: what is finished is not in there alone"
+        ) from error
 
 
 @contextmanager

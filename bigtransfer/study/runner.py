@@ -166,7 +166,12 @@ class Runner:
                 queue.drop([name for name in names if _is(entries.get(name), "queued")])
                 return queue
             queue.stop()
-            queue.drop([*entries])
+            clone.unlock()
+            try:
+                queue.drop([*entries])
+            except InfrastructureError:  # the disk was full when it was last written, say
+                clone.fetch(names)
+                clone.remove()
         clone.refresh()
         return DvcQueue(clone.folder)
 

@@ -82,6 +82,8 @@ class Clone:
 
     def reset(self, commit: str) -> None: ...
 
+    def unlock(self) -> None: ...
+
 
 RESULTS: dict[str, Result] = {}
 
