@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -120,9 +121,20 @@ def test_python_of_the_pages_is_the_library_s(page: str, block: str) -> None:
     import bigtransfer as bt
 
     places: dict[str, object] = {"bt": bt, "model": bt.Model}
-    calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)]
+    tree = ast.parse(block)
+    imported = {
+        name.name: getattr(importlib.import_module(node.module or ""), name.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert calls
     for call in calls:
+        if isinstance(call.func, ast.Name):
+            wanted = inspect.signature(imported[call.func.id])
+            wanted.bind(*call.args, **{word.arg or "": word.value for word in call.keywords})
+            continue
         assert isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name)
         place = places[call.func.value.id]
         wanted = inspect.signature(getattr(place, call.func.attr))
