@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bigtransfer.track.origin import Origin
+from bigtransfer.track.pods import earlier_attempt
 from bigtransfer.track.runs import open_client, open_experiment, parent_run
 from bigtransfer.track.study_runs import (
     end_study,
@@ -52,6 +54,23 @@ def test_a_cell_is_one_run_below_its_study_and_says_what_it_found(told: Any) -> 
     end_study(client, experiment, "norms", "FINISHED")
     assert forget_study(client, experiment, "norms") == 3
     assert not client.search_runs([experiment])
+
+
+def test_on_a_cluster_the_stages_of_a_cell_are_below_its_task(told: Any) -> None:
+    project, client, experiment = told
+    task = Origin("kfp", "kfp-run", os.getpid(), 100.0)
+    run = parent_run(project, client, experiment, task, "c")
+    cells = {}
+    for name in ("study_cell@one-a", "study_cell@one-b"):
+        tags = {PARENT_TAG: run, STAGE_TAG: name}
+        cells[name] = client.create_run(experiment, tags=tags).info.run_id
+        stage = replace(task, started=200.0, above=name)
+        assert parent_run(project, client, experiment, stage, "c") == cells[name]
+    first, second = cells.values()
+    trained = client.create_run(experiment, tags={PARENT_TAG: first, STAGE_TAG: "pretrain"})
+    earlier = earlier_attempt(client, experiment, first, "pretrain", "")
+    assert earlier == trained.info.run_id
+    assert earlier_attempt(client, experiment, second, "pretrain", "") is None, "another cell's"
 
 
 def test_a_try_that_is_told_late_ends_nothing(told: Any) -> None:
