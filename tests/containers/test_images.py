@@ -41,6 +41,7 @@ ABSENT = {
 ARTIFACTS = Path("artifacts") / "kfp"
 SHORT = ("tasks.digits.seeds=[0]", "tasks.digits.total_steps=4")
 STUDY = {
+    "name": "two",
     "about": "Two cells, one of which diverges.",
     "params": {"pretrain": {"epochs": 0.1, "decay_epochs": [0.05], "warmup_steps": 0,
                             "max_loss_factor": 2.0}},
