@@ -21,6 +21,7 @@ _IMAGE = "BIGTRANSFER_IMAGE"
 """Set in every task by `pipelines/placement.py`."""
 _ABOVE = "BIGTRANSFER_CELL"
 """Set by a task of KFP that is a cell of a study, in the stages that it runs."""
+_CELLS = "components.study_cell"
 _CELL = re.compile(r".+-[0-9a-f]{12}")
 """A cell's name, as `study.cells` gives it."""
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "fish"}
@@ -71,7 +72,17 @@ def find_origin() -> Origin:
                 return replace(_from_process("dvc", parent), cell=_cell())
         except psutil.Error:
             continue
+    if above := os.environ.get(_ABOVE, ""):  # a task of KFP on this machine, which has no run id
+        task = next((one for one in own.parents() if _is_cell(one)), own)
+        return replace(_from_process("by hand", task), above=above)
     return _from_process("by hand", own)
+
+
+def _is_cell(process: psutil.Process) -> bool:
+    try:
+        return _CELLS in process.cmdline()
+    except psutil.Error:
+        return False
 
 
 def _cell() -> str:

@@ -87,9 +87,10 @@ def _made(client: Any, name: str, location: str | None) -> str | None:
 
 
 def parent_run(project: Path, client: Any, experiment: str, origin: Origin, commit: str) -> str:
-    """Return the run that stands for this run of the workflow; the first who asks creates it.
+    """Return the run that this stage is shown below; the first who asks creates it.
 
-    Whoever creates one also ends those that an earlier workflow left open when it died.
+    It stands for this run of the workflow; of a cell of a study, for the cell. Whoever creates one
+    also ends those that an earlier workflow left open when it died.
 
     Args:
         project: The project's root.
@@ -106,7 +107,7 @@ def parent_run(project: Path, client: Any, experiment: str, origin: Origin, comm
             return run_of_cell(client, experiment, origin, commit)
         mine = f"tags.`{ORIGIN_TAG}` != '' and tags.`{KEY_TAG}` = '{origin.key}'"
         if found := client.search_runs([experiment], mine):
-            return str(found[0].info.run_id)
+            return run_above(client, experiment, origin, str(found[0].info.run_id))
         began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(origin.started))
         run = client.create_run(
             experiment,

@@ -338,6 +338,8 @@ class _Shipment:
         if self._origin.cell and not may_end(self._client, self._parent, self._origin):
             return
         if self._origin.engine != ENGINE:
+            if self._origin.above:
+                return  # the task that runs it tells of its own end
             _close_parent(self._client, self._journal, self._start["stage"], self._parent, end)
             return
         if is_gone(self._client, self._experiment, self._parent):
@@ -391,8 +393,8 @@ def _close_parent(client: Any, journal: Path, stage: str, parent: str, end: dict
     finished = end["status"] == "FINISHED"
     if finished and stage != LAST_STAGE and not by_hand:
         return
-    if finished and stage == LAST_STAGE:
-        wait_for(folder, but=journal)
+    if finished and (stage == LAST_STAGE or by_hand):
+        wait_for(folder, but=journal)  # by hand: of a task that runs stages of its own
     client.set_terminated(parent, end["status"], end["time"])
     if finished and not list(folder.glob("*.failed")):
         for old in folder.iterdir():
