@@ -113,9 +113,10 @@ class _StudyWiring(Wiring):
         read = {input_of("cell", n): outcome for n, outcome in enumerate(outcomes.values())}
         study = self._study.model_dump(mode="json")
         table = StudyTableParams(study=study, params=self._raw)
-        self._task("study_table", names=[*outcomes], params=table.model_dump_json(), **read)
+        last = self._task("study_table", names=[*outcomes], params=table.model_dump_json(), **read)
         check = StudyCheckParams(study=self._study.name)
-        self._task("study_check", names=[*outcomes], params=check.model_dump_json(), **read)
+        made = self._task("study_check", names=[*outcomes], params=check.model_dump_json(), **read)
+        made.after(last)  # it may fail, and then nothing is begun any more
 
     def _section(self, cell: StudyCell) -> StudyCellParams:
         cluster = self._params.cluster
