@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -230,10 +230,7 @@ def _execute(
     params = _params(component, arguments)
     reads = {name: getattr(arguments, name) for name in component.reads}
     writes = {name: getattr(arguments, name) for name in component.writes}
-    each = {
-        flag: {name: Path(path) for name, path in getattr(arguments, flag)}
-        for flag in component.reads_each
-    }
+    each = {flag: _by_name(flag, getattr(arguments, flag)) for flag in component.reads_each}
     _check_inputs({**reads, **_one_by_one(each)})
     options = {name: getattr(arguments, name) for name in component.options}
     outputs = sorted(
@@ -298,6 +295,15 @@ def _run_for(
             run_again(attempt, say)
         if _leads():
             executor.report({flag: paths[flag] for flag in component.writes}, told)
+
+
+def _by_name(flag: str, given: Sequence[Sequence[str]]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name, path in given:
+        if name in found:
+            raise ConfigError(f"{_flag(flag)} is given twice for {name!r}; once is wanted")
+        found[name] = Path(path)
+    return found
 
 
 def _one_by_one(each: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:

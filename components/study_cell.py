@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +36,8 @@ COMPONENT = Component(
     },
     writes={"outcome": "folder with cell.json: its figures, or why it failed"},
 )
+_OF_A_SIGNAL = 128
+"""Above it stands what a shell makes of a process that a signal ended."""
 _finished: set[str] = set()
 """Stages that this process has seen through: what is tried again begins behind them."""
 
@@ -55,6 +56,7 @@ def run(
     from bigtransfer.artifacts.cell_outcome import CellOutcome
     from bigtransfer.storage import new_folder
 
+    _require_tasks(params, task_shards, audit)
     stage.journal.params({**params.labels, "upstream_seed": params.seed, "cell": params.name})
     place = (stage.work / params.name).resolve()
     lines = _Lines(stage, params, place)
@@ -79,6 +81,19 @@ def run(
     print(f"{params.title}: validation top-1 {100 * found.val_top1:.1f} %")
 
 
+def _require_tasks(params: StudyCellParams, *given: Mapping[str, Path]) -> None:
+    """Refuse a line that gives other tasks than the section has, before anything is trained."""
+    from bigtransfer.errors import ConfigError
+
+    wanted = {task.name for task in params.tasks}
+    for own in given:
+        if wrong := sorted(wanted ^ {*own}):
+            raise ConfigError(
+                f"--task-shards and --audit are wanted for each of {', '.join(sorted(wanted))}; "
+                f"{wrong[0]!r} is {'missing' if wrong[0] in wanted else 'none of them'}"
+            )
+
+
 class _CellFailed(Exception):
     """A stage was refused, or has a bug: the same would fail again."""
 
@@ -101,14 +116,14 @@ class _Lines:
     def finetune(self, task: TaskParams, shards: Path, audit: Path) -> None:
         name = task.name
         paths = {"pretrained": self._made("checkpoint"), "shards": shards, "audit": audit,
-                 "checkpoints": self._made(f"{name}/checkpoints")}  # fmt: skip
+                 "checkpoints": self._made(f"tasks/{name}/checkpoints")}  # fmt: skip
         self._run("finetune", f"finetune@{name}", task, paths)
 
     def evaluate(self, task: str, shards: Path) -> None:
         from components.evaluate import COMPONENT as EVALUATE
 
-        made = {name: self._made(f"{task}/{name}") for name in EVALUATE.writes}
-        paths = {"checkpoints": self._made(f"{task}/checkpoints"), "shards": shards, **made}
+        made = {name: self._made(f"tasks/{task}/{name}") for name in EVALUATE.writes}
+        paths = {"checkpoints": self._made(f"tasks/{task}/checkpoints"), "shards": shards, **made}
         self._run("evaluate", f"evaluate@{task}", self._params.evaluate, paths)
 
     def found(self) -> Found:
@@ -118,7 +133,7 @@ class _Lines:
         from bigtransfer.study.states import found_in
 
         tasks = {task.name: task for task in self._params.tasks}
-        reports = {name: TaskReport.read(self._made(f"{name}/report")) for name in tasks}
+        reports = {name: TaskReport.read(self._made(f"tasks/{name}/report")) for name in tasks}
         history = self._made("history").read_text("utf-8")
         return found_in(read_json(self._made("metrics")), history, reports, tasks)
 
@@ -140,7 +155,7 @@ class _Lines:
             InfrastructureError: If it may work the next time.
             KeyboardInterrupt: If it was stopped.
         """
-        from bigtransfer.errors import InfrastructureError, LockError
+        from bigtransfer.errors import InfrastructureError, LockError, StoppedError
         from bigtransfer.storage.home import failure_file
 
         if name in _finished:
@@ -151,44 +166,72 @@ class _Lines:
             line += [f"--{flag}", str(path)]
         told = failure_file(self._stage.project)
         told.unlink(missing_ok=True)
-        code = _wait(
-            subprocess.Popen(line, env={**os.environ, STAGE: name, CELL: self._stage.name})
-        )
+        environment = {**os.environ, STAGE: name, CELL: self._stage.name}
+        code, stopped = _ended(line, environment)
         if code == 0:
             _finished.add(name)
             return
-        why = f"{name}: {_why(told, code)}"
-        if code in (130, -signal.SIGINT, -signal.SIGTERM):
+        if stopped == signal.SIGINT:
             raise KeyboardInterrupt
-        if code < 0 or code in (InfrastructureError.exit_code, LockError.exit_code):
+        if stopped is not None:
+            raise StoppedError(f"{name} was stopped by SIGTERM; run the same again to go on")
+        told_code, words = _told(told)
+        if told_code is not None:  # `torchrun` ends with 1 whatever its workers ended with
+            code = told_code
+        elif launcher and code == 1:
+            raise InfrastructureError(f"{name}: a process of it is gone; its log says why")
+        why = f"{name}: {words or _unexplained(code)}"
+        lost = code < 0 or code > _OF_A_SIGNAL
+        if lost or code in (InfrastructureError.exit_code, LockError.exit_code):
             raise InfrastructureError(why)
         raise _CellFailed(why)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit code of a stage; SIGTERM is passed on, so that it saves what it has."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+def _ended(line: Sequence[str], environment: Mapping[str, str]) -> tuple[int, int | None]:
+    """Run a stage; return its exit code, and the signal that was sent to this process meanwhile.
+
+    SIGTERM is passed on, so that the stage saves what it has; Ctrl-C a terminal sends to both.
+    """
+    seen: list[int] = []
+    running: list[subprocess.Popen[bytes]] = []
+
+    def note(number: int, frame: object) -> None:
+        seen.append(number)
+        if number == signal.SIGTERM:
+            for process in running:
+                process.terminate()
+
+    before = {one: signal.signal(one, note) for one in (signal.SIGTERM, signal.SIGINT)}
     try:
-        while True:
-            with suppress(KeyboardInterrupt):  # a terminal sends it to both
-                return process.wait()
+        running.append(subprocess.Popen([*line], env=dict(environment)))
+        if signal.SIGTERM in seen:  # it came in between
+            running[0].terminate()
+        return running[0].wait(), seen[0] if seen else None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
-def _why(told: Path, code: int) -> str:
+def _told(file: Path) -> tuple[int | None, str]:
+    """Return with what code and words a stage ended; None: it could not say."""
     from bigtransfer.errors import BigTransferError
     from bigtransfer.storage import read_json
 
-    if code < 0:
+    try:
+        facts = read_json(file)
+        return int(facts["exit_code"]), " ".join(str(facts["message"]).split())
+    except (BigTransferError, KeyError, TypeError, ValueError):
+        return None, ""
+
+
+def _unexplained(code: int) -> str:
+    number = -code if code < 0 else code - _OF_A_SIGNAL
+    if number > 0:
         return (
-            f"was killed by signal {-code}; where that is 9, memory most likely ran out: give the "
+            f"was killed by signal {number}; where that is 9, memory most likely ran out: give the "
             "pool of pretrain more (cluster.pools)"
         )
-    try:
-        return " ".join(str(read_json(told)["message"]).split())
-    except (BigTransferError, KeyError, TypeError):
-        return f"ended with {code}; its log says why"
+    return f"ended with {code}; its log says why"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def run(stage: Stage, params: StudyCheckParams, *, cell: Mapping[str, Path], ver
     from bigtransfer.progress import counted
     from bigtransfer.storage import as_json, write_text
 
-    ended = [CellOutcome.read(path) for path in cell.values()]
+    ended = [CellOutcome.of(name, path) for name, path in cell.items()]
     failed = [one for one in ended if one.found is None]
     for one in failed:
         print(f"{one.title} failed: {one.failure}")

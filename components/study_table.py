@@ -29,6 +29,7 @@ def run(
 ) -> None:
     """Make the table of a study."""
     from bigtransfer.artifacts.cell_outcome import CellOutcome
+    from bigtransfer.errors import ConfigError
     from bigtransfer.report.study import as_markdown
     from bigtransfer.report.study_page import render
     from bigtransfer.storage import new_folder, write_text
@@ -39,7 +40,9 @@ def run(
 
     study = Study.model_validate(params.study)
     cells = cells_of(study, params.params)
-    states = [state_of(one, CellOutcome.read(cell[one.name])) for one in cells]
+    if wrong := sorted({one.name for one in cells} ^ {*cell}):
+        raise ConfigError(f"--cell is wanted for each cell of {study.name}, once: {wrong[0]}")
+    states = [state_of(one, CellOutcome.of(one.name, cell[one.name])) for one in cells]
     table = table_of(study, states)
     with new_folder(tables) as folder:
         write(table, states, folder)

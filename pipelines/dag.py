@@ -49,12 +49,17 @@ def build(name: str, overlay: Path | None = None, *, pretrained: str | None = No
     """
     submission = current()
     params = config.load(PROJECT / "params.yaml", overlay, submission.changes)
-    if submission.here:  # where no cluster launches anything
-        alone = params.cluster.model_copy(update={"launcher": "task", "nodes": {}, "parts": {}})
-        params = replace(params, cluster=alone)
+    if submission.here:
+        params = without_launcher(params)
     tag = submission.tag or source_tag(PROJECT)
     doc = "Images to registered models: validate, shard, pretrain, finetune, …"
     return pipeline_of(name, Wiring(params, submission, tag, pretrained), doc)
+
+
+def without_launcher(params: Params) -> Params:
+    """Return params by which every task does its work itself: where no cluster launches pods."""
+    alone = params.cluster.model_copy(update={"launcher": "task", "nodes": {}, "parts": {}})
+    return replace(params, cluster=alone)
 
 
 def pipeline_of(name: str, wiring: Wiring, doc: str) -> Any:

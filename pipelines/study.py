@@ -25,7 +25,7 @@ from bigtransfer.kubeflow.submission import Submission, current
 from bigtransfer.study.cells import StudyCell, cells_of
 from bigtransfer.study.study_file import Study, read_study
 from pipelines.containers import input_of
-from pipelines.dag import PROJECT, Wiring, pipeline_of
+from pipelines.dag import PROJECT, Wiring, pipeline_of, without_launcher
 from pipelines.placement import paced, processes_of
 
 STUDIES = PROJECT / "studies"
@@ -71,7 +71,10 @@ class _StudyWiring(Wiring):
         tag: str,
     ) -> None:
         self._study, self._cells, self._raw = study, cells, raw
-        super().__init__(_params_of(cells), submission, tag, None)
+        params = _params_of(cells)
+        if submission.here:
+            params = without_launcher(params)
+        super().__init__(params, submission, tag, None)
         if self._params.cluster.nodes_of("pretrain") > 1:
             raise ConfigError(
                 f"{study.name}: a cell of a study is one pod, and cluster.nodes.pretrain is "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import median
 from typing import ClassVar
 
 from bigtransfer.artifacts.base import Artifact, Part
+from bigtransfer.errors import StorageError
 
 
 class Found(Part):
@@ -48,3 +50,15 @@ class CellOutcome(Artifact):
     """None where it failed."""
     failure: str = ""
     """Why it failed: its stage and what that said."""
+
+    @classmethod
+    def of(cls, name: str, folder: Path) -> CellOutcome:
+        """Read a cell's from its folder.
+
+        Raises:
+            StorageError: If it is another cell's; else as `read` does.
+        """
+        found = cls.read(folder)
+        if found.name != name:
+            raise StorageError(f"{str(folder)!r} is of cell {found.name}, and given as {name}")
+        return found

@@ -170,7 +170,7 @@ class Runner:
             try:
                 queue.drop([*entries])
             except InfrastructureError:  # the disk was full when it was last written, say
-                clone.fetch(names)
+                clone.fetch(ref.rpartition("/")[2] for ref in clone.all_experiments())
                 clone.remove()
         clone.refresh()
         return DvcQueue(clone.folder)

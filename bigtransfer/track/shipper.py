@@ -175,7 +175,7 @@ class _Shipment:
             self._run, self._sent = known, known_points(self._client, known)
         self._own = self._run
         self._client.set_terminated(self._run, "RUNNING")
-        if self._origin.engine == ENGINE:
+        if self._origin.engine == ENGINE and not self._origin.above:
             begin_parent(self._client, self._parent)
 
     def _find_parent(self) -> str:
@@ -337,9 +337,9 @@ class _Shipment:
                 self._client.delete_run(self._run)  # a later try of the cell has its own
         if self._origin.cell and not may_end(self._client, self._parent, self._origin):
             return
+        if self._origin.above:
+            return  # the task that runs it tells of its own end
         if self._origin.engine != ENGINE:
-            if self._origin.above:
-                return  # the task that runs it tells of its own end
             _close_parent(self._client, self._journal, self._start["stage"], self._parent, end)
             return
         if is_gone(self._client, self._experiment, self._parent):
