@@ -100,27 +100,32 @@ def parent_run(project: Path, client: Any, experiment: str, origin: Origin, comm
         commit: Git commit of the working tree.
     """
     with _only_one(project):
-        if origin.engine == ENGINE:
-            parent = agreed_parent(client, experiment, origin, commit)
-            return run_above(client, experiment, origin, parent)
-        if origin.cell:
-            return run_of_cell(client, experiment, origin, commit)
-        mine = f"tags.`{ORIGIN_TAG}` != '' and tags.`{KEY_TAG}` = '{origin.key}'"
-        if found := client.search_runs([experiment], mine):
-            return run_above(client, experiment, origin, str(found[0].info.run_id))
-        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(origin.started))
-        run = client.create_run(
-            experiment,
-            start_time=int(origin.started * 1000),
-            tags={
-                KEY_TAG: origin.key,
-                ORIGIN_TAG: json.dumps(asdict(origin)),
-                "mlflow.source.git.commit": commit,
-            },
-            run_name=f"{origin.engine} {began}",
-        )
-        _close_dead_runs(client, experiment, origin.key)
-        return str(run.info.run_id)
+        parent = _parent_run(client, experiment, origin, commit)
+    # Not while the lock is held: the task above needs it for its own run.
+    return run_above(client, experiment, origin, parent)
+
+
+def _parent_run(client: Any, experiment: str, origin: Origin, commit: str) -> str:
+    if origin.engine == ENGINE:
+        return agreed_parent(client, experiment, origin, commit)
+    if origin.cell:
+        return run_of_cell(client, experiment, origin, commit)
+    mine = f"tags.`{ORIGIN_TAG}` != '' and tags.`{KEY_TAG}` = '{origin.key}'"
+    if found := client.search_runs([experiment], mine):
+        return str(found[0].info.run_id)
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(origin.started))
+    run = client.create_run(
+        experiment,
+        start_time=int(origin.started * 1000),
+        tags={
+            KEY_TAG: origin.key,
+            ORIGIN_TAG: json.dumps(asdict(origin)),
+            "mlflow.source.git.commit": commit,
+        },
+        run_name=f"{origin.engine} {began}",
+    )
+    _close_dead_runs(client, experiment, origin.key)
+    return str(run.info.run_id)
 
 
 def run_of_journal(client: Any, experiment: str, journal: str) -> str | None:
